@@ -1,0 +1,142 @@
+"""What a client can ask of an engine, in this process or over HTTP. Engine, gateway and CLI speak only this."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Raw, Struct, field
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import ErrorInfo
+
+RunStatus = Literal["queued", "running", "suspended", "parked", "completed", "failed", "cancelled", "discarded"]
+
+
+class Enqueue(Struct, frozen=True, omit_defaults=True):
+    """A background run by name. `arguments`: JSON `[[positional…], {keyword: …}]`."""
+
+    function: str
+    arguments: Raw
+    idempotency_key: str = ""
+    delay_ms: int | None = None
+    discard_after_ms: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class RunOutcome(Struct, frozen=True, omit_defaults=True):
+    """How a run ended. `result` is its JSON, set when `status` is `completed`."""
+
+    run_id: str
+    status: RunStatus
+    result: Raw | None = None
+    error: ErrorInfo | None = None
+
+
+class RunSummary(Struct, frozen=True, omit_defaults=True):
+    """One line of `runs list`. Times are milliseconds since the epoch, by the log's clock."""
+
+    id: str
+    function: str
+    status: RunStatus
+    cause: str = ""
+    event_id: str = ""
+    requested_at: int = 0
+    ended_at: int | None = None
+    parent: str = ""
+    rerun_of: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class Attempt(Struct, frozen=True, omit_defaults=True):
+    """One recorded attempt of a step."""
+
+    number: int
+    at: int
+    took_us: int = 0
+    error: ErrorInfo | None = None
+    retry_in_ms: int | None = None
+
+
+class OpDetail(Struct, frozen=True, omit_defaults=True):
+    """One op of a run as the journal has it, in log order of its first record."""
+
+    op: str
+    name: str
+    type: str
+    """`step`, `sleep`, `wait`, `call`, `enqueue`, `send`, `watch`, `cancel` or `rerun`."""
+    status: str
+    """`open`, `completed`, `failed` or `closed`."""
+    opened_at: int = 0
+    ended_at: int | None = None
+    attempts: tuple[Attempt, ...] = ()
+    input: Raw | None = None
+    result: Raw | None = None
+    error: ErrorInfo | None = None
+    about: str = ""
+    """What it waits for, in words: an event and key, a due time, another run."""
+
+
+class RunDetail(Struct, frozen=True, omit_defaults=True):
+    """`runs show`: the run with its trigger, result and ops."""
+
+    run: RunSummary
+    event: Raw | None = None
+    arguments: Raw | None = None
+    result: Raw | None = None
+    error: ErrorInfo | None = None
+    ops: tuple[OpDetail, ...] = ()
+    progress: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    parked: str = ""
+    """Why it is parked, with the recorded and the requested op side by side."""
+
+
+class FunctionView(Struct, frozen=True, omit_defaults=True):
+    """One line of `functions`. `held`: runs that wait because this process lacks the function."""
+
+    id: str
+    kind: str
+    triggers: tuple[str, ...] = ()
+    cron: str = ""
+    next_fire: int | None = None
+    cancel_on: tuple[str, ...] = ()
+    retries: int = 4
+    running: int = 0
+    held: int = 0
+
+
+class Port(Protocol):
+    """Each method raises `LogFull` while writes are refused, `LogError` when the log is broken."""
+
+    async def send(self, events: Sequence[EventBody]) -> list[str]:
+        """Ids in order, once all are durable."""
+        ...
+
+    async def enqueue(self, request: Enqueue) -> str:
+        """Run id, once durable. Raises `UnknownFunction`, `PayloadError` (arguments do not fit)."""
+        ...
+
+    async def result(self, run_id: str, timeout_ms: int | None = None) -> RunOutcome:
+        """Waits for the end. Raises `TimeoutError`, `UnknownRun`."""
+        ...
+
+    async def status(self, run_id: str) -> RunStatus: ...
+
+    async def cancel(self, run_id: str, reason: str = "") -> None:
+        """Accepted once durable; cancelling a run that has ended changes nothing."""
+        ...
+
+    async def rerun(self, run_id: str) -> str:
+        """Id of a new run with the same trigger or arguments. Raises `UnknownRun`."""
+        ...
+
+    async def runs(
+        self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
+    ) -> tuple[list[RunSummary], str]:
+        """Newest first, and the cursor of the next page (empty at the end)."""
+        ...
+
+    async def run(self, run_id: str) -> RunDetail: ...
+
+    async def functions(self) -> list[FunctionView]: ...
+
+    def ready(self) -> Mapping[str, str]:
+        """What is not ready yet or halted, by name (`partition 2` → reason); empty when all is well."""
+        ...

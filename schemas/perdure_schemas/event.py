@@ -1,0 +1,16 @@
+"""Events: facts from outside, as every journal record carries them."""
+
+from msgspec import Raw, Struct, field
+
+
+class EventBody(Struct, frozen=True, omit_defaults=True):
+    """An accepted event. `data` and `user` stay raw JSON objects until user code needs them."""
+
+    id: str
+    name: str
+    data: Raw
+    user: Raw = field(default_factory=lambda: Raw(b"{}"))
+    ts: int | None = None
+    """The producer's own time in milliseconds since the epoch. It may delay a start; otherwise it is data."""
+    v: str = ""
+    """The producer's version of the event's shape; nothing of ours."""

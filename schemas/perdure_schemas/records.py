@@ -1,0 +1,430 @@
+"""The journal's records, one struct a kind. Stored logs outlive code: fields are only ever added, with a default.
+
+`from` numbers what a fold sent to another partition (dense for each source and destination); `orig` keeps the
+place and time of a record that was imported from another log, and folds see it instead of the record's own.
+"""
+
+from msgspec import Raw, Struct, field
+
+from perdure_schemas.definition import Definition
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import ErrorInfo, Payload
+
+V = 1
+"""The version this code writes in `v`. A reader that meets a higher one halts its partition."""
+
+
+class Orig(Struct, frozen=True):
+    """Where and when an imported record stood in the log that it came from."""
+
+    offset: int
+    at: int
+
+
+class Owner(Struct, frozen=True):
+    """Who owned the partition: the highest number read + 1, with a random token. First of a number wins."""
+
+    number: int
+    token: str
+
+
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    v: int
+    from_: tuple[int, int] | None = field(default=None, name="from")
+    orig: Orig | None = None
+
+
+class _Kind(Record, frozen=True, tag_field="kind", omit_defaults=True):
+    """Base of the tagged records (msgspec wants the tag field on a class of its own)."""
+
+
+class AppDefined(_Kind, frozen=True, tag="app.defined", omit_defaults=True):
+    """A starting pod's code, appended to partition 0. `activate` gives an older digest a new number."""
+
+    definition: Definition
+    activate: bool = False
+
+
+class AppPaths(_Kind, frozen=True, tag="app.paths", omit_defaults=True):
+    """Partition 0 to all: from here on copy events for these paths, then answer `app.ready`."""
+
+    number: int
+    definition: Definition
+
+
+class AppReady(_Kind, frozen=True, tag="app.ready", omit_defaults=True):
+    number: int
+
+
+class AppActivated(_Kind, frozen=True, tag="app.activated", omit_defaults=True):
+    """All partitions copy: from here on the definition of this number decides."""
+
+    number: int
+
+
+class OwnerStarted(_Kind, frozen=True, tag="owner.started", omit_defaults=True):
+    owner: Owner
+    code: str
+    folds: int
+
+
+class OwnerReleased(_Kind, frozen=True, tag="owner.released", omit_defaults=True):
+    """A clean stop: no step was running, so none of them counts an attempt by crash."""
+
+    owner: Owner
+
+
+class EventReceived(_Kind, frozen=True, tag="event.received", omit_defaults=True):
+    event: EventBody
+
+
+class EventKeyed(_Kind, frozen=True, tag="event.keyed", omit_defaults=True):
+    """Intake's copy for one join key. `at` is the event's own log timestamp where it was taken in."""
+
+    key: str
+    event: EventBody
+    at: int
+
+
+class Parent(Struct, frozen=True):
+    run: str
+    op: str
+
+
+class CancelRule(Struct, frozen=True, omit_defaults=True):
+    """A `cancel_on` with its values filled in from the trigger. `where` speaks of `async` alone."""
+
+    key: str
+    where: str = ""
+    timeout_ms: int | None = None
+
+
+class Ending(Struct, frozen=True, omit_defaults=True):
+    """What a handler run learns of the run that ended. `results` has the last result of each step by name."""
+
+    run: str
+    function: str
+    status: str
+    error: ErrorInfo | None = None
+    event: Payload | None = None
+    results: dict[str, Payload] = field(default_factory=dict)
+
+
+class KeyCursor(Struct, omit_defaults=True):
+    """What a run consumed under one join key, by position: all up to `upto` but `but`, and `also`."""
+
+    g: int = 0
+    upto: int = -1
+    also: list[int] = field(default_factory=list)
+    but: list[int] = field(default_factory=list)
+    elsewhere: dict[str, int] = field(default_factory=dict)
+    """Events consumed through another key, with their position under this one."""
+
+
+class Heritage(Struct, frozen=True, omit_defaults=True):
+    """What `continue_as` hands on: what was consumed, so that no event is seen twice."""
+
+    keys: dict[str, KeyCursor] = field(default_factory=dict)
+    taken: dict[str, list[str]] = field(default_factory=dict)
+
+
+class RunRequested(_Kind, frozen=True, tag="run.requested", omit_defaults=True):
+    run: str
+    function: str
+    cause: str
+    """`event`, `call`, `enqueue`, `cron`, `rerun`, `handler` or `continue`."""
+    number: int = 0
+    """The definition that asked for it; 0 lets the receiving fold take its current one."""
+    event: Payload | None = None
+    """The trigger, a whole EventBody; a ref points to the record that has it in `event`."""
+    arguments: Payload | None = None
+    """JSON `[[positional…], {keyword: …}]` of a background run."""
+    event_id: str = ""
+    source: int = -1
+    """Partition that took the trigger in: `copies` are its numbers."""
+    since: int | None = None
+    """Log timestamp after which events count for this run's waits; None: this record's own."""
+    copies: dict[str, int] = field(default_factory=dict)
+    """Join key → n of the trigger's own copy there, so that 'after the trigger' is an order, not a clock."""
+    rules: tuple[CancelRule, ...] = ()
+    parent: Parent | None = None
+    due: int | None = None
+    delay_ms: int | None = None
+    discard_after_ms: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    rerun_of: str = ""
+    ending: Ending | None = None
+    heritage: Heritage | None = None
+
+
+class RunCancelRequested(_Kind, frozen=True, tag="run.cancel_requested", omit_defaults=True):
+    run: str
+    command: str = ""
+    reason: str = ""
+
+
+class RunRerunRequested(_Kind, frozen=True, tag="run.rerun_requested", omit_defaults=True):
+    run: str
+    new_run: str
+    command: str = ""
+
+
+class RunUnparked(_Kind, frozen=True, tag="run.unparked", omit_defaults=True):
+    run: str
+    command: str = ""
+
+
+class AskedOp(Struct, frozen=True, omit_defaults=True):
+    """One side of a mismatch: what the log holds, or what the code asked for."""
+
+    op: str
+    digest: str = ""
+    input: Raw | None = None
+
+
+class RunParked(_Kind, frozen=True, tag="run.parked", omit_defaults=True):
+    """The code asked for another op than the log holds. An opinion: counts while `owner` is current."""
+
+    run: str
+    owner: Owner
+    code: str
+    message: str
+    recorded: AskedOp | None = None
+    requested: AskedOp | None = None
+
+
+class RunErrored(_Kind, frozen=True, tag="run.errored", omit_defaults=True):
+    """The function itself raised and is retried whole after `retry_in_ms`."""
+
+    run: str
+    attempt: int
+    error: ErrorInfo
+    retry_in_ms: int
+
+
+class RunFinished(_Kind, frozen=True, tag="run.finished", omit_defaults=True):
+    run: str
+    status: str
+    """`completed`, `failed` or `continued`."""
+    result: Payload | None = None
+    error: ErrorInfo | None = None
+    closes: tuple[str, ...] = ()
+    """Ops that this end closes although their own op.closed may stand after it."""
+    successor: EventBody | None = None
+
+
+class RunWatched(_Kind, frozen=True, tag="run.watched", omit_defaults=True):
+    """Somebody awaits this run's end (`result`), or asks once for its `status`."""
+
+    run: str
+    watcher: Parent
+    want: str
+
+
+class RunAnswered(_Kind, frozen=True, tag="run.answered", omit_defaults=True):
+    """The answer to a call or a watch, in the partition of the run that asked."""
+
+    run: str
+    op: str
+    of: str
+    status: str
+    result: Payload | None = None
+    error: ErrorInfo | None = None
+
+
+class StepCompleted(_Kind, frozen=True, tag="step.completed", omit_defaults=True):
+    run: str
+    op: str
+    attempt: int
+    digest: str
+    result: Payload
+    input: Raw | None = None
+    """`[[positional…], {keyword: …}]` up to 4 KiB, for people to read; longer ones have their digest alone."""
+    took_us: int = 0
+
+
+class StepFailed(_Kind, frozen=True, tag="step.failed", omit_defaults=True):
+    """An attempt that raised. With `retry_in_ms` the op stays open; without, this is its outcome."""
+
+    run: str
+    op: str
+    attempt: int
+    digest: str
+    error: ErrorInfo
+    retry_in_ms: int | None = None
+    input: Raw | None = None
+    took_us: int = 0
+
+
+class StepAttempted(_Kind, frozen=True, tag="step.attempted", omit_defaults=True):
+    """Written at recovery for a step that may have been running when the process died."""
+
+    run: str
+    op: str
+    owner: Owner
+    alone: bool = False
+
+
+class Sleep(Struct, frozen=True, tag_field="type", tag="sleep", omit_defaults=True):
+    for_ms: int | None = None
+    until: int | None = None
+    purpose: str = ""
+    """`timeout` for the durable ctx.timeout."""
+
+
+class Wait(Struct, frozen=True, tag_field="type", tag="wait", omit_defaults=True):
+    key: str
+    event: str
+    where: str = ""
+    timeout_ms: int | None = None
+
+
+class Call(Struct, frozen=True, tag_field="type", tag="call", omit_defaults=True):
+    """Another function's run: awaited (`call`) or only started (`enqueue`)."""
+
+    function: str
+    run: str
+    arguments: Payload
+    awaited: bool
+    delay_ms: int | None = None
+    discard_after_ms: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    rules: tuple[CancelRule, ...] = ()
+
+
+class Send(Struct, frozen=True, tag_field="type", tag="send", omit_defaults=True):
+    events: tuple[EventBody, ...]
+
+
+class Watch(Struct, frozen=True, tag_field="type", tag="watch", omit_defaults=True):
+    run: str
+    want: str
+    """`result` or `status`."""
+
+
+class CancelRun(Struct, frozen=True, tag_field="type", tag="cancel", omit_defaults=True):
+    run: str
+    reason: str = ""
+
+
+class RerunRun(Struct, frozen=True, tag_field="type", tag="rerun", omit_defaults=True):
+    run: str
+    new_run: str
+
+
+Opening = Sleep | Wait | Call | Send | Watch | CancelRun | RerunRun
+
+
+class OpOpened(_Kind, frozen=True, tag="op.opened", omit_defaults=True):
+    run: str
+    op: str
+    digest: str
+    opening: Opening
+
+
+class OpClosed(_Kind, frozen=True, tag="op.closed", omit_defaults=True):
+    """User code cancelled an op before its result was delivered to it."""
+
+    run: str
+    op: str
+
+
+class TimerFired(_Kind, frozen=True, tag="timer.fired", omit_defaults=True):
+    """Takes effect if `setter` set the timer that `entity` has now, and log time has reached its due time."""
+
+    entity: str
+    """A run id, or `cron:<function id>`."""
+    timer: str
+    """An op of the run, or `start`, `timeout`, `retry`; empty for a schedule."""
+    setter: int
+    next: int | None = None
+    """The schedule's fire after this one, an absolute time."""
+
+
+class CronScheduled(_Kind, frozen=True, tag="cron.scheduled", omit_defaults=True):
+    function: str
+    line: str
+    tz: str
+    due: int
+
+
+class ListedWait(Struct, frozen=True, omit_defaults=True):
+    op: str
+    where: str = ""
+
+
+class MatchSubscribed(_Kind, frozen=True, tag="match.subscribed", omit_defaults=True):
+    """A run's numbered subscription on one key; an empty list of waits ends it. One offer answers it."""
+
+    run: str
+    key: str
+    g: int
+    waits: tuple[ListedWait, ...] = ()
+    rule: int = -1
+    """Index of the run's cancel rule that this stands for; -1 for its waits."""
+    upto: int = -1
+    also: tuple[int, ...] = ()
+    but: tuple[int, ...] = ()
+    event_id: str = ""
+    since: int = 0
+    own: int | None = None
+    """n of the trigger's own copy on this key (of `source`), where it has one."""
+    source: int = -1
+    until: int | None = None
+    lookback_ms: int = 86_400_000
+
+
+class MatchOffered(_Kind, frozen=True, tag="match.offered", omit_defaults=True):
+    """The matcher's answer: the earliest kept event after the trigger that a listed wait accepts."""
+
+    run: str
+    key: str
+    g: int
+    event_id: str
+    position: int
+    event: Payload
+    """A whole EventBody; a ref points to the event.keyed record that has it in `event`."""
+    op: str = ""
+    rule: int = -1
+    hole: int | None = None
+    """Position of the earliest event passed over, which keeps the cursor below it."""
+
+
+class RunReported(Struct, frozen=True, tag_field="kind", tag="run.reported"):
+    """Progress of a run. On the logs topic; no fold reads it."""
+
+    v: int
+    run: str
+    at: int
+    fields: dict[str, str | int | float | bool | None]
+
+
+AnyRecord = (
+    AppDefined
+    | AppPaths
+    | AppReady
+    | AppActivated
+    | OwnerStarted
+    | OwnerReleased
+    | EventReceived
+    | EventKeyed
+    | RunRequested
+    | RunCancelRequested
+    | RunRerunRequested
+    | RunUnparked
+    | RunParked
+    | RunErrored
+    | RunFinished
+    | RunWatched
+    | RunAnswered
+    | StepCompleted
+    | StepFailed
+    | StepAttempted
+    | OpOpened
+    | OpClosed
+    | TimerFired
+    | CronScheduled
+    | MatchSubscribed
+    | MatchOffered
+)
