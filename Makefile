@@ -1,0 +1,71 @@
+# From a fresh clone each target sets up what it needs by itself; a machine needs only make and Python 3.11 or later.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+# The first interpreter that is new enough. Each is run, since a shim on PATH may stand for nothing.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help demo test check format cov bench clean
+
+help:
+	@echo "make demo    see it work: functions that outlive a killed process"
+	@echo "make test    run all tests"
+	@echo "make check   ruff, mypy and pyright (both strict), and the layers"
+	@echo "make format  let ruff format and sort imports"
+	@echo "make cov     coverage of the folds by their own tests; fails below 100%"
+	@echo "make bench   how fast it is on this machine"
+	@echo "make clean   remove what the tools made (not $(VENV), not .perdure)"
+
+demo: $(VENV)/.runs
+	@$(PY) examples/demo.py
+
+test: $(VENV)/.tests
+	@$(PY) -m pytest -n auto $(ARGS)
+
+check: $(VENV)/.tests
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m pyright
+	$(PY) -m pytest -q tests/test_layers.py
+
+format: $(VENV)/.tests
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+# `coverage run`, not pytest-cov: Perdure's own pytest plugin is imported before pytest-cov begins to count.
+cov: $(VENV)/.tests
+	$(PY) -m coverage run --source=perdure.flow -m pytest -q tests/flow
+	$(PY) -m coverage report --fail-under=100
+
+bench: $(VENV)/.tests
+	@$(PY) -m benchmarks $(ARGS)
+
+clean:
+	rm -rf dist build htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find engine connectors schemas tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# Two stamps, so that the demo need not wait for the checkers. Both are made again when pyproject.toml changes.
+$(VENV)/.runs: pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing Perdure into $(VENV) (once, under a minute) …"
+	@$(PY) -m pip install --disable-pip-version-check -e '.[server,fast]'
+	@touch $@
+
+$(VENV)/.tests: pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing Perdure with its tests and checkers into $(VENV) (once, a minute or two) …"
+	@$(PY) -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.runs
+
+# pip is what a half-made environment lacks (Debian without python3-venv), so it is the file to look for.
+$(VENV)/bin/pip:
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "Perdure needs Python 3.11 or later, and this is $$($(or $(PYTHON),python3) --version 2>&1 || echo none)." >&2; \
+		echo "Install one (Debian, Ubuntu: apt install python3 python3-venv; macOS: brew install python)," >&2; \
+		echo "or name one that is there: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+		exit 1; \
+	fi
+	@echo "Making $(VENV) with $$($(PYTHON) --version) …"
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+		echo "Making the environment failed. On Debian and Ubuntu: apt install python3-venv, then make again." >&2; exit 1; }
