@@ -16,7 +16,9 @@
   partitions of this log object. A ticket is acknowledged when its record, and every record of a lower ticket, is
   durable. Records of one partition are stored in the order of their tickets. After a failure everything from
   the first unacknowledged ticket is written again: at least once, never reordered, never with a hole.
-- A reader's sink is called on the loop's thread, in an empty context, with batches of acknowledged records only.
+- A reader's sink is called on the loop's thread, in an empty context, with batches of acknowledged records only,
+  never from within `follow`. It must not raise: a reader whose sink raises is closed, since going on would skip
+  what was not taken.
 - A batch has one timestamp (milliseconds since the epoch): the log's own clock, which never goes back.
 """
 
@@ -34,6 +36,7 @@ class Batch(NamedTuple):
 
 
 Sink = Callable[[Batch], None]
+Failed = Callable[[Exception], None]
 
 
 class Reader(Protocol):
@@ -51,8 +54,12 @@ class Store(Protocol):
         """Pairs whose key begins with `prefix`, in key order, from `start` (a whole key) on; `limit` 0 is all."""
         ...
 
-    def write(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], /, clear: Sequence[bytes] = ()) -> None:
-        """All or nothing. `clear`: prefixes whose every key goes first. Durable no later than the next append.
+    def write(
+        self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], /, clear: Sequence[bytes] = ()
+    ) -> None:
+        """All or nothing: first every key under the prefixes of `clear` goes, then `deletes`, then `puts` come.
+
+        Seen by `get` and `scan` at once, durable no later than the next append.
 
         Raises `LogFull` if the disk is full; nothing is written then.
         """
@@ -84,7 +91,10 @@ class Log(Protocol):
         ...
 
     def append(self, partition: int, value: bytes) -> int:
-        """Queue one record; returns its ticket. Never blocks and never fails: a failing log keeps it and tries again."""
+        """Queue one record; returns its ticket. Never blocks: a failing log keeps the record and tries again.
+
+        Raises `IndexError` for a partition that is not there, `LogError` if the log is not open.
+        """
         ...
 
     async def acknowledge(self, ticket: int) -> None:
@@ -109,19 +119,26 @@ class Log(Protocol):
     def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
         """Acknowledged batches from `offset` on (the first may be cut to begin there); empty at the end.
 
-        Raises `LogCorrupt` on a damaged record, `IndexError` below `start`.
+        At least one batch is given if there is one, however large. Raises `LogCorrupt` on a damaged or missing
+        record, `IndexError` below `start` or beyond `end`.
         """
         ...
 
-    def follow(self, partition: int, offset: int, sink: Sink) -> Reader:
-        """Give `sink` every batch from `offset` on, for ever: first what is stored, in slices, then what comes."""
+    def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
+        """Give `sink` every batch from `offset` on, for ever: first what is stored, in slices, then what comes.
+
+        If a record cannot be read or the sink raises, the reader is closed and `failed` is called once with the
+        reason (without it, the loop's exception handler). Raises `IndexError` like `read`.
+        """
         ...
 
     def side(self, topic: str, partition: int, value: bytes) -> None:
         """Best-effort append to a side topic (`logs`, `dead-letters`): no ticket, dropped when the log is failing."""
         ...
 
-    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]: ...
+    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        """Like `read`, of a side topic; empty beyond its end, or if there is no such topic."""
+        ...
 
     def store(self, partition: int) -> Store:
         """The state beside this partition."""

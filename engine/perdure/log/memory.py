@@ -1,0 +1,247 @@
+"""A log in memory, for tests and simulation. It outlives the engine above it, as a disk outlives a process.
+
+`crash()` is the process dying: what was not acknowledged is gone, and so is every reader; the object keeps what was
+durable, and `open()` starts the next process upon it. With `on_append` the crash can be put right after any record.
+"""
+
+import asyncio
+import time
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Sequence
+from contextvars import Context
+
+from perdure.errors import LogError
+from perdure.log.protocol import Batch, Failed, Reader, Sink, Store
+from perdure.log.readers import Readers
+from perdure.log.tickets import Waiters
+
+
+class MemoryStore:
+    """Sorted keys beside a dict. Writing goes nowhere while the log is crashed: a dead process writes nothing."""
+
+    def __init__(self, log: "MemoryLog") -> None:
+        self._log = log
+        self._values: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []
+
+    def get(self, key: bytes, /) -> bytes | None:
+        return self._values.get(key)
+
+    def scan(self, prefix: bytes, /, start: bytes = b"", limit: int = 0) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        for index in range(bisect_left(self._keys, max(prefix, start)), len(self._keys)):
+            key = self._keys[index]
+            if not key.startswith(prefix) or (limit and len(found) == limit):
+                break
+            found.append((key, self._values[key]))
+        return found
+
+    def write(
+        self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], /, clear: Sequence[bytes] = ()
+    ) -> None:
+        if self._log.crashed:
+            return
+        for prefix in clear:
+            for key, _ in self.scan(prefix):
+                self._delete(key)
+        for key in deletes:
+            self._delete(key)
+        for key, value in puts:
+            if key not in self._values:
+                insort(self._keys, key)
+            self._values[key] = value
+
+    def _delete(self, key: bytes) -> None:
+        if self._values.pop(key, None) is not None:
+            del self._keys[bisect_left(self._keys, key)]
+
+
+class MemoryLog:
+    """See `Log`, and this module's text.
+
+    `clock` gives milliseconds since the epoch (the wall clock by default); a step back of it is not passed on.
+
+    `on_append`, for tests, is called with the count, from 1, of journal records made durable in the life of this
+    object, once per record, in the order of tickets. If it answers True the log crashes right there: this record and
+    all before it are durable, later ones of the same flush are lost, and nobody is told of any record of that flush
+    (no acknowledgement, no sink, no side record). Until `open()` appends and store writes then go nowhere.
+    """
+
+    def __init__(self, partitions: int = 4, clock: Callable[[], int] | None = None) -> None:
+        self._partitions = partitions
+        self._clock = clock or _wall_ms
+        self._now = 0
+        self._topics: dict[tuple[str, int], list[Batch]] = {("", p): [] for p in range(partitions)}
+        self._stores = [MemoryStore(self) for _ in range(partitions)]
+        self._pending: list[tuple[int, bytes]] = []
+        self._side: list[tuple[str, int, bytes]] = []
+        self._ticket = 0
+        self._acknowledged = 0
+        self._durable = 0
+        self._waiters = Waiters()
+        self._readers = Readers(partitions, self._read_journal, self.end)
+        self._scheduled: asyncio.Handle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.crashed = False
+        self.on_append: Callable[[int], bool] | None = None
+
+    @property
+    def partitions(self) -> int:
+        return self._partitions
+
+    @property
+    def acknowledged(self) -> int:
+        return self._acknowledged
+
+    @property
+    def failure(self) -> Exception | None:
+        return None
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.crashed = False
+        self._acknowledged = self._ticket
+
+    async def close(self) -> None:
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._flush()
+        self._readers.close()
+        self._loop = None
+
+    def crash(self) -> None:
+        """Die here: forget what was not acknowledged, every reader, and whoever waits for an acknowledgement."""
+        self.crashed = True
+        self._pending.clear()
+        self._side.clear()
+        self._waiters.forget()
+        self._readers.close()
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+
+    def append(self, partition: int, value: bytes) -> int:
+        if not 0 <= partition < self._partitions:
+            raise IndexError(f"partition {partition}: this log has {self._partitions}")
+        if self._loop is None:
+            raise LogError("the log is not open: `await log.open()` first")
+        self._ticket += 1
+        if not self.crashed:
+            self._pending.append((partition, value))
+            self._schedule()
+        return self._ticket
+
+    async def acknowledge(self, ticket: int) -> None:
+        if ticket > self._acknowledged:
+            await self._waiters.add(ticket, asyncio.get_running_loop())
+
+    def start(self, partition: int) -> int:
+        return 0
+
+    def end(self, partition: int) -> int:
+        return _end(self._topics["", partition])
+
+    def now_ms(self) -> int:
+        self._now = max(self._now, self._clock())
+        return self._now
+
+    def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        return self._read_journal(partition, offset, limit_bytes)
+
+    def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
+        if not 0 <= offset <= self.end(partition):
+            raise IndexError(_outside(partition, offset, self.end(partition)))
+        reader = self._readers.follow(partition, offset, sink, failed)
+        if self.crashed:
+            reader.close()  # the process that asks is dead
+        return reader
+
+    def side(self, topic: str, partition: int, value: bytes) -> None:
+        if not self.crashed and self._loop is not None:
+            self._side.append((topic, partition, value))
+            self._schedule()
+
+    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        return _cut(self._topics.get((topic, partition), []), offset, limit_bytes)
+
+    def store(self, partition: int) -> Store:
+        return self._stores[partition]
+
+    def drop_store(self, partition: int) -> None:
+        self._stores[partition].write((), (), clear=(b"",))
+
+    def _schedule(self) -> None:
+        if self._scheduled is None and self._loop is not None:
+            # An empty context: the flush, and all sinks it calls, belong to no run.
+            self._scheduled = self._loop.call_soon(self._flush, context=Context())
+
+    def _flush(self) -> None:
+        self._scheduled = None
+        pending, self._pending = self._pending, []
+        side, self._side = self._side, []
+        ticket = self._ticket
+        kept = pending if self.on_append is None else self._until_crash(pending, self.on_append)
+        batches = self._add([("", partition, value) for partition, value in kept])
+        if self.crashed:
+            return
+        self._add(side)
+        self._acknowledged = ticket
+        for batch in batches:
+            self._readers.deliver(batch)
+        self._waiters.release(self._acknowledged)
+
+    def _until_crash(self, pending: list[tuple[int, bytes]], hook: Callable[[int], bool]) -> list[tuple[int, bytes]]:
+        for index in range(len(pending)):
+            self._durable += 1
+            if hook(self._durable):
+                self.crash()
+                return pending[: index + 1]
+        return pending
+
+    def _add(self, records: list[tuple[str, int, bytes]]) -> list[Batch]:
+        groups: dict[tuple[str, int], list[bytes]] = {}
+        for topic, partition, value in records:
+            groups.setdefault((topic, partition), []).append(value)
+        now = self.now_ms()
+        batches: list[Batch] = []
+        for (topic, partition), values in groups.items():
+            stored = self._topics.setdefault((topic, partition), [])
+            batch = Batch(partition, _end(stored), now, values)
+            stored.append(batch)
+            batches.append(batch)
+        return batches
+
+    def _read_journal(self, partition: int, offset: int, limit_bytes: int) -> list[Batch]:
+        stored = self._topics["", partition]
+        if not 0 <= offset <= _end(stored):
+            raise IndexError(_outside(partition, offset, _end(stored)))
+        return _cut(stored, offset, limit_bytes)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _end(batches: list[Batch]) -> int:
+    return batches[-1].offset + len(batches[-1].values) if batches else 0
+
+
+def _outside(partition: int, offset: int, end: int) -> str:
+    return f"offset {offset} of partition {partition} is outside its log, 0 to {end}"
+
+
+def _cut(batches: list[Batch], offset: int, limit_bytes: int) -> list[Batch]:
+    """Batches from `offset` on, the first cut to begin there, until `limit_bytes` are passed."""
+    found: list[Batch] = []
+    if offset >= _end(batches):
+        return found
+    size = 0
+    for index in range(bisect_right(batches, offset, key=lambda batch: batch.offset) - 1, len(batches)):
+        batch = batches[index]
+        if batch.offset < offset:
+            batch = batch._replace(offset=offset, values=batch.values[offset - batch.offset :])
+        found.append(batch)
+        size += sum(map(len, batch.values))
+        if size >= limit_bytes:
+            break
+    return found
