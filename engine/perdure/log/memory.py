@@ -180,7 +180,7 @@ class MemoryLog:
         pending, self._pending = self._pending, []
         side, self._side = self._side, []
         ticket = self._ticket
-        kept = pending if self.on_append is None else self._until_crash(pending, self.on_append)
+        kept = self._until_crash(pending)
         batches = self._add([("", partition, value) for partition, value in kept])
         if self.crashed:
             return
@@ -190,10 +190,13 @@ class MemoryLog:
             self._readers.deliver(batch)
         self._waiters.release(self._acknowledged)
 
-    def _until_crash(self, pending: list[tuple[int, bytes]], hook: Callable[[int], bool]) -> list[tuple[int, bytes]]:
+    def _until_crash(self, pending: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        if self.on_append is None:
+            self._durable += len(pending)
+            return pending
         for index in range(len(pending)):
             self._durable += 1
-            if hook(self._durable):
+            if self.on_append(self._durable):
                 self.crash()
                 return pending[: index + 1]
         return pending
