@@ -67,5 +67,5 @@ $(VENV)/bin/pip:
 		exit 1; \
 	fi
 	@echo "Making $(VENV) with $$($(PYTHON) --version) …"
-	@$(PYTHON) -m venv --clear $(VENV) || { \
+	@$(PYTHON) -m venv $(VENV) || { \
 		echo "Making the environment failed. On Debian and Ubuntu: apt install python3-venv, then make again." >&2; exit 1; }

@@ -107,7 +107,7 @@ class Ending(Struct, frozen=True, omit_defaults=True):
     status: str
     error: ErrorInfo | None = None
     event: Payload | None = None
-    results: dict[str, Payload] = field(default_factory=dict)
+    results: dict[str, Payload] = {}
 
 
 class KeyCursor(Struct, omit_defaults=True):
@@ -115,17 +115,17 @@ class KeyCursor(Struct, omit_defaults=True):
 
     g: int = 0
     upto: int = -1
-    also: list[int] = field(default_factory=list)
-    but: list[int] = field(default_factory=list)
-    elsewhere: dict[str, int] = field(default_factory=dict)
+    also: list[int] = []
+    but: list[int] = []
+    elsewhere: dict[str, int] = {}
     """Events consumed through another key, with their position under this one."""
 
 
 class Heritage(Struct, frozen=True, omit_defaults=True):
     """What `continue_as` hands on: what was consumed, so that no event is seen twice."""
 
-    keys: dict[str, KeyCursor] = field(default_factory=dict)
-    taken: dict[str, list[str]] = field(default_factory=dict)
+    keys: dict[str, KeyCursor] = {}
+    taken: dict[str, list[str]] = {}
 
 
 class RunRequested(_Kind, frozen=True, tag="run.requested", omit_defaults=True):
@@ -144,14 +144,14 @@ class RunRequested(_Kind, frozen=True, tag="run.requested", omit_defaults=True):
     """Partition that took the trigger in: `copies` are its numbers."""
     since: int | None = None
     """Log timestamp after which events count for this run's waits; None: this record's own."""
-    copies: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, int] = {}
     """Join key → n of the trigger's own copy there, so that 'after the trigger' is an order, not a clock."""
     rules: tuple[CancelRule, ...] = ()
     parent: Parent | None = None
     due: int | None = None
     delay_ms: int | None = None
     discard_after_ms: int | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = {}
     command: str = ""
     rerun_of: str = ""
     ending: Ending | None = None
@@ -289,7 +289,7 @@ class Call(Struct, frozen=True, tag_field="type", tag="call", omit_defaults=True
     awaited: bool
     delay_ms: int | None = None
     discard_after_ms: int | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = {}
     rules: tuple[CancelRule, ...] = ()
 
 
