@@ -30,6 +30,8 @@ check: $(VENV)/.tests
 	$(PY) -m mypy
 	$(PY) -m pyright
 	$(PY) -m pytest -q tests/test_layers.py
+	@find engine connectors schemas -name '*.py' -exec wc -l {} + | \
+		awk '$$2 != "total" && $$1 > 400 { print "hint: " $$2 " has " $$1 " lines; does it hide two modules?" }'
 
 format: $(VENV)/.tests
 	$(PY) -m ruff check --fix
@@ -60,8 +62,9 @@ $(VENV)/.tests: pyproject.toml | $(VENV)/bin/pip
 
 # pip is what a half-made environment lacks (Debian without python3-venv), so it is the file to look for.
 $(VENV)/bin/pip:
-	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
-		echo "Perdure needs Python 3.11 or later, and this is $$($(or $(PYTHON),python3) --version 2>&1 || echo none)." >&2; \
+	@if ! $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		found=$$($(or $(PYTHON),python3) --version 2>/dev/null) || found="not there"; \
+		echo "Perdure needs Python 3.11 or later; $(or $(PYTHON),python3) is $$found." >&2; \
 		echo "Install one (Debian, Ubuntu: apt install python3 python3-venv; macOS: brew install python)," >&2; \
 		echo "or name one that is there: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
 		exit 1; \
