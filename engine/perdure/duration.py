@@ -1,7 +1,7 @@
 """Lengths of time as people write them (`"24h"`, `"2h45m"`, a timedelta), in whole milliseconds."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 
 from perdure.errors import DefinitionError, Duration
@@ -22,7 +22,7 @@ _UNITS = {word: unit for unit, words in _NAMES.items() for word in words.split()
 _PART = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[^\W\d_]*)\s*", re.ASCII)
 _EXAMPLES = 'say for example "30s", "5m", "2h45m" or "7d"'
 _MICROSECOND = timedelta(microseconds=1)
-_EPOCH_ORDINAL = datetime(1970, 1, 1).toordinal()
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
 
 def parse_ms(value: object, *, what: str = "duration", positive: bool = False) -> int:
