@@ -38,9 +38,13 @@ def compile_where(source: str, *, names: frozenset[str] = EVENTS) -> Condition:
 
     Raises DefinitionError, with the position and a caret below it, for what cannot be right.
     """
-    if not isinstance(source, str):
-        raise DefinitionError(f"an expression is a text, not {type(source).__name__}")
-    return (_compile_short if len(source) <= MAX_SOURCE else _compile_long)(source, names)
+    return (_compile_short if len(_text(source)) <= MAX_SOURCE else _compile_long)(source, names)
+
+
+def _text(source: object) -> str:
+    if isinstance(source, str):
+        return source
+    raise DefinitionError(f'an expression is a text such as "event.data.total > 100", not {type(source).__name__}')
 
 
 _compile_short = lru_cache(maxsize=4_096)(Condition)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from perdure.flow.expressions.nodes import EVENT_FIELDS, Node, make
+from perdure.flow.expressions.nodes import EVENT_FIELDS, Node, kind_of, make
 from perdure.flow.expressions.parser import EVENTS, parse
 from perdure.flow.expressions.paths import Path, format_path
 from perdure.flow.expressions.render import render
@@ -53,10 +53,10 @@ def join_value(value: Any) -> str | None:
     Numbers are compared by their exact value, so that 1.0 equals 1, and 2**53 + 1 does not equal 2.0**53.
     `true`, `"1"` and `1` differ: `b:true`, `s:1`, `n:1`. A long text stands as its digest (`h:`).
     """
-    kind = type(value)
+    kind = kind_of(value)
     if kind is str:
         if len(value) <= MAX_JOIN_TEXT:
-            return "s:" + str(value)
+            return f"s:{value}"
         return "h:" + blake2b(value.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
     if kind is bool:
         return "b:true" if value else "b:false"

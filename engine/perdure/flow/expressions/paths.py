@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from perdure.errors import DefinitionError
 from perdure.flow.expressions.lexer import IDENTIFIER, fault
-from perdure.flow.expressions.nodes import EVENT_FIELDS
+from perdure.flow.expressions.nodes import EVENT_FIELDS, kind_of
 
 Path = tuple[str | int, ...]
 
@@ -39,11 +39,14 @@ MISSING: Final = Missing.MISSING
 def get_path(document: Mapping[str, Any], path: str) -> Any:
     """The value at `path`, or MISSING. Raises DefinitionError for what is no path."""
     value: Any = document
-    for step in split_path(path):
-        try:
-            value = value[step] if type(step) is str or type(value) is list else MISSING
-        except (LookupError, TypeError):
-            return MISSING
+    try:
+        for step in split_path(path):
+            kind = kind_of(value)
+            if kind is str:
+                return MISSING
+            value = value[step]
+    except (LookupError, TypeError):
+        return MISSING
     return value
 
 

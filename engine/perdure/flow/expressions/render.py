@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from perdure.flow.expressions.lexer import IDENTIFIER, RESERVED
-from perdure.flow.expressions.nodes import MACROS, METHODS, Node
+from perdure.flow.expressions.nodes import MACROS, METHODS, Node, kind_of
 
 NO_VALUE = "{}.missing"
 """An expression that has no value, for what `bind` found to have none: a key that is missing from an empty object."""
@@ -42,11 +42,12 @@ def render(node: Node) -> str:
 
 def literal(value: Any) -> str:
     """The text of a JSON value, as the language writes it."""
-    if isinstance(value, dict):
+    kind = kind_of(value)
+    if kind is dict:
         return "{" + ", ".join(f"{literal(key)}: {literal(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
+    if kind is list:
         return "[" + ", ".join(map(literal, value)) + "]"
-    if isinstance(value, float) and not math.isfinite(value):
+    if kind is float and not math.isfinite(value):
         return f'double("{value}")'
     return json.dumps(value, ensure_ascii=False)
 

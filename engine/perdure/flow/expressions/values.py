@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from perdure.flow.expressions.lexer import MIN_INT
+from perdure.flow.expressions.nodes import kind_of
 from perdure.flow.expressions.regex import MAX_TEXT, Regex
 
 
@@ -30,29 +31,31 @@ _MAX_SIGNED = 2**63 - 1
 
 def equal(left: Any, right: Any) -> bool:
     """`==`: values of different types are unequal, numbers are compared by value whatever their kind."""
-    kind = type(left)
+    kind = kind_of(left)
+    other = kind_of(right)
     if kind is str or left is None:
         return bool(left == right)
     if kind is bool:
         return left is right
     if kind is dict:
         return (
-            type(right) is dict
+            other is dict
             and len(left) == len(right)
             and all(key in right and equal(value, right[key]) for key, value in left.items())
         )
     if kind is list:
-        return type(right) is list and len(left) == len(right) and all(map(equal, left, right))
-    return type(right) is not bool and bool(left == right)
+        return other is list and len(left) == len(right) and all(map(equal, left, right))
+    return other is not bool and bool(left == right)
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is int or type(value) is float
+    kind = kind_of(value)
+    return kind is int or kind is float
 
 
 def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], bool]:
     def ordered(left: Any, right: Any) -> bool:
-        kind = type(left)
+        kind = kind_of(left)
         if (kind is type(right) and (kind is str or kind is bool)) or (_is_number(left) and _is_number(right)):
             return bool(compare(left, right))
         raise NoValue
@@ -62,9 +65,10 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], bool
 
 def contained(item: Any, container: Any) -> bool:
     """`in`: an item of a list, a key of an object."""
-    if type(container) is list:
+    kind = kind_of(container)
+    if kind is list:
         return any(equal(item, other) for other in container)
-    if type(container) is dict:
+    if kind is dict:
         return type(item) is str and item in container
     raise NoValue
 
@@ -93,7 +97,7 @@ def multiply(left: Any, right: Any) -> Any:
 def divide(left: Any, right: Any) -> Any:
     """`/`: between ints it drops the fraction and needs a divisor; otherwise as IEEE 754 has it."""
     _need_numbers(left, right)
-    if type(left) is int and type(right) is int:
+    if kind_of(left) is int is kind_of(right):
         quotient = abs(left) // abs(right)
         return _fits(quotient if (left < 0) == (right < 0) else -quotient)
     if right:
@@ -118,9 +122,10 @@ def negate(value: Any) -> Any:
 
 def element(container: Any, key: Any) -> Any:
     """`container[key]`: a list by position, an object by key."""
-    if type(container) is dict:
+    kind = kind_of(container)
+    if kind is dict:
         return container[key]
-    if type(container) is not list or not _is_number(key) or not key >= 0 or key != int(key):
+    if kind is not list or not _is_number(key) or not key >= 0 or key != int(key):
         raise NoValue
     return container[int(key)]
 
