@@ -60,10 +60,8 @@ def _reduce(node: Node, args: tuple[Node, ...]) -> Node:
         return _reduce_if(node, args)
     if args[0].kind == "error" or (kind not in MACROS and any(arg.kind == "error" for arg in args)):
         return _ERROR
-    if kind == "not":
-        args = (_as_bool(args[0]),)
-    if kind in MACROS:
-        args = (args[0], _as_bool(args[1]))
+    if kind == "not" or kind in MACROS:
+        args = (*args[:-1], _as_bool(args[-1]))
     if kind == "index" and args[1].kind == "const":
         return _reduce_index(node, args)
     reduced = make(kind, node.at, args, node.value)

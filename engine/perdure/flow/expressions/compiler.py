@@ -6,7 +6,7 @@ A closure takes the scope, `(event, incoming, item)`, and gives a JSON value or 
 from collections.abc import Callable
 from typing import Any, Final
 
-from perdure.flow.expressions.nodes import Node
+from perdure.flow.expressions.nodes import Node, kind_of
 from perdure.flow.expressions.regex import compile_regex
 from perdure.flow.expressions.values import (
     ERRORS,
@@ -103,7 +103,7 @@ def _binary(node: Node) -> Closure:
 
 
 def _against_constant(operator: str, operand: Closure, constant: Any) -> Closure:
-    apply, kind = OPERATORS[operator], type(constant)
+    apply, kind = OPERATORS[operator], kind_of(constant)
     if operator == "==" and kind is str:
         return lambda scope: operand(scope) == constant
     if operator == "!=" and kind is str:
@@ -166,7 +166,8 @@ def _over_items(node: Node, *, decides: bool) -> Closure:
 
     def over(scope: Scope) -> Any:
         values = items(scope)
-        if type(values) is not list and type(values) is not dict:
+        kind = kind_of(values)
+        if kind is not list and kind is not dict:
             raise NoValue
         event, incoming = scope[0], scope[1]
         failed = False

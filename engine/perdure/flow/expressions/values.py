@@ -97,7 +97,7 @@ def multiply(left: Any, right: Any) -> Any:
 def divide(left: Any, right: Any) -> Any:
     """`/`: between ints it drops the fraction and needs a divisor; otherwise as IEEE 754 has it."""
     _need_numbers(left, right)
-    if kind_of(left) is int is kind_of(right):
+    if kind_of(left) is int and kind_of(right) is int:
         quotient = abs(left) // abs(right)
         return _fits(quotient if (left < 0) == (right < 0) else -quotient)
     if right:
