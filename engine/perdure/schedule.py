@@ -73,9 +73,7 @@ def _schedule(line: str, tz: str) -> _Schedule:
     except CroniterBadDateError:
         raise DefinitionError(f"{shown}: never fires: no year has such a day") from None
     except ValueError as problem:
-        reason = (
-            str(problem).replace(f"[{plain}]", "").replace(f"[{plain.lower()}]", "").strip(" .,") or "not acceptable"
-        )
+        reason = re.sub(r"^\[.*?\]\s*", "", str(problem)).strip(" .")
         raise DefinitionError(f"{shown}: {reason}; {_SHAPE}") from None
     return _Schedule(plain, _zone(tz), hours == ["*"])
 
@@ -95,9 +93,7 @@ def _check_shape(shown: str, fields: list[str]) -> None:
             raise DefinitionError(f"{shown}: {name} {field!r} is random (R) or hashed (H); write out when it fires")
         for step in _STEP.findall(field):
             if int(step) > most:
-                raise DefinitionError(
-                    f"{shown}: {name} {field!r} steps over its whole range; the step is {most} at most"
-                )
+                raise DefinitionError(f"{shown}: {name} {field!r} steps over its whole range; say {most} at most")
 
 
 def _walls(schedule: _Schedule, start: int) -> Iterator[int]:
@@ -177,6 +173,8 @@ def _near(tz: str) -> str:
         return names[wanted]
     if wanted in places:
         return places[wanted]
+    if re.search(r"[+\d]", wanted):
+        return ""
     for known in (names, places):
         for word in difflib.get_close_matches(wanted, known, 1, 0.75):
             return known[word]
