@@ -1,0 +1,135 @@
+"""Arguments of runs: checked where they are given, as JSON in the log, typed where they arrive."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw, Struct, field
+from msgspec.json import Decoder
+
+from perdure.errors import PayloadError
+from perdure.worker.payloads import decoder_for, encode, round_trip, show
+from perdure.worker.spec import FunctionSpec
+
+_Kind = inspect.Parameter
+_decode_parts = Decoder(tuple[list[Raw], dict[str, Raw]]).decode
+
+
+class CallOptions(Struct, frozen=True, omit_defaults=True):
+    """What `Function.options(...)` sets for a call or an enqueue."""
+
+    delay_ms: int | None = None
+    idempotency_key: str = ""
+    discard_after_ms: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class Shape(NamedTuple):
+    """What of a signature a call is checked against. `positional` and `keywords` leave out the context."""
+
+    positional: tuple[str, ...]
+    keywords: frozenset[str]
+    required: frozenset[str]
+    positional_only: frozenset[str]
+    rest: str
+    """Name of the `*args` parameter."""
+    extra: str
+    """Name of the `**kwargs` parameter."""
+
+
+@lru_cache(maxsize=4096)
+def shape_of(fn: Callable[..., Any], takes_context: bool) -> Shape:
+    """The shape of a function's parameters after the context."""
+    parameters = list(inspect.signature(fn).parameters.values())[1 if takes_context else 0 :]
+    by_position = (_Kind.POSITIONAL_ONLY, _Kind.POSITIONAL_OR_KEYWORD)
+    by_name = (_Kind.POSITIONAL_OR_KEYWORD, _Kind.KEYWORD_ONLY)
+    single = [p for p in parameters if p.kind in {*by_position, *by_name}]
+    return Shape(
+        tuple(p.name for p in single if p.kind in by_position),
+        frozenset(p.name for p in single if p.kind in by_name),
+        frozenset(p.name for p in single if p.default is _Kind.empty),
+        frozenset(p.name for p in single if p.kind is _Kind.POSITIONAL_ONLY),
+        next((p.name for p in parameters if p.kind is _Kind.VAR_POSITIONAL), ""),
+        next((p.name for p in parameters if p.kind is _Kind.VAR_KEYWORD), ""),
+    )
+
+
+def check_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shape:
+    """Refuses arguments that the function's signature does not take, as a `PayloadError` that names the parameter."""
+    shape = shape_of(spec.fn, spec.takes_context)
+    given = shape.positional[: len(args)]
+    if len(args) > len(shape.positional) and not shape.rest:
+        raise PayloadError(f"{spec.id}() takes {_count(shape)}, got {len(args)}")
+    for name in kwargs:
+        if name in shape.keywords:
+            if name in given:
+                raise PayloadError(f"{spec.id}() got {name!r} twice: by position and by name")
+        elif name in shape.positional_only and not shape.extra:
+            raise PayloadError(f"{spec.id}() takes {name!r} by position only")
+        elif not shape.extra:
+            raise PayloadError(f"{spec.id}() has no parameter {name!r}{_guess(name, shape)}")
+    if len(given) + len(kwargs) < len(shape.required) or not shape.required.issubset({*given, *kwargs}):
+        missing = [name for name in shape.positional if name in shape.required] + sorted(shape.required)
+        name = next(name for name in missing if name not in given and name not in kwargs)
+        raise PayloadError(f"{spec.id}() misses {name!r}")
+    return shape
+
+
+def arguments_json(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Raw:
+    """`[[positional…], {keyword: …}]` for the log. Raises `PayloadError` for what the function could not get as it is.
+
+    Dicts keep the order of their keys: compare calls by `payloads.digest`, which does not depend on it.
+    """
+    shape = check_call(spec, args, kwargs)
+    names = (*shape.positional, *(shape.rest for _ in args[len(shape.positional) :]))
+    positional = b",".join(_one(spec, name, value) for name, value in zip(names, args, strict=False))
+    keywords = b",".join(encode(key) + b":" + _one(spec, _at(spec, key, shape), kwargs[key]) for key in sorted(kwargs))
+    return Raw(b"[[" + positional + b"],{" + keywords + b"}]")
+
+
+def decode_arguments(spec: FunctionSpec, raw: bytes | Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What `arguments_json` wrote, in the annotated types. Parameters that are not given keep their defaults.
+
+    Raises `PayloadError` for arguments that do not fit: they may come from anywhere.
+    """
+    try:
+        positional, keywords = _decode_parts(raw)
+    except msgspec.DecodeError as error:
+        raise PayloadError(f"{spec.id}(): arguments are written as [[positional…], {{keyword: …}}]: {error}") from error
+    shape = check_call(spec, positional, keywords)
+    names = (*shape.positional, *(shape.rest for _ in positional[len(shape.positional) :]))
+    args = tuple(_read(spec, name, value) for name, value in zip(names, positional, strict=False))
+    return args, {key: _read(spec, _at(spec, key, shape), value) for key, value in keywords.items()}
+
+
+def _at(spec: FunctionSpec, key: str, shape: Shape) -> str:
+    return key if key in shape.keywords else shape.extra
+
+
+def _one(spec: FunctionSpec, name: str, value: object) -> bytes:
+    annotation = spec.parameters.get(name, Any)
+    return round_trip(value, annotation, f"argument {name!r} of {spec.id}()", f"the parameter {name!r}")[0]
+
+
+def _read(spec: FunctionSpec, name: str, raw: Raw) -> Any:
+    annotation = spec.parameters.get(name, Any)
+    try:
+        return decoder_for(annotation)(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PayloadError(f"argument {name!r} of {spec.id}() does not fit {show(annotation)}: {error}") from error
+
+
+def _count(shape: Shape) -> str:
+    count = len(shape.positional)
+    names = f" ({', '.join(shape.positional)})" if count else ""
+    return f"{count or 'no'} positional argument{'' if count == 1 else 's'}{names}"
+
+
+def _guess(name: str, shape: Shape) -> str:
+    near = get_close_matches(name, shape.keywords, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f" (it has {', '.join(sorted(shape.keywords))})" if shape.keywords else ": it takes none"
