@@ -4,7 +4,7 @@
 place and time of a record that was imported from another log, and folds see it instead of the record's own.
 """
 
-from msgspec import Raw, Struct, field
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from perdure_schemas.definition import Definition
 from perdure_schemas.event import EventBody
@@ -180,7 +180,7 @@ class AskedOp(Struct, frozen=True, omit_defaults=True):
 
     op: str
     digest: str = ""
-    input: Raw | None = None
+    input: Raw | UnsetType = UNSET
 
 
 class RunParked(_Kind, frozen=True, tag="run.parked", omit_defaults=True):
@@ -239,7 +239,7 @@ class StepCompleted(_Kind, frozen=True, tag="step.completed", omit_defaults=True
     attempt: int
     digest: str
     result: Payload
-    input: Raw | None = None
+    input: Raw | UnsetType = UNSET
     """`[[positional…], {keyword: …}]` up to 4 KiB, for people to read; longer ones have their digest alone."""
     took_us: int = 0
 
@@ -253,7 +253,7 @@ class StepFailed(_Kind, frozen=True, tag="step.failed", omit_defaults=True):
     digest: str
     error: ErrorInfo
     retry_in_ms: int | None = None
-    input: Raw | None = None
+    input: Raw | UnsetType = UNSET
     took_us: int = 0
 
 

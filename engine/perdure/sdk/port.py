@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from msgspec import Raw, Struct, field
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
 
@@ -26,7 +26,7 @@ class RunOutcome(Struct, frozen=True, omit_defaults=True):
 
     run_id: str
     status: RunStatus
-    result: Raw | None = None
+    result: Raw | UnsetType = UNSET
     error: ErrorInfo | None = None
 
 
@@ -67,8 +67,8 @@ class OpDetail(Struct, frozen=True, omit_defaults=True):
     opened_at: int = 0
     ended_at: int | None = None
     attempts: tuple[Attempt, ...] = ()
-    input: Raw | None = None
-    result: Raw | None = None
+    input: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
     error: ErrorInfo | None = None
     about: str = ""
     """What it waits for, in words: an event and key, a due time, another run."""
@@ -78,9 +78,9 @@ class RunDetail(Struct, frozen=True, omit_defaults=True):
     """`runs show`: the run with its trigger, result and ops."""
 
     run: RunSummary
-    event: Raw | None = None
-    arguments: Raw | None = None
-    result: Raw | None = None
+    event: Raw | UnsetType = UNSET
+    arguments: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
     error: ErrorInfo | None = None
     ops: tuple[OpDetail, ...] = ()
     progress: dict[str, str | int | float | bool | None] = field(default_factory=dict)
@@ -103,7 +103,11 @@ class FunctionView(Struct, frozen=True, omit_defaults=True):
 
 
 class Port(Protocol):
-    """Each method raises `LogFull` while writes are refused, `LogError` when the log is broken."""
+    """Each method raises `LogFull` while writes are refused, `LogError` when the log is broken.
+
+    What was acknowledged is seen by what is asked afterwards: a run just enqueued has a status, can be cancelled and
+    awaited; an event just sent is known, with the runs that it started.
+    """
 
     async def send(self, events: Sequence[EventBody]) -> list[str]:
         """Ids in order, once all are durable."""
@@ -134,6 +138,10 @@ class Port(Protocol):
         ...
 
     async def run(self, run_id: str) -> RunDetail: ...
+
+    async def knows_event(self, event_id: str) -> bool:
+        """Whether an event of this id has come within the window, also one that triggered nothing."""
+        ...
 
     async def functions(self) -> list[FunctionView]: ...
 

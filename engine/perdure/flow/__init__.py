@@ -1,0 +1,96 @@
+"""The folds: `(view, record, at) → effects`. Pure and synchronous: no clock, no I/O, no event loop.
+
+    order  fold         entity                  records
+    -----  -----------  ----------------------  ---------------------------------------------------------------------
+    0      definitions  app, owner, schedule    app.defined app.paths app.ready app.activated
+                                                owner.started owner.released cron.scheduled
+    1      intake       event id                event.received
+    3      run          run id                  run.requested run.cancel_requested run.rerun_requested run.unparked
+                                                run.parked run.errored run.finished run.watched
+                                                run.answered step.completed step.failed step.attempted
+                                                op.opened op.closed match.offered
+    5      matcher      event name, path, value event.keyed match.subscribed
+    6      timer        timer of an entity      timer.fired
+
+Admission (2) and slots (4) come with flow control; their place in the order is kept. A test compares this table
+with `FOLDS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from perdure_schemas import records as r
+
+from perdure.flow import definitions, intake, matcher, ops, run, timer
+from perdure.flow.view import View
+
+FOLD_VERSION = 1
+"""Changes when the same log would fold to another state: a store of another version is folded again."""
+
+FOLDS: dict[type[r.Record], Callable[[View, Any, int], None]] = {
+    r.AppDefined: definitions.app_defined,
+    r.AppPaths: definitions.app_paths,
+    r.AppReady: definitions.app_ready,
+    r.AppActivated: definitions.app_activated,
+    r.OwnerStarted: definitions.owner_started,
+    r.OwnerReleased: definitions.owner_released,
+    r.CronScheduled: definitions.cron_scheduled,
+    r.EventReceived: intake.event_received,
+    r.RunRequested: run.run_requested,
+    r.RunCancelRequested: run.run_cancel_requested,
+    r.RunRerunRequested: run.run_rerun_requested,
+    r.RunUnparked: run.run_unparked,
+    r.RunParked: run.run_parked,
+    r.RunErrored: run.run_errored,
+    r.RunFinished: run.run_finished,
+    r.RunWatched: run.run_watched,
+    r.RunAnswered: ops.run_answered,
+    r.StepCompleted: ops.step_completed,
+    r.StepFailed: ops.step_failed,
+    r.StepAttempted: ops.step_attempted,
+    r.OpOpened: ops.op_opened,
+    r.OpClosed: ops.op_closed,
+    r.MatchOffered: ops.match_offered,
+    r.EventKeyed: matcher.event_keyed,
+    r.MatchSubscribed: matcher.match_subscribed,
+    r.TimerFired: timer.timer_fired,
+}
+
+_DECODER: msgspec.json.Decoder[r.AnyRecord] = msgspec.json.Decoder(r.AnyRecord)
+
+
+class UnreadableRecord(Exception):
+    """A record of an unknown kind or version: its partition halts, it is never skipped."""
+
+
+def decode(raw: bytes) -> r.AnyRecord:
+    """Raises `UnreadableRecord` for a kind or a version that this code does not know."""
+    try:
+        record = _DECODER.decode(raw)
+    except msgspec.DecodeError as error:
+        raise UnreadableRecord(f"{error}: {raw[:200]!r}") from error
+    if record.v > r.V:
+        raise UnreadableRecord(f"version {record.v}, this code knows up to {r.V}: {raw[:200]!r}")
+    return record
+
+
+def fold(view: View, record: r.AnyRecord, raw: bytes, offset: int, stamp_ms: int) -> bool:
+    """Fold one record of the view's partition; effects collect in `view.effects`. False if it was a repetition.
+
+    `stamp_ms` is the record's own log timestamp; folds see `at`, the largest so far.
+    """
+    orig = record.orig
+    if orig is not None:
+        offset, stamp_ms = orig.offset, orig.at
+    view.offset = offset
+    view.raw = raw
+    at = view.advance(stamp_ms)
+    numbered = record.from_
+    if numbered is not None:
+        inseq = view.meta.inseq
+        if numbered[1] != inseq.get(numbered[0], 0) + 1:
+            return False
+        inseq[numbered[0]] = numbered[1]
+    FOLDS[type(record)](view, record, at)
+    return True

@@ -1,0 +1,149 @@
+"""Definitions: code becomes current in all partitions in two phases, through partition 0.
+
+    app.defined ─► partition 0 numbers a digest ─► app.paths to all ─► each copies for these paths, app.ready
+    after the last app.ready: app.activated to all ─► triggers, schedules and parked runs go by the new code
+
+In one phase an event could pass a partition that did not copy it yet, and a wait of the new code would miss it
+(model/control.py: 28 to 49 of 60 seeds).
+"""
+
+from perdure_schemas.records import (
+    V,
+    AppActivated,
+    AppDefined,
+    AppPaths,
+    AppReady,
+    CronScheduled,
+    OwnerReleased,
+    OwnerStarted,
+)
+
+from perdure.flow.effects import Activated, OwnerKnown, Schedule, Start
+from perdure.flow.states import CronState
+from perdure.flow.view import View
+
+CRON = "cron:"
+
+
+def app_defined(view: View, record: AppDefined, at: int) -> None:
+    """Partition 0 numbers code that it has not seen, or that is asked for again while other code is current."""
+    meta = view.meta
+    digest = record.definition.digest
+    known = meta.numbers.get(digest)
+    if known is not None and (known == meta.last_number or not record.activate):
+        return
+    number = meta.last_number = meta.last_number + 1
+    meta.numbers[digest] = number
+    meta.ready[number] = 0
+    for partition in range(view.partitions):
+        view.send(partition, AppPaths(v=V, number=number, definition=record.definition))
+
+
+def app_paths(view: View, record: AppPaths, at: int) -> None:
+    """From here on this partition copies events for these paths too. Paths are only ever added."""
+    view.definitions.put(str(record.number), record.definition)
+    paths = view.meta.paths
+    for function in record.definition.functions:
+        for event, path in function.paths:
+            known = paths.setdefault(event, {})
+            known[path] = max(known.get(path, 0), function.lookback_ms)
+    view.send(0, AppReady(v=V, number=record.number))
+
+
+def app_ready(view: View, record: AppReady, at: int) -> None:
+    """Partition 0 counts; the last one activates."""
+    ready = view.meta.ready
+    if record.number not in ready:
+        return
+    ready[record.number] += 1
+    if ready[record.number] == view.partitions:
+        del ready[record.number]
+        for partition in range(view.partitions):
+            view.send(partition, AppActivated(v=V, number=record.number))
+
+
+def app_activated(view: View, record: AppActivated, at: int) -> None:
+    """The higher number wins, so that all partitions agree whatever the order."""
+    meta = view.meta
+    if record.number <= meta.current:
+        return
+    meta.current = record.number
+    view.effects.acts.append(Activated(record.number))
+    _schedule(view)
+    _try_parked(view)
+
+
+def _schedule(view: View) -> None:
+    routes = view.routes()
+    assert routes is not None, "I13: activated before its paths were known here"
+    for function, state in list(view.crons.items()):
+        defined = routes.functions.get(function)
+        if defined is None or defined.cron is None:
+            drop_cron(view, function, state)
+    for defined in routes.functions.values():
+        if defined.cron is None or view.partition_of(CRON + defined.id) != view.partition:
+            continue
+        state = view.crons.get(defined.id)
+        if state is None or (state.line, state.tz) != (defined.cron.line, defined.cron.tz):
+            view.effects.acts.append(Schedule(defined.id))
+
+
+def _try_parked(view: View) -> None:
+    routes = view.routes()
+    assert routes is not None, "I13: activated before its paths were known here"
+    for run in view.parked.keys():
+        state = view.runs.get(run)
+        if state is not None and state.parked is not None and state.parked.code != routes.definition.digest:
+            state.parked = None
+            state.status = "running"
+            view.runs.touch(run)
+            view.parked.delete(run)
+            view.effects.acts.append(Start(run))
+
+
+def cron_scheduled(view: View, record: CronScheduled, at: int) -> None:
+    """The owner computed a fire. It counts only for the schedule that the active definition has."""
+    routes = view.routes()
+    defined = routes.functions.get(record.function) if routes else None
+    if defined is None or defined.cron is None or (defined.cron.line, defined.cron.tz) != (record.line, record.tz):
+        return
+    set_cron(view, record.function, CronState(record.line, record.tz, record.due, view.offset))
+
+
+def set_cron(view: View, function: str, state: CronState) -> None:
+    old = view.crons.get(function)
+    if old is not None:
+        view.timers.remove(old.due, timer_key(CRON + function, "", old.setter))
+    view.crons.put(function, state)
+    view.timers.add(state.due, timer_key(CRON + function, "", state.setter))
+
+
+def drop_cron(view: View, function: str, state: CronState) -> None:
+    view.timers.remove(state.due, timer_key(CRON + function, "", state.setter))
+    view.crons.delete(function)
+
+
+def timer_key(entity: str, timer: str, setter: int) -> bytes:
+    """Identity of a timer in the due index: a record sets at most one timer of an entity."""
+    return b"%b\0%b\0%d" % (entity.encode(), timer.encode(), setter)
+
+
+def parse_timer_key(key: bytes) -> tuple[str, str, int]:
+    """(entity, timer, setter) of a due index's key. A step's name may hold any character but NUL."""
+    entity, timer, setter = key.split(b"\0")
+    return entity.decode(), timer.decode(), int(setter)
+
+
+def owner_started(view: View, record: OwnerStarted, at: int) -> None:
+    """The first of a number wins: a zombie or a late copy of an old one changes nothing."""
+    meta = view.meta
+    current = meta.owner.number if meta.owner else 0
+    if record.owner.number > current:
+        meta.owner = record.owner
+        meta.released = False
+        view.effects.acts.append(OwnerKnown(record.owner.number, record.owner.token))
+
+
+def owner_released(view: View, record: OwnerReleased, at: int) -> None:
+    if record.owner == view.meta.owner:
+        view.meta.released = True

@@ -1,0 +1,97 @@
+"""What a fold asks for. Appends are performed whenever a record is folded; the rest only by a living owner."""
+
+from msgspec import Struct
+from perdure_schemas.records import (
+    MatchOffered,
+    OpClosed,
+    OpOpened,
+    RunAnswered,
+    StepCompleted,
+    StepFailed,
+    TimerFired,
+)
+
+Outcome = StepCompleted | StepFailed | OpOpened | RunAnswered | MatchOffered | TimerFired
+"""The records that can be the outcome of an op; an OpOpened is one for enqueue, send, cancel and rerun."""
+Line = Outcome | OpOpened | OpClosed
+"""What is kept of a run for its replay."""
+
+
+class Start(Struct, frozen=True, tag=True):
+    """Run this run's user code from its beginning, on what the log holds."""
+
+    run: str
+
+
+class Deliver(Struct, frozen=True, tag=True):
+    """An op has its outcome. `at` is its log time, `offset` its place."""
+
+    run: str
+    op: str
+    outcome: Outcome
+    at: int
+    offset: int
+
+
+class Retry(Struct, frozen=True, tag=True):
+    """The backoff is over: run the step's attempt `attempt`."""
+
+    run: str
+    op: str
+    attempt: int
+
+
+class Attempted(Struct, frozen=True, tag=True):
+    """The attempt announced at recovery is in the log: the step may run."""
+
+    run: str
+    op: str
+
+
+class Ended(Struct, frozen=True, tag=True):
+    """A run came to its end (`status`), whoever decided it."""
+
+    run: str
+    status: str
+
+
+class Parked(Struct, frozen=True, tag=True):
+    run: str
+
+
+class Schedule(Struct, frozen=True, tag=True):
+    """A cron function needs its next fire computed and appended."""
+
+    function: str
+
+
+class Refused(Struct, frozen=True, tag=True):
+    """A fire came before its due time by the log's clock: it is to be appended again later."""
+
+    entity: str
+    timer: str
+    setter: int
+
+
+class Activated(Struct, frozen=True, tag=True):
+    number: int
+
+
+class OwnerKnown(Struct, frozen=True, tag=True):
+    """An owner.started was read: `ours` is for the processor to judge by number and token."""
+
+    number: int
+    token: str
+
+
+Act = Start | Deliver | Retry | Attempted | Ended | Parked | Schedule | Refused | Activated | OwnerKnown
+
+
+class Effects:
+    """Effects of a batch, in order: `sends` are (partition, encoded record), `acts` for the owner."""
+
+    __slots__ = ("acts", "sends")
+
+    def __init__(self) -> None:
+        self.sends: list[tuple[int, bytes]] = []
+        self.acts: list[Act] = []

@@ -1,0 +1,176 @@
+"""The end of a run: everything that it holds elsewhere is given back, and who waits for it is told."""
+
+import msgspec
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload, Ref
+from perdure_schemas.records import (
+    V,
+    Ending,
+    EventReceived,
+    ListedWait,
+    MatchSubscribed,
+    OpOpened,
+    RunAnswered,
+    RunCancelRequested,
+    RunRequested,
+    StepCompleted,
+)
+
+from perdure.flow.definitions import timer_key
+from perdure.flow.effects import Ended
+from perdure.flow.lines import op_name
+from perdure.flow.routing import run_id
+from perdure.flow.states import OpenOp, RunState
+from perdure.flow.view import View
+
+FAILED_EVENT = "perdure/function.failed"
+_ENCODE = msgspec.json.Encoder().encode
+_NO_WAITS: tuple[ListedWait, ...] = ()
+
+
+def end(
+    view: View,
+    run: RunState,
+    status: str,
+    at: int,
+    *,
+    result: Payload | None = None,
+    error: ErrorInfo | None = None,
+    reason: str = "",
+) -> None:
+    """The run's one terminal (I5). What stays is a stub: id, status, trigger and result, for the window."""
+    run.status = status
+    run.ended_at, run.ended_offset = at, view.offset
+    run.result = result
+    run.error = error or _error_of(status, reason, run)
+    _let_go(view, run)
+    _start_handler(view, run)
+    if status == "failed":
+        _send_failed(view, run)
+    if run.parent is not None:
+        answer(view, run, run.parent.run, run.parent.op)
+    for watcher in run.watchers:
+        answer(view, run, watcher.run, watcher.op)
+    if run.parked is not None:
+        view.parked.delete(run.id)
+        run.parked = None
+    run.watchers = []
+    run.keys, run.taken, run.got, run.crashes, run.copies = {}, {}, {}, {}, {}
+    view.lines.clear(run.id)
+    view.runs.touch(run.id)
+    forget_later(view, run, at)
+    view.effects.acts.append(Ended(run.id, status))
+
+
+def _error_of(status: str, reason: str, run: RunState) -> ErrorInfo | None:
+    if status == "cancelled":
+        return ErrorInfo("perdure.errors.RunCancelled", reason or "the run was cancelled", run=run.id)
+    if status == "discarded":
+        return ErrorInfo("perdure.errors.RunCancelled", "discarded: it could not start in time", run=run.id)
+    return None
+
+
+def forget_later(view: View, run: RunState, at: int) -> None:
+    routes = view.routes()
+    window_ms = routes.definition.window_ms if routes else 172_800_000
+    view.expiries.add(at + window_ms, b"r/" + run.id.encode())
+
+
+def _let_go(view: View, run: RunState) -> None:
+    waited_on: dict[str, None] = {}
+    for name, op in run.open.items():
+        if op.due is not None:
+            view.timers.remove(op.due, timer_key(run.id, name, op.setter))
+        if op.type == "wait":
+            waited_on[op.key] = None
+        if op.child:
+            _cancel_child(view, run, op)
+    run.open = {}
+    for name, timer in run.timers.items():
+        view.timers.remove(timer.due, timer_key(run.id, name, timer.setter))
+    run.timers = {}
+    for key in waited_on:
+        cursor = run.keys[key]
+        cursor.g += 1
+        view.send(view.partition_of(key), MatchSubscribed(run.id, key, cursor.g, _NO_WAITS, v=V))
+    for index, rule in enumerate(run.rules):
+        view.send(view.partition_of(rule.key), MatchSubscribed(run.id, rule.key, 2, _NO_WAITS, rule=index, v=V))
+
+
+def _cancel_child(view: View, run: RunState, op: OpenOp) -> None:
+    view.send_to_run(op.child, RunCancelRequested(op.child, reason=f"its parent {run.id} ended ({run.status})", v=V))
+
+
+def answer(view: View, run: RunState, watcher: str, op: str) -> None:
+    """Tell another run what this one's state or end is."""
+    ended = run.ended_at is not None
+    view.send_to_run(
+        watcher,
+        RunAnswered(
+            watcher,
+            op,
+            run.id,
+            run.status,
+            result=run.result if ended else None,
+            error=run.error if ended else None,
+            v=V,
+        ),
+    )
+
+
+def _start_handler(view: View, run: RunState) -> None:
+    """`on_failure` and `on_cancel` are runs of their own. They get the last result of each step by name."""
+    routes = view.routes()
+    defined = routes.functions.get(run.function) if routes else None
+    if defined is None or routes is None or run.status not in ("failed", "cancelled"):
+        return
+    handler = defined.on_failure if run.status == "failed" else defined.on_cancel
+    if not handler:
+        return
+    run_of_handler = run_id(run.id, handler)
+    ending = Ending(run.id, run.function, run.status, run.error, run.event, _results(view, run))
+    view.send_to_run(
+        run_of_handler,
+        RunRequested(
+            run_of_handler,
+            handler,
+            "handler",
+            number=routes.number,
+            event_id=run.event_id,
+            since=view.stamp,
+            metadata=run.metadata,
+            ending=ending,
+            v=V,
+        ),
+    )
+
+
+def _results(view: View, run: RunState) -> dict[str, Payload]:
+    results: dict[str, Payload] = {}
+    functions: dict[str, str] = {}
+    for line in view.lines.load(run.id):
+        record = line.record
+        name = op_name(line.op)
+        if isinstance(record, OpOpened):
+            functions[line.op] = getattr(record.opening, "function", "")
+        elif record is None:
+            results[name] = Payload(ref=Ref(view.partition, line.offset))
+        elif isinstance(record, StepCompleted) or (isinstance(record, RunAnswered) and record.status == "completed"):
+            if record.result is not None:
+                results[functions.get(line.op) or name] = record.result
+    return results
+
+
+def _send_failed(view: View, run: RunState) -> None:
+    """`perdure/function.failed`, but not for what such an event itself started: that would never end."""
+    if run.cause == "event" and run.event_id.endswith(":failed"):
+        return
+    error = run.error or ErrorInfo("", "")
+    data = {
+        "run_id": run.id,
+        "function_id": run.function,
+        "error": {"type": error.type, "message": error.message[:INLINE_LIMIT_BYTES], "attempts": error.attempts},
+        "event_id": run.event_id,
+    }
+    event = EventBody(f"{run.id}:failed", FAILED_EVENT, msgspec.Raw(_ENCODE(data)))
+    view.send(view.partition_of(event.id), EventReceived(event, v=V))

@@ -1,0 +1,103 @@
+"""Intake: the first fold of every event. Duplicates end here; what an event starts and whom it concerns is sent on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from perdure_schemas.definition import CancelDefined, FunctionDefined
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, Payload, Ref
+from perdure_schemas.records import V, CancelRule, EventKeyed, EventReceived, RunRequested
+
+from perdure.flow.expressions import bind, get_path, join_key, join_value
+from perdure.flow.routing import run_id
+from perdure.flow.view import View
+
+_DECODE = msgspec.json.Decoder().decode
+_ENCODE = msgspec.json.Encoder().encode
+
+
+def event_view(event: EventBody) -> Mapping[str, Any]:
+    """The event as expressions and paths see it."""
+    return {
+        "id": event.id,
+        "name": event.name,
+        "data": _DECODE(event.data),
+        "user": _DECODE(event.user),
+        "ts": event.ts,
+        "v": event.v,
+    }
+
+
+def event_received(view: View, record: EventReceived, at: int) -> None:
+    event = record.event
+    if view.seen.get(event.id) is not None:
+        return
+    routes = view.routes()
+    window_ms = routes.definition.window_ms if routes else 172_800_000
+    view.seen.put(event.id, 1)
+    view.expiries.add(at + window_ms, b"e/" + event.id.encode())
+    paths = view.meta.paths.get(event.name)
+    triggered = routes.triggered_by(event.name) if routes else []
+    if not paths and not triggered:
+        return
+    seen = event_view(event)
+    copies = _send_copies(view, event, seen, paths) if paths else {}
+    started: set[str] = set()
+    for function, where in triggered:
+        if function.id not in started and (where is None or where.matches(seen, None)):
+            started.add(function.id)
+            _request(view, function, event, seen, copies)
+
+
+def _send_copies(view: View, event: EventBody, seen: Mapping[str, Any], paths: Mapping[str, int]) -> dict[str, int]:
+    copies: dict[str, int] = {}
+    for path in paths:
+        value = join_value(get_path(seen, path)) if path else ""
+        if value is None:
+            continue
+        key = join_key(event.name, path, value)
+        if key not in copies:
+            copies[key] = view.send(view.partition_of(key), EventKeyed(key, event, view.stamp, v=V))
+    return copies
+
+
+def _request(
+    view: View, function: FunctionDefined, event: EventBody, seen: Mapping[str, Any], copies: dict[str, int]
+) -> None:
+    assert (routes := view.routes()) is not None
+    whole = _ENCODE(event)
+    large = len(whole) > INLINE_LIMIT_BYTES
+    run = run_id(routes.definition.app, function.id, event.id)
+    view.send_to_run(
+        run,
+        RunRequested(
+            run,
+            function.id,
+            "event",
+            number=routes.number,
+            event=Payload(ref=Ref(view.partition, view.offset)) if large else Payload(msgspec.Raw(whole)),
+            event_id=event.id,
+            source=view.partition,
+            since=view.stamp,
+            copies=copies,
+            rules=cancel_rules(function, seen),
+            due=event.ts if event.ts is not None and event.ts > view.at else None,
+            discard_after_ms=function.discard_after_ms,
+            v=V,
+        ),
+    )
+
+
+def cancel_rules(function: FunctionDefined, trigger: Mapping[str, Any]) -> tuple[CancelRule, ...]:
+    """A function's `cancel_on` with the trigger's values filled in. A rule whose value is missing matches nothing."""
+    rules = (_rule(defined, trigger) for defined in function.cancel_on)
+    return tuple(rule for rule in rules if rule is not None)
+
+
+def _rule(defined: CancelDefined, trigger: Mapping[str, Any]) -> CancelRule | None:
+    where = bind(defined.where, trigger) if defined.where else ""
+    if not defined.path:
+        return CancelRule(join_key(defined.event, "", ""), where, defined.timeout_ms)
+    value = join_value(get_path(trigger, defined.equals) if defined.equals else defined.value)
+    return None if value is None else CancelRule(join_key(defined.event, defined.path, value), where, defined.timeout_ms)

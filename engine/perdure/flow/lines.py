@@ -1,0 +1,138 @@
+"""A run's lines: what its replay needs, in log order. One row of the store for each run and checkpoint.
+
+    line    <at> <offset> <the record as it stands in the log>
+            <at> <offset> ><op>            where the record is large: it is read from the journal
+"""
+
+from typing import NamedTuple
+
+import msgspec
+from perdure_schemas.payload import INLINE_LIMIT_BYTES
+from perdure_schemas.records import Call, CancelRun, OpOpened, RerunRun, Send, TimerFired
+
+from perdure.flow.effects import Line
+from perdure.flow.tables import Backing
+
+_PREFIX = b"o/"
+_DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+
+
+class StoredLine(NamedTuple):
+    """`record` is None where it must be read from the journal at `offset`."""
+
+    at: int
+    offset: int
+    op: str
+    raw: bytes
+    record: Line | None
+
+
+def op_name(op: str) -> str:
+    """`insert` of the op `0.2/insert#7`."""
+    return op.partition("/")[2].rpartition("#")[0]
+
+
+def is_immediate(opened: OpOpened) -> bool:
+    """Whether the opening is its own outcome: nothing is waited for."""
+    opening = opened.opening
+    if isinstance(opening, Call):
+        return not opening.awaited
+    return isinstance(opening, Send | CancelRun | RerunRun)
+
+
+def closes_op(record: Line) -> bool:
+    """Whether a line settles its op for good: an outcome or a close, not a mere opening."""
+    return not isinstance(record, OpOpened) or is_immediate(record)
+
+
+class Lines:
+    """Lines of all runs of a partition."""
+
+    def __init__(self, backing: Backing) -> None:
+        self._backing = backing
+        self._new: dict[str, list[bytes]] = {}
+        self._sealed: dict[str, list[bytes]] = {}
+        self._fresh: set[str] = set()
+        self._cleared: dict[str, None] = {}
+        self._sealed_clears: dict[str, None] = {}
+        self._done: dict[str, set[str]] = {}
+
+    def add(self, run: str, op: str, at: int, offset: int, raw: bytes) -> None:
+        body = raw if len(raw) <= INLINE_LIMIT_BYTES + 512 else b">" + op.encode()
+        line = b"%d %d %b" % (at, offset, body)
+        lines = self._new.get(run)
+        if lines is None:
+            self._new[run] = [line]
+        else:
+            lines.append(line)
+
+    def begin(self, run: str) -> None:
+        """A run that was just requested: nothing is stored of it, so nothing needs looking up."""
+        self._done[run] = set()
+        self._fresh.add(run)
+
+    def done(self, run: str) -> set[str]:
+        """Ops that have an outcome or are closed. Kept in memory until `release`."""
+        done = self._done.get(run)
+        if done is None:
+            done = self._done[run] = set()
+            for line in self.load(run):
+                if line.record is None or closes_op(line.record):
+                    done.add(line.op)
+        return done
+
+    def load(self, run: str) -> list[StoredLine]:
+        """All lines of a run, in log order."""
+        found: list[StoredLine] = []
+        if run not in self._cleared and run not in self._fresh:
+            if run not in self._sealed_clears:
+                prefix = _PREFIX + run.encode()
+                for _, chunk in self._backing.scan(prefix, prefix):
+                    found.extend(_parse(line) for line in chunk.split(b"\n"))
+            found.extend(_parse(line) for line in self._sealed.get(run, ()))
+        found.extend(_parse(line) for line in self._new.get(run, ()))
+        return found
+
+    def clear(self, run: str) -> None:
+        """The run has ended: its lines are in the journal, nobody replays them from here."""
+        self._new.pop(run, None)
+        self._done.pop(run, None)
+        if run in self._fresh:
+            self._fresh.discard(run)
+        else:
+            self._cleared[run] = None
+
+    def release(self, run: str) -> None:
+        """The run rests: what can be read again leaves memory."""
+        self._done.pop(run, None)
+
+    def runs(self) -> list[str]:
+        """Every run with lines."""
+        stored = {row[len(_PREFIX) : -8].decode() for row, _ in self._backing.scan(_PREFIX, _PREFIX)}
+        stored.difference_update(self._sealed_clears)
+        stored.update(self._sealed)
+        stored.difference_update(self._cleared)
+        stored.update(self._new)
+        return sorted(stored)
+
+    def seal(self, puts: list[tuple[bytes, bytes]], clears: list[bytes]) -> None:
+        """Hand over what is new since the last seal, for one write."""
+        for run, lines in self._new.items():
+            first = int(lines[0].split(b" ", 2)[1])
+            puts.append((_PREFIX + run.encode() + first.to_bytes(8, "big"), b"\n".join(lines)))
+        clears.extend(_PREFIX + run.encode() for run in self._cleared)
+        self._fresh.clear()
+        self._sealed, self._new = self._new, {}
+        self._sealed_clears, self._cleared = self._cleared, {}
+
+    def written(self) -> None:
+        self._sealed, self._sealed_clears = {}, {}
+
+
+def _parse(line: bytes) -> StoredLine:
+    at, offset, body = line.split(b" ", 2)
+    if body[:1] == b">":
+        return StoredLine(int(at), int(offset), body[1:].decode(), body, None)
+    record = _DECODER.decode(body)
+    op = record.timer if isinstance(record, TimerFired) else record.op
+    return StoredLine(int(at), int(offset), op, body, record)

@@ -1,0 +1,352 @@
+"""Ops of a run: opened, settled, closed. One op has one outcome, the first in log order (I4)."""
+
+from collections.abc import Callable
+
+import msgspec
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, Payload, Ref
+from perdure_schemas.records import (
+    V,
+    Call,
+    CancelRun,
+    EventReceived,
+    Heritage,
+    KeyCursor,
+    ListedWait,
+    MatchOffered,
+    MatchSubscribed,
+    OpClosed,
+    OpOpened,
+    Opening,
+    Parent,
+    RerunRun,
+    RunAnswered,
+    RunCancelRequested,
+    RunRequested,
+    RunRerunRequested,
+    RunWatched,
+    Send,
+    Sleep,
+    StepAttempted,
+    StepCompleted,
+    StepFailed,
+    TimerFired,
+    Wait,
+    Watch,
+)
+
+from perdure.flow.definitions import timer_key
+from perdure.flow.effects import Attempted, Deliver, Outcome
+from perdure.flow.ending import end
+from perdure.flow.lines import is_immediate
+from perdure.flow.routing import run_id
+from perdure.flow.states import Crashes, OpenOp, RunState, Taken
+from perdure.flow.view import View
+
+_ENCODE = msgspec.json.Encoder().encode
+
+
+def shorten(payload: Payload | None, place: Ref) -> Payload | None:
+    """A large payload is stored once, in the record at `place`, and referred to from here on."""
+    if payload is None or payload.ref is not None:
+        return payload
+    inline = payload.inline
+    if isinstance(inline, msgspec.Raw) and len(memoryview(inline)) > INLINE_LIMIT_BYTES:
+        return Payload(ref=place, encoded=payload.encoded)
+    return payload
+
+
+def _settle(view: View, run: RunState, op: str, outcome: Outcome, at: int) -> None:
+    """The op has its outcome: its line is written, and the run may go on."""
+    opened = run.open.pop(op, None)
+    if opened is not None:
+        if opened.due is not None:
+            view.timers.remove(opened.due, timer_key(run.id, op, opened.setter))
+        view.runs.touch(run.id)
+    if run.crashes and run.crashes.pop(op, None) is not None:
+        view.runs.touch(run.id)
+    view.lines.done(run.id).add(op)
+    view.lines.add(run.id, op, at, view.offset, view.raw)
+    view.effects.acts.append(Deliver(run.id, op, outcome, at, view.offset))
+
+
+def step_completed(view: View, record: StepCompleted, at: int) -> None:
+    run = view.live(record.run)
+    if run is not None and record.op not in view.lines.done(run.id):
+        _settle(view, run, record.op, record, at)
+
+
+def step_failed(view: View, record: StepFailed, at: int) -> None:
+    """Counts only for the current attempt. With a retry the op stays open until its timer fires."""
+    run = view.live(record.run)
+    if run is None or record.op in view.lines.done(run.id):
+        return
+    opened = run.open.get(record.op)
+    if record.attempt != (opened.attempt if opened else 1):
+        return
+    if record.retry_in_ms is None:
+        _settle(view, run, record.op, record, at)
+        return
+    due = at + record.retry_in_ms
+    run.open[record.op] = OpenOp("step", record.digest, record.attempt + 1, due, view.offset)
+    view.timers.add(due, timer_key(run.id, record.op, view.offset))
+    view.runs.touch(run.id)
+
+
+def step_attempted(view: View, record: StepAttempted, at: int) -> None:
+    """A step that may have been running when its process died. The owner's opinion: a zombie's does not count."""
+    run = view.live(record.run)
+    if run is None or record.owner != view.meta.owner or record.op in view.lines.done(run.id):
+        return
+    crashes = run.crashes.setdefault(record.op, Crashes())
+    crashes.alone += crashes.last_alone
+    crashes.count += 1
+    crashes.last_alone = record.alone
+    view.runs.touch(run.id)
+    view.effects.acts.append(Attempted(run.id, record.op))
+
+
+def op_opened(view: View, record: OpOpened, at: int) -> None:
+    run = view.live(record.run)
+    if run is None or record.op in run.open or record.op in view.lines.done(run.id):
+        return
+    view.runs.touch(run.id)
+    if is_immediate(record):
+        _OPENERS[type(record.opening)](view, run, record, at)
+        _settle(view, run, record.op, record, at)
+        return
+    view.lines.add(run.id, record.op, at, view.offset, view.raw)
+    _OPENERS[type(record.opening)](view, run, record, at)
+
+
+def _open_sleep(view: View, run: RunState, record: OpOpened, at: int) -> None:
+    opening = record.opening
+    assert isinstance(opening, Sleep)
+    due = opening.until if opening.until is not None else at + (opening.for_ms or 0)
+    op = OpenOp("sleep", record.digest, due=due, setter=view.offset, purpose=opening.purpose)
+    run.open[record.op] = op
+    view.timers.add(due, timer_key(run.id, record.op, view.offset))
+
+
+def _open_wait(view: View, run: RunState, record: OpOpened, at: int) -> None:
+    opening = record.opening
+    assert isinstance(opening, Wait)
+    due = None if opening.timeout_ms is None else at + opening.timeout_ms
+    run.open[record.op] = OpenOp(
+        "wait", record.digest, due=due, setter=view.offset, key=opening.key, where=opening.where
+    )
+    if due is not None:
+        view.timers.add(due, timer_key(run.id, record.op, view.offset))
+    run.keys.setdefault(opening.key, KeyCursor())
+    subscribe(view, run, opening.key)
+
+
+def _open_call(view: View, run: RunState, record: OpOpened, at: int) -> None:
+    opening = record.opening
+    assert isinstance(opening, Call)
+    if opening.awaited:
+        run.open[record.op] = OpenOp("call", record.digest, child=opening.run)
+    arguments = shorten(opening.arguments, Ref(view.partition, view.offset))
+    view.send_to_run(
+        opening.run,
+        RunRequested(
+            opening.run,
+            opening.function,
+            "call" if opening.awaited else "enqueue",
+            arguments=arguments,
+            parent=Parent(run.id, record.op) if opening.awaited else None,
+            rules=opening.rules,
+            delay_ms=opening.delay_ms,
+            discard_after_ms=opening.discard_after_ms,
+            metadata=opening.metadata,
+            v=V,
+        ),
+    )
+
+
+def _open_send(view: View, run: RunState, record: OpOpened, at: int) -> None:
+    assert isinstance(record.opening, Send)
+    for event in record.opening.events:
+        view.send(view.partition_of(event.id), EventReceived(event, v=V))
+
+
+def _open_watch(view: View, run: RunState, record: OpOpened, at: int) -> None:
+    opening = record.opening
+    assert isinstance(opening, Watch)
+    run.open[record.op] = OpenOp("watch", record.digest)
+    view.send_to_run(opening.run, RunWatched(opening.run, Parent(run.id, record.op), opening.want, v=V))
+
+
+def _open_cancel(view: View, run: RunState, record: OpOpened, at: int) -> None:
+    opening = record.opening
+    assert isinstance(opening, CancelRun)
+    view.send_to_run(opening.run, RunCancelRequested(opening.run, reason=opening.reason, v=V))
+
+
+def _open_rerun(view: View, run: RunState, record: OpOpened, at: int) -> None:
+    opening = record.opening
+    assert isinstance(opening, RerunRun)
+    view.send_to_run(opening.run, RunRerunRequested(opening.run, opening.new_run, v=V))
+
+
+_OPENERS: dict[type[Opening], Callable[[View, RunState, OpOpened, int], None]] = {
+    Sleep: _open_sleep,
+    Wait: _open_wait,
+    Call: _open_call,
+    Send: _open_send,
+    Watch: _open_watch,
+    CancelRun: _open_cancel,
+    RerunRun: _open_rerun,
+}
+
+
+def run_answered(view: View, record: RunAnswered, at: int) -> None:
+    """A call's or watch's answer. The first counts, and only while the op is open."""
+    run = view.live(record.run)
+    if run is not None and record.op in run.open:
+        _settle(view, run, record.op, record, at)
+
+
+def settle_fired(view: View, run: RunState, record: TimerFired, at: int) -> None:
+    """A sleep is over, or a wait timed out: the wait leaves its key's list."""
+    key = run.open[record.timer].key
+    _settle(view, run, record.timer, record, at)
+    if key:
+        subscribe(view, run, key)
+
+
+def op_closed(view: View, record: OpClosed, at: int) -> None:
+    run = view.live(record.run)
+    if run is not None and close_op(view, run, record.op):
+        view.lines.done(run.id).add(record.op)
+        view.lines.add(run.id, record.op, at, view.offset, view.raw)
+
+
+def close_op(view: View, run: RunState, op: str) -> bool:
+    """User code does not want the op any more. A wait gives its event back. Whether that changed anything."""
+    opened = run.open.pop(op, None)
+    view.runs.touch(run.id)
+    if opened is None:
+        return _give_back(view, run, op) or op not in view.lines.done(run.id)
+    if opened.due is not None:
+        view.timers.remove(opened.due, timer_key(run.id, op, opened.setter))
+    if opened.type == "wait":
+        subscribe(view, run, opened.key)
+    if opened.child:
+        view.send_to_run(opened.child, RunCancelRequested(opened.child, reason=f"closed by {run.id}", v=V))
+    return True
+
+
+def subscribe(view: View, run: RunState, key: str, *, again: bool = False) -> None:
+    """Send this run's list of open waits on a key, with the next number and what was consumed.
+
+    `again`: after an event was taken or given back; then an empty list needs no word.
+    """
+    waits = tuple(ListedWait(op, opened.where) for op, opened in run.open.items() if opened.key == key)
+    if again and not waits:
+        return
+    cursor = run.keys[key]
+    cursor.g += 1
+    view.runs.touch(run.id)
+    routes = view.routes()
+    defined = routes.functions.get(run.function) if routes else None
+    view.send(
+        view.partition_of(key),
+        MatchSubscribed(
+            run.id,
+            key,
+            cursor.g,
+            waits,
+            upto=cursor.upto,
+            also=tuple(cursor.also),
+            but=tuple(cursor.but),
+            event_id=run.event_id,
+            since=run.since,
+            own=run.copies.get(key),
+            source=run.source,
+            lookback_ms=defined.lookback_ms if defined else 86_400_000,
+            v=V,
+        ),
+    )
+
+
+def match_offered(view: View, record: MatchOffered, at: int) -> None:
+    """An event for a wait, or for a cancel rule. Only the answer to the latest subscription counts."""
+    run = view.live(record.run)
+    if run is None:
+        return
+    if record.rule >= 0:
+        end(view, run, "cancelled", at, reason=f"event {record.event_id} matched its cancel_on")
+        return
+    cursor = run.keys.get(record.key)
+    if cursor is None or record.g != cursor.g:
+        return
+    _mark(cursor, record.position, record.hole)
+    view.runs.touch(run.id)
+    if record.event_id in run.taken:
+        # Consumed through another key of this run: once is enough (I12).
+        cursor.elsewhere[record.event_id] = record.position
+        subscribe(view, run, record.key)
+        return
+    assert record.op in run.open, "I12: the latest subscription lists a wait that is not open"
+    run.got[record.op] = Taken(record.event_id, record.key, record.position)
+    run.taken.setdefault(record.event_id, []).append(record.key)
+    _settle(view, run, record.op, record, at)
+    subscribe(view, run, record.key, again=True)
+
+
+def _mark(cursor: KeyCursor, position: int, hole: int | None) -> None:
+    if position in cursor.but:
+        cursor.but.remove(position)
+    elif hole is None:
+        cursor.upto = max(cursor.upto, position)
+        cursor.also = [other for other in cursor.also if other > cursor.upto]
+    else:
+        cursor.also.append(position)
+
+
+def _unmark(cursor: KeyCursor, position: int) -> None:
+    if position in cursor.also:
+        cursor.also.remove(position)
+    else:
+        cursor.but.append(position)
+
+
+def _give_back(view: View, run: RunState, op: str) -> bool:
+    """A wait that took an event was closed before its result was delivered: the event is free again."""
+    taken = run.got.pop(op, None)
+    if taken is None:
+        return False
+    run.taken.pop(taken.event_id, None)
+    _unmark(run.keys[taken.key], taken.position)
+    for key, cursor in run.keys.items():
+        position = cursor.elsewhere.pop(taken.event_id, None)
+        if position is not None:
+            _unmark(cursor, position)
+        if key == taken.key or position is not None:
+            subscribe(view, run, key, again=True)
+    return True
+
+
+def successor_of(view: View, run: RunState, event: EventBody) -> None:
+    """`continue_as`: the successor inherits the trigger's place and what was consumed."""
+    new = run_id(run.id, "continue")
+    view.send_to_run(
+        new,
+        RunRequested(
+            new,
+            run.function,
+            "continue",
+            event=Payload(msgspec.Raw(_ENCODE(event))),
+            event_id=run.event_id,
+            source=run.source,
+            since=run.since,
+            copies=run.copies,
+            rules=run.rules,
+            parent=run.parent,
+            metadata=run.metadata,
+            rerun_of=run.rerun_of,
+            heritage=Heritage(run.keys, run.taken),
+            v=V,
+        ),
+    )

@@ -1,0 +1,218 @@
+"""Run: requested, started, cancelled, parked, finished. What its ops do is in `ops.py`, its end in `ending.py`.
+
+    run.requested ─► queued ─(due)─► running ─► completed | failed | continued      by run.finished
+                                      │   ▲
+                                      ▼   │ other code, or a command
+                                     parked
+    any of these ─► cancelled   by run.cancel_requested or a cancel rule;   queued ─► discarded   when too late
+"""
+
+from perdure_schemas.payload import Ref
+from perdure_schemas.records import (
+    V,
+    CancelRule,
+    KeyCursor,
+    ListedWait,
+    MatchSubscribed,
+    RunAnswered,
+    RunCancelRequested,
+    RunErrored,
+    RunFinished,
+    RunParked,
+    RunRequested,
+    RunRerunRequested,
+    RunUnparked,
+    RunWatched,
+)
+
+from perdure.flow.definitions import timer_key
+from perdure.flow.effects import Parked, Start
+from perdure.flow.ending import answer, end, forget_later
+from perdure.flow.ops import close_op, shorten, successor_of
+from perdure.flow.states import TERMINAL, ParkedState, RunState, RunTimer, Watcher
+from perdure.flow.view import View
+
+
+def run_requested(view: View, record: RunRequested, at: int) -> None:
+    """The first request of a run counts; it registers its cancel rules and starts, now or when due."""
+    if view.runs.get(record.run) is not None:
+        return
+    run = _new_run(view, record, at)
+    view.runs.put(run.id, run)
+    view.lines.begin(run.id)
+    for index, rule in enumerate(run.rules):
+        _subscribe_rule(view, run, index, rule, at)
+    due = at + record.delay_ms if record.delay_ms is not None else record.due
+    if due is not None and due > at:
+        set_run_timer(view, run, "start", due)
+    else:
+        start(view, run, at)
+
+
+def _new_run(view: View, record: RunRequested, at: int) -> RunState:
+    place = Ref(view.partition, view.offset)
+    heritage = record.heritage
+    return RunState(
+        id=record.run,
+        function=record.function,
+        status="queued",
+        cause=record.cause,
+        number=record.number or view.meta.current,
+        event=shorten(record.event, place),
+        arguments=shorten(record.arguments, place),
+        event_id=record.event_id,
+        source=record.source,
+        since=record.since if record.since is not None else view.stamp,
+        copies=record.copies,
+        rules=record.rules,
+        parent=record.parent,
+        discard_after_ms=record.discard_after_ms,
+        metadata=record.metadata,
+        rerun_of=record.rerun_of,
+        ending=record.ending,
+        requested_at=at,
+        requested_offset=view.offset,
+        keys={key: _heir(cursor) for key, cursor in heritage.keys.items()} if heritage else {},
+        taken=dict(heritage.taken) if heritage else {},
+    )
+
+
+def _heir(cursor: KeyCursor) -> KeyCursor:
+    """A successor's subscriptions are its own: they are numbered anew, what was consumed stays so."""
+    return KeyCursor(0, cursor.upto, cursor.also, cursor.but, cursor.elsewhere)
+
+
+def _subscribe_rule(view: View, run: RunState, index: int, rule: CancelRule, at: int) -> None:
+    routes = view.routes()
+    defined = routes.functions.get(run.function) if routes else None
+    view.send(
+        view.partition_of(rule.key),
+        MatchSubscribed(
+            run.id,
+            rule.key,
+            1,
+            waits=(ListedWait(f"!{index}", rule.where),),
+            rule=index,
+            event_id=run.event_id,
+            since=run.since,
+            own=run.copies.get(rule.key),
+            source=run.source,
+            until=None if rule.timeout_ms is None else run.since + rule.timeout_ms,
+            lookback_ms=defined.lookback_ms if defined else 86_400_000,
+            v=V,
+        ),
+    )
+
+
+def start(view: View, run: RunState, at: int) -> None:
+    """User code may run from here on; the run's own timeout begins."""
+    run.status = "running"
+    view.runs.touch(run.id)
+    routes = view.routes()
+    defined = routes.functions.get(run.function) if routes else None
+    if defined is not None and defined.timeout_ms is not None:
+        set_run_timer(view, run, "timeout", at + defined.timeout_ms)
+    view.effects.acts.append(Start(run.id))
+
+
+def set_run_timer(view: View, run: RunState, name: str, due: int) -> None:
+    old = run.timers.get(name)
+    if old is not None:
+        view.timers.remove(old.due, timer_key(run.id, name, old.setter))
+    run.timers[name] = RunTimer(due, view.offset)
+    view.timers.add(due, timer_key(run.id, name, view.offset))
+    view.runs.touch(run.id)
+
+
+def run_cancel_requested(view: View, record: RunCancelRequested, at: int) -> None:
+    """A cancel for a run that is not known yet is kept as an ended run: it must not start later."""
+    run = view.runs.get(record.run)
+    if run is None:
+        run = RunState(record.run, "", "cancelled", requested_at=at, ended_at=at, ended_offset=view.offset)
+        view.runs.put(run.id, run)
+        forget_later(view, run, at)
+    elif run.status not in TERMINAL:
+        end(view, run, "cancelled", at, reason=record.reason)
+
+
+def run_rerun_requested(view: View, record: RunRerunRequested, at: int) -> None:
+    """A new run on the same trigger or arguments. For its waits, what comes after the command counts."""
+    run = view.runs.get(record.run)
+    if run is None or not run.function:
+        return
+    view.send_to_run(
+        record.new_run,
+        RunRequested(
+            record.new_run,
+            run.function,
+            "rerun",
+            event=run.event,
+            arguments=run.arguments,
+            event_id=run.event_id,
+            since=view.stamp,
+            rules=run.rules,
+            metadata=run.metadata,
+            command=record.command,
+            rerun_of=run.id,
+            ending=run.ending,
+            v=V,
+        ),
+    )
+
+
+def run_parked(view: View, record: RunParked, at: int) -> None:
+    """An opinion of the owner: a zombie's does not count."""
+    run = view.live(record.run)
+    if run is None or record.owner != view.meta.owner or run.status != "running":
+        return
+    run.status = "parked"
+    run.parked = ParkedState(record.code, record.message)
+    view.runs.touch(run.id)
+    view.parked.put(run.id, record.code)
+    view.effects.acts.append(Parked(run.id))
+
+
+def run_unparked(view: View, record: RunUnparked, at: int) -> None:
+    run = view.live(record.run)
+    if run is None or run.status != "parked":
+        return
+    run.status = "running"
+    run.parked = None
+    view.runs.touch(run.id)
+    view.parked.delete(run.id)
+    view.effects.acts.append(Start(run.id))
+
+
+def run_errored(view: View, record: RunErrored, at: int) -> None:
+    """The function itself raised: it runs again, on what it has recorded, after a backoff."""
+    run = view.live(record.run)
+    if run is None or record.attempt != run.attempt:
+        return
+    run.attempt += 1
+    set_run_timer(view, run, "retry", at + record.retry_in_ms)
+
+
+def run_finished(view: View, record: RunFinished, at: int) -> None:
+    """User code came to its end. A cancelled run never completes: an ended one takes no other end."""
+    run = view.live(record.run)
+    if run is None:
+        return
+    for op in record.closes:
+        close_op(view, run, op)
+    if record.successor is not None:
+        successor_of(view, run, record.successor)
+    result = shorten(record.result, Ref(view.partition, view.offset))
+    end(view, run, record.status, at, result=result, error=record.error)
+
+
+def run_watched(view: View, record: RunWatched, at: int) -> None:
+    """Answered at once if the run has ended or only its status is asked for; else when it ends."""
+    run = view.runs.get(record.run)
+    if run is None:
+        watcher = record.watcher
+        view.send_to_run(watcher.run, RunAnswered(watcher.run, watcher.op, record.run, "unknown", v=V))
+    elif record.want == "status" or run.status in TERMINAL:
+        answer(view, run, record.watcher.run, record.watcher.op)
+    else:
+        run.watchers.append(Watcher(record.watcher.run, record.watcher.op))
+        view.runs.touch(run.id)

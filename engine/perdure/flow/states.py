@@ -1,0 +1,157 @@
+"""What the folds keep for each entity. Everything here is rebuilt by folding the log again."""
+
+from msgspec import Struct, field
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import ErrorInfo, Payload
+from perdure_schemas.records import CancelRule, Ending, KeyCursor, ListedWait, Owner, Parent
+
+TERMINAL = frozenset({"completed", "failed", "cancelled", "discarded", "continued"})
+
+
+class OpenOp(Struct, omit_defaults=True):
+    """An op that has begun and has no outcome. Steps stand here only between a failure and the next attempt."""
+
+    type: str
+    digest: str = ""
+    attempt: int = 1
+    due: int | None = None
+    setter: int = -1
+    """Offset of the record that set its timer; a fire that names another changes nothing."""
+    key: str = ""
+    where: str = ""
+    child: str = ""
+    purpose: str = ""
+
+
+class Taken(Struct, omit_defaults=True):
+    """The event that a wait consumed, so that closing the wait undelivered can give it back."""
+
+    event_id: str
+    key: str
+    position: int
+
+
+class Crashes(Struct, omit_defaults=True):
+    """How often a process died while this step may have been running; `alone`: deaths with nothing beside it."""
+
+    count: int = 0
+    alone: int = 0
+    last_alone: bool = False
+
+
+class RunTimer(Struct, omit_defaults=True):
+    """A timer of the run itself: `start`, `timeout` or `retry`."""
+
+    due: int
+    setter: int
+
+
+class Watcher(Struct, omit_defaults=True):
+    run: str
+    op: str
+
+
+class ParkedState(Struct, omit_defaults=True):
+    """Why a run is parked, and under which code."""
+
+    code: str
+    message: str
+
+
+class RunState(Struct, omit_defaults=True):
+    """A run, but its outcomes: those stand in lines beside it, in log order (`View.lines`)."""
+
+    id: str
+    function: str
+    status: str
+    cause: str = ""
+    number: int = 0
+    event: Payload | None = None
+    arguments: Payload | None = None
+    event_id: str = ""
+    source: int = -1
+    since: int = 0
+    copies: dict[str, int] = field(default_factory=dict)
+    rules: tuple[CancelRule, ...] = ()
+    parent: Parent | None = None
+    discard_after_ms: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    rerun_of: str = ""
+    ending: Ending | None = None
+    requested_at: int = 0
+    requested_offset: int = 0
+    attempt: int = 1
+    open: dict[str, OpenOp] = field(default_factory=dict)
+    keys: dict[str, KeyCursor] = field(default_factory=dict)
+    taken: dict[str, list[str]] = field(default_factory=dict)
+    got: dict[str, Taken] = field(default_factory=dict)
+    crashes: dict[str, Crashes] = field(default_factory=dict)
+    watchers: list[Watcher] = field(default_factory=list)
+    timers: dict[str, RunTimer] = field(default_factory=dict)
+    parked: ParkedState | None = None
+    ended_at: int | None = None
+    ended_offset: int = -1
+    result: Payload | None = None
+    error: ErrorInfo | None = None
+
+
+class Subscription(Struct, omit_defaults=True):
+    """A run's standing subscription on one key. `hole`: the earliest event that it passed over."""
+
+    run: str
+    g: int
+    waits: tuple[ListedWait, ...]
+    rule: int = -1
+    upto: int = -1
+    also: tuple[int, ...] = ()
+    but: tuple[int, ...] = ()
+    event_id: str = ""
+    since: int = 0
+    own: int | None = None
+    source: int = -1
+    until: int | None = None
+    lookback_ms: int = 86_400_000
+    hole: int | None = None
+    blind: bool = False
+    """The trigger's own copy has not come yet: nothing here is known to be after it."""
+
+
+class MatchState(Struct, omit_defaults=True):
+    """One join key's subscriptions, in order of arrival. Its kept events stand in rows beside it."""
+
+    subs: dict[str, Subscription] = field(default_factory=dict)
+
+
+class KeptEvent(Struct, omit_defaults=True):
+    """An event copy within the look-back. `at` is the event's own log timestamp."""
+
+    position: int
+    event: EventBody
+    at: int
+
+
+class CronState(Struct, omit_defaults=True):
+    line: str
+    tz: str
+    due: int
+    setter: int
+
+
+class Meta(Struct, omit_defaults=True):
+    """What a partition knows of itself."""
+
+    inseq: dict[int, int] = field(default_factory=dict)
+    """Source partition → n of the last record taken from it."""
+    outseq: dict[int, int] = field(default_factory=dict)
+    """Destination partition → n of the last record sent there."""
+    owner: Owner | None = None
+    released: bool = True
+    """The last owner stopped cleanly."""
+    current: int = 0
+    """Number of the active definition."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Partition 0: digest → its latest number."""
+    last_number: int = 0
+    ready: dict[int, int] = field(default_factory=dict)
+    paths: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Event name → match path → look-back in milliseconds, of all definitions ever seen."""

@@ -1,0 +1,122 @@
+"""Typed tables over a key-value backing: a cache of decoded values, and what changed since the last checkpoint.
+
+    get ──► cache ──► sealed (on its way to the store) ──► backing
+    put ──► cache + dirty ──seal()──► sealed + one write ──written()──► backing
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class Backing(Protocol):
+    """The reading half of a partition's store."""
+
+    def get(self, key: bytes, /) -> bytes | None: ...
+
+    def scan(self, prefix: bytes, /, start: bytes = b"", limit: int = 0) -> Sequence[tuple[bytes, bytes]]: ...
+
+
+class EmptyBacking:
+    """Nothing is stored: the folds' own tests, and a fold from the first record."""
+
+    def get(self, key: bytes, /) -> bytes | None:
+        return None
+
+    def scan(self, prefix: bytes, /, start: bytes = b"", limit: int = 0) -> Sequence[tuple[bytes, bytes]]:
+        return ()
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+class Table(Generic[T]):
+    """Values of one type by key. Values are changed in place; `touch` says so."""
+
+    def __init__(self, prefix: bytes, of: type[T], backing: Backing, *, decode: Callable[[bytes], T] | None = None) -> None:
+        self.prefix = prefix
+        self._backing = backing
+        self._decode = decode or msgspec.json.Decoder(of).decode
+        self.cache: dict[str, T] = {}
+        self.dirty: dict[str, None] = {}
+        self._gone: set[str] = set()
+        self._sealed: dict[str, bytes | None] = {}
+
+    def get(self, key: str) -> T | None:
+        """The value to change in place, or None."""
+        value = self.cache.get(key)
+        if value is not None or key in self._gone:
+            return value
+        raw = self._sealed[key] if key in self._sealed else self._backing.get(self.prefix + key.encode())
+        if raw is None:
+            return None
+        value = self.cache[key] = self._decode(raw)
+        return value
+
+    def put(self, key: str, value: T) -> None:
+        self.cache[key] = value
+        self.dirty[key] = None
+        if self._gone:
+            self._gone.discard(key)
+
+    def touch(self, key: str) -> None:
+        """The value of `key` was changed in place."""
+        self.dirty[key] = None
+
+    def delete(self, key: str) -> None:
+        self.cache.pop(key, None)
+        self._gone.add(key)
+        self.dirty[key] = None
+
+    def forget(self, key: str) -> bool:
+        """Drop a value from memory if the store has it as it is; False if it does not yet."""
+        if key in self.dirty:
+            return False
+        self.cache.pop(key, None)
+        return True
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Every key that begins with `prefix`, in order."""
+        skip = len(self.prefix)
+        begins = self.prefix + prefix.encode()
+        found = {row[skip:].decode() for row, _ in self._backing.scan(begins, begins)}
+        found.update(key for key, raw in self._sealed.items() if raw is not None and key.startswith(prefix))
+        found.difference_update(key for key, raw in self._sealed.items() if raw is None)
+        found.difference_update(self._gone)
+        found.update(key for key in self.dirty if key in self.cache and key.startswith(prefix))
+        return sorted(found)
+
+    def items(self, prefix: str = "") -> Iterator[tuple[str, T]]:
+        """Every value by key, in order, without keeping in memory what was not there."""
+        for key in self.keys(prefix):
+            known = key in self.cache
+            value = self.get(key)
+            if value is not None:
+                yield key, value
+            if not known:
+                self.forget(key)
+
+    def seal(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes]) -> None:
+        """Hand over what changed since the last seal, for one write. One seal at a time."""
+        assert not self._sealed, "I7: a second checkpoint began before the first was written"
+        sealed = self._sealed
+        for key in self.dirty:
+            row = self.prefix + key.encode()
+            value = self.cache.get(key)
+            if value is None:
+                sealed[key] = None
+                deletes.append(row)
+            else:
+                raw = sealed[key] = _ENCODER.encode(value)
+                puts.append((row, raw))
+        self.dirty = {}
+
+    def written(self) -> list[str]:
+        """The sealed changes are in the store: returns their keys, candidates for `forget`."""
+        keys = list(self._sealed)
+        self._gone.difference_update(key for key in keys if key not in self.dirty)
+        self._sealed = {}
+        return keys

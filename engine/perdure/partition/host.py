@@ -1,0 +1,24 @@
+"""Who runs user code, as a processor sees it. The worker implements it."""
+
+from typing import Protocol
+
+from perdure.flow.effects import Act
+from perdure.flow.states import RunState
+
+
+class Host(Protocol):
+    """All methods are synchronous and called on the loop's thread."""
+
+    def perform(self, partition: int, acts: list[Act]) -> None:
+        """Step 3 of the loop: start, resume, cancel user code."""
+        ...
+
+    def resident(self, run: str) -> bool:
+        """Whether the run's user code is in memory."""
+        ...
+
+    def recover(self, partition: int, runs: list[RunState], unclean: bool) -> None:
+        """Runs that have work, found at start. `unclean`: the last owner died, its steps may have been running."""
+        ...
+
+    def halted(self, partition: int, reason: str) -> None: ...

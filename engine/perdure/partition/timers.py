@@ -1,0 +1,82 @@
+"""The owner's side of timers: append `timer.fired` when its estimate of log time reaches due, a bounded number a tick."""
+
+from collections.abc import Callable
+
+import msgspec
+from perdure_schemas.records import V, CronScheduled, Record, TimerFired
+
+from perdure.flow.definitions import CRON, parse_timer_key
+from perdure.flow.view import View
+from perdure.schedule import next_fire
+
+FIRES_A_TICK = 1_000
+
+
+class TimerDriver:
+    """Fires are appended at least once; the fold lets each timer act once and never early (I9)."""
+
+    def __init__(self, view: View, append: Callable[[Record], int], now_ms: Callable[[], int]) -> None:
+        self._view = view
+        self._append = append
+        self._now_ms = now_ms
+        self._pending: set[tuple[str, str, int]] = set()
+
+    def now_ms(self) -> int:
+        """Estimate of log time: at least what was read, and the log's own clock."""
+        return max(self._view.at, self._now_ms())
+
+    def next_due(self) -> int | None:
+        """When the next tick has work, within the window; a pending fire is not waited for."""
+        return self._view.timers.next(self.now_ms())
+
+    def tick(self) -> int:
+        """Append what is due. Returns how many fires were appended."""
+        now, fired = self.now_ms(), 0
+        for _, key in self._view.timers.due(now, FIRES_A_TICK):
+            identity = parse_timer_key(key)
+            if identity in self._pending:
+                continue
+            self._pending.add(identity)
+            entity, timer, setter = identity
+            following = self._following(entity, now) if entity.startswith(CRON) else None
+            self._append(TimerFired(entity, timer, setter, next=following, v=V))
+            fired += 1
+        return fired
+
+    def read_back(self, record: TimerFired) -> None:
+        """A fire was folded, whether it acted or was refused: it may be appended again."""
+        self._pending.discard((record.entity, record.timer, record.setter))
+
+    def _following(self, entity: str, now: int) -> int | None:
+        state = self._view.crons.get(entity.removeprefix(CRON))
+        routes = self._view.routes()
+        if state is None or routes is None:
+            return None
+        defined = routes.functions.get(entity.removeprefix(CRON))
+        catchup = defined is not None and defined.cron is not None and defined.cron.catchup
+        # Without catchup the latest missed fire runs once, late; those before it are skipped.
+        return next_fire(state.line, state.tz, state.due if catchup else max(state.due, now))
+
+    def schedule(self, function: str) -> None:
+        """Compute a cron function's first fire; folds must not, a time zone's rules may change under them."""
+        routes = self._view.routes()
+        defined = routes.functions.get(function) if routes else None
+        if defined is not None and defined.cron is not None:
+            cron = defined.cron
+            due = next_fire(cron.line, cron.tz, self.now_ms())
+            self._append(CronScheduled(function, cron.line, cron.tz, due, v=V))
+
+    def schedule_missing(self) -> None:
+        """After a restart: schedules whose first fire was asked for and never appended."""
+        routes = self._view.routes()
+        for function, defined in (routes.functions if routes else {}).items():
+            mine = self._view.partition_of(CRON + function) == self._view.partition
+            if defined.cron is not None and mine and self._view.crons.get(function) is None:
+                self.schedule(function)
+
+
+def encode(record: Record) -> bytes:
+    return _ENCODE(record)
+
+
+_ENCODE = msgspec.json.Encoder().encode

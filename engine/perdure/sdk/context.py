@@ -1,0 +1,276 @@
+"""The Context: what a function can ask of its run. Every awaited method but `report` is an op, recorded once."""
+
+import asyncio
+import logging
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from typing import Any, Literal, Never, TypeVar, TypeVarTuple, Unpack, cast, overload
+
+from msgspec import Raw
+from perdure_schemas.records import V, MatchOffered, OpOpened, RunReported, Send, Sleep, TimerFired, Wait
+
+from perdure.duration import parse_ms, until_ms
+from perdure.errors import DefinitionError, Duration, OutsideRun
+from perdure.flow.routing import run_id
+from perdure.sdk import gathering
+from perdure.sdk.events import Event, EventReader, EventType, Match, Scalar
+from perdure.sdk.options import Retry, retry_policy
+from perdure.sdk.sender import Sender, event_body
+from perdure.sdk.signatures import type_hints
+from perdure.sdk.step import is_async
+from perdure.sdk.timeouts import DurableTimeout
+from perdure.sdk.waiting import WaitKey, wait_key
+from perdure.worker import Execution, current, payloads
+from perdure.worker.lineage import current_branch, in_step
+from perdure.worker.main import ContinueAs
+from perdure.worker.spec import StepSpec
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+
+class Context(Sender):
+    """A run, from the inside. Code outside steps runs again on every replay: I/O belongs in steps."""
+
+    run_id: str
+    metadata: Mapping[str, str]
+
+    def __init__(self, execution: Execution, trigger: Mapping[str, Any]) -> None:
+        self._execution = execution
+        self._trigger = trigger
+        self.run_id = execution.run_id
+        self.metadata = dict(execution.state.metadata)
+        self._random: dict[str, random.Random] = {}
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Logs for this run; silent while the run replays what it did before."""
+        return _logger(self._execution)
+
+    @property
+    def random(self) -> random.Random:
+        """Random numbers that are the same on replay: seeded by the run and the calling task."""
+        branch = current_branch()
+        path = branch.path if branch is not None else "0"
+        found = self._random.get(path)
+        if found is None:
+            found = self._random[path] = random.Random(f"{self.run_id}/{path}")
+        return found
+
+    @overload
+    async def step(self, name: str, fn: Callable[[Unpack[Ts]], Coroutine[Any, Any, R]], /, *args: Unpack[Ts], returns: type[R] = ..., retries: int | Retry = ..., timeout: Duration = ...) -> R: ...  # noqa: E501
+    @overload
+    async def step(self, name: str, fn: Callable[[Unpack[Ts]], R], /, *args: Unpack[Ts], returns: type[R] = ..., retries: int | Retry = ..., timeout: Duration = ...) -> R: ...  # noqa: E501
+    def step(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        returns: Any = None,
+        retries: int | Retry = 4,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Runs `fn(*args)` as a step named `name`: once, its result recorded. `returns`: the result's type."""
+        annotation = returns if returns is not None else type_hints(fn).get("return", Any)
+        spec = StepSpec(
+            name,
+            fn,
+            is_async=is_async(fn),
+            returns=annotation,
+            retries=retry_policy(retries),
+            timeout_ms=None if timeout is None else parse_ms(timeout, what="timeout", positive=True),
+        )
+        return self._inside().step(gathering.guard_closure(spec), args, {})
+
+    @overload
+    async def wait_for_event(self, event: EventType[A], *, match: Match = ..., where: str = ..., timeout: Duration) -> Event[A] | None: ...  # noqa: E501
+    @overload
+    async def wait_for_event(self, event: EventType[A], *, match: Match = ..., where: str = ...) -> Event[A]: ...
+    @overload
+    async def wait_for_event(self, event: str, *, match: Match = ..., where: str = ..., timeout: Duration) -> Event | None: ...  # noqa: E501
+    @overload
+    async def wait_for_event(self, event: str, *, match: Match = ..., where: str = ...) -> Event: ...
+    def wait_for_event(
+        self, event: EventType[Any] | str, *, match: Match = "", where: str = "", timeout: Duration | None = None
+    ) -> Any:
+        """The earliest event since the run's trigger that matches and was not consumed; None after `timeout`.
+
+        `match="data.x"`: `data.x` equals the trigger's; a mapping compares with values; `where` is an expression.
+        """
+        execution = self._inside()
+        key = wait_key(execution.function.defined, event, match, where, self._trigger)
+        timeout_ms = None if timeout is None else parse_ms(timeout, what="timeout")
+        opened = execution.open(
+            f"wait:{key.event}",
+            (key.key, key.where, timeout_ms),
+            lambda op: Wait(key.key, key.event, key.where, timeout_ms),
+        )
+        return self._waited(opened, key)
+
+    async def _waited(self, opened: Coroutine[Any, Any, Any], key: WaitKey) -> Event[Any] | None:
+        outcome = await opened
+        if isinstance(outcome, TimerFired):
+            return None
+        assert isinstance(outcome, MatchOffered), f"I4: a wait's outcome is a {type(outcome).__name__}"
+        execution = self._execution
+        raw = execution.processor.payload(outcome.event, field="event")
+        return EventReader({key.event: key.type}).__perdure_decode__(Raw(raw))
+
+    @overload
+    async def map(self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *, limit: int = 100, return_exceptions: Literal[False] = False) -> list[R]: ...  # noqa: E501
+    @overload
+    async def map(self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *, limit: int = 100, return_exceptions: Literal[True]) -> list[R | Exception]: ...  # noqa: E501
+    async def map(
+        self, fn: Callable[[Any], Awaitable[Any]], items: Iterable[Any], /, *, limit: int = 100,
+        return_exceptions: bool = False,
+    ) -> list[Any]:  # fmt: skip
+        """`fn(item)` for every item, at most `limit` at a time; results in the order of the items."""
+        return await gathering.bounded_map(fn, items, limit, return_exceptions)
+
+    @overload
+    async def race(self, a: Awaitable[A], b: Awaitable[B], /) -> tuple[Literal[0], A] | tuple[Literal[1], B]: ...
+    @overload
+    async def race(self, a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], /) -> tuple[Literal[0], A] | tuple[Literal[1], B] | tuple[Literal[2], C]: ...  # noqa: E501
+    async def race(self, *runners: Awaitable[Any]) -> Any:
+        """The first to end: its index and result (or its exception). The others are cancelled."""
+        return await gathering.race(runners)
+
+    def sleep(self, until: Duration | datetime, /) -> Coroutine[Any, Any, None]:
+        """Sleeps for a duration, or until a moment; minutes or months, across restarts."""
+        if isinstance(until, datetime):
+            moment = until_ms(until, 0, what="sleep")
+            return self._slept(self._inside().open("sleep", (moment,), lambda op: Sleep(until=moment)))
+        for_ms = parse_ms(until, what="sleep")
+        return self._slept(self._inside().open("sleep", (f"{for_ms}ms",), lambda op: Sleep(for_ms=for_ms)))
+
+    async def _slept(self, opened: Coroutine[Any, Any, Any]) -> None:
+        await opened
+
+    def timeout(self, after: Duration, /) -> AbstractAsyncContextManager[None]:
+        """A durable `asyncio.timeout`: raises `TimeoutError` in the block when log time is up."""
+        for_ms = parse_ms(after, what="timeout")
+        return DurableTimeout(self._inside(), for_ms)
+
+    async def report(self, **fields: Scalar | float | None) -> None:
+        """Progress for people: seen in `runs show`. Not an op; kept by this process, and on the logs topic."""
+        execution = self._inside()
+        execution.progress.update(fields)
+        if not execution.replaying:
+            record = RunReported(V, self.run_id, execution.worker.now_ms(), dict(fields))
+            execution.processor.side("logs", record)
+
+    def patched(self, change: str, /) -> bool:
+        """True in runs that began under code with this `ctx.patched(change)` in it."""
+        execution = self._inside()
+        definition = execution.processor.view.definitions.get(str(execution.state.number))
+        functions = definition.functions if definition else ()
+        return any(f.id == execution.function.id and change in f.patches for f in functions)
+
+    async def continue_as(self, event: Event[Any], /) -> Never:
+        """Ends this run and starts its successor on `event`, with a fresh history: for loops without end."""
+        self._inside()
+        raise ContinueAs(event_body(event, f"{self.run_id}:continue"))
+
+    def now(self) -> datetime:
+        """Log time of the last result that the run was given: the same on replay."""
+        return datetime.fromtimestamp(self._execution.now_ms / 1000, UTC)
+
+    def uuid(self) -> uuid.UUID:
+        """A UUID that is the same on replay."""
+        return uuid.UUID(int=self.random.getrandbits(128), version=4)
+
+    def send_many(self, events: Iterable[Event[Any]], /) -> Coroutine[Any, Any, list[str]]:
+        """Sends events as one op. Events without an id get one from the op, the same on replay."""
+        execution = self._inside()
+        listed = list(events)
+        opened = execution.open(
+            f"send:{listed[0].name}" if listed else "send",
+            tuple(listed),
+            lambda op: Send(tuple(event_body(e, run_id(self.run_id, op, str(i))) for i, e in enumerate(listed))),
+        )
+        return self._sent(opened)
+
+    async def _sent(self, opened: Coroutine[Any, Any, Any]) -> list[str]:
+        outcome = await opened
+        assert isinstance(outcome, OpOpened)
+        assert isinstance(outcome.opening, Send)
+        return [event.id for event in outcome.opening.events]
+
+    def _inside(self) -> Execution:
+        if current() is not self._execution:
+            where = "in a step" if in_step.get() is not None else "outside its run"
+            raise OutsideRun(f"this Context was used {where}: its methods belong to the function's own code")
+        return self._execution
+
+
+def current_run() -> Context:
+    """The Context of the run that the calling code belongs to. Raises `OutsideRun` elsewhere."""
+    execution = current()
+    if execution is None:
+        raise OutsideRun("current_run() is for code of a function, not for steps or code outside runs")
+    return cast("Context", execution.context)
+
+
+class StepInfo:
+    """The executing step. `key` is the same on every attempt and in every process: give it to whom you pay."""
+
+    __slots__ = ("_inside",)
+
+    def __init__(self) -> None:
+        inside = in_step.get()
+        if inside is None:
+            raise OutsideRun("current_step() is for code of a step that runs in a run")
+        self._inside = inside
+
+    @property
+    def key(self) -> str:
+        return f"{self._inside.execution.run_id}/{self._inside.op}"
+
+    @property
+    def name(self) -> str:
+        return self._inside.name
+
+    @property
+    def attempt(self) -> int:
+        return self._inside.attempt
+
+    @property
+    def run_id(self) -> str:
+        return self._inside.execution.run_id
+
+    @property
+    def cancelled(self) -> bool:
+        """For threads, which nobody can interrupt: the step's result is not wanted any more."""
+        return self._inside.cancelled
+
+    @property
+    def logger(self) -> logging.Logger:
+        return logging.getLogger(f"perdure.step.{self._inside.name}")
+
+
+def current_step() -> StepInfo:
+    """The step that the calling code belongs to, in threads too. Raises `OutsideRun` elsewhere."""
+    return StepInfo()
+
+
+def _logger(execution: Execution) -> logging.Logger:
+    logger = logging.getLogger(f"perdure.run.{execution.function.id}")
+    if not any(isinstance(known, _NotOnReplay) for known in logger.filters):
+        logger.addFilter(_NotOnReplay())
+    return logger
+
+
+class _NotOnReplay(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        execution = current()
+        return execution is None or not execution.replaying
+
+
+__all__ = ["Context", "DefinitionError", "StepInfo", "current_run", "current_step", "payloads"]

@@ -1,0 +1,162 @@
+"""The engine: one app (or several) embedded in this process."""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from perdure_schemas.event import EventBody
+
+from perdure.errors import UnknownRun
+from perdure.log import open_log
+from perdure.sdk.app import App
+from perdure.sdk.client import Client, enqueue_request, result_from
+from perdure.sdk.function import Function
+from perdure.sdk.local_port import LocalPort
+from perdure.sdk.node import Node
+from perdure.sdk.port import Enqueue, FunctionView, Port, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.worker.arguments import CallOptions
+
+R = TypeVar("R")
+DEFAULT_LOG = "embedded://.perdure"
+
+
+class Engine(Client):
+    """Runs its apps in this process: `async with Engine(app, log="embedded:///var/lib/shop"):`.
+
+    `log`: `embedded://<folder>` (durable, for one machine) or `memory://`; `PERDURE_LOG`, else `.perdure` here.
+    `partitions` is fixed when the log is made.
+    """
+
+    def __init__(self, app: App, *more: App, log: str = "", partitions: int = 4) -> None:
+        super().__init__(app, *more, log=log or os.environ.get("PERDURE_LOG", DEFAULT_LOG))
+        self._partitions = partitions
+        self._stack = AsyncExitStack()
+        self._ports: dict[str, LocalPort] = {}
+        self.nodes: list[Node] = []
+
+    async def _open(self) -> Port:
+        self._stack = AsyncExitStack()
+        try:
+            for app in self.apps:
+                if app.lifespan is not None:
+                    await self._stack.enter_async_context(app.lifespan())
+                node = self._node(app)
+                await node.open()
+                self._stack.push_async_callback(node.close)
+                self.nodes.append(node)
+                self._ports[app.name] = LocalPort(node)
+        except BaseException:
+            await self._stack.aclose()
+            self.nodes.clear()
+            raise
+        return next(iter(self._ports.values())) if len(self.apps) == 1 else ManyPorts(self._ports)
+
+    def _node(self, app: App) -> Node:
+        return Node(app, open_log(_log_of(self._log_url, app, len(self.apps)), partitions=self._partitions))
+
+    async def _close(self) -> None:
+        await self._stack.aclose()
+        self.nodes.clear()
+        self._ports.clear()
+
+    def port_of(self, app: str) -> Port:
+        return self._ports.get(app, self.port)
+
+    async def call(
+        self, function: Function[..., R], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, /
+    ) -> R:
+        """Starts a run and waits for its result. The start needs no acknowledgement of its own: the end implies it."""
+        port = self._ports[function.app]
+        run, ticket = port.request(enqueue_request(function, args, kwargs, options))
+        node = next(node for node in self.nodes if node.app.name == function.app)
+        if options.idempotency_key:
+            await node.log.acknowledge(ticket)
+            return await self.result_of(function, run, None)
+        await node.waiter(run)
+        return result_from(function, port.outcome(run))
+
+    def asgi(self) -> Callable[..., Awaitable[None]]:
+        """The gateway as an ASGI app, to mount under any path. Needs `pip install perdure[server]`."""
+        from perdure_connectors.http import gateway
+
+        return gateway(_Late(self), self.apps[0].name)
+
+
+class ManyPorts:
+    """Several apps in one process: events go to all, runs are found where they are."""
+
+    def __init__(self, ports: Mapping[str, LocalPort]) -> None:
+        self._ports = ports
+
+    async def send(self, events: Sequence[EventBody]) -> list[str]:
+        for port in self._ports.values():
+            await port.send(events)
+        return [event.id for event in events]
+
+    async def enqueue(self, request: Enqueue) -> str:
+        for port in self._ports.values():
+            if any(view.id == request.function for view in await port.functions()):
+                return await port.enqueue(request)
+        return await next(iter(self._ports.values())).enqueue(request)
+
+    async def _of(self, run_id: str) -> LocalPort:
+        for port in self._ports.values():
+            try:
+                await port.status(run_id)
+            except UnknownRun:
+                continue
+            return port
+        return next(iter(self._ports.values()))
+
+    async def result(self, run_id: str, timeout_ms: int | None = None) -> RunOutcome:
+        return await (await self._of(run_id)).result(run_id, timeout_ms)
+
+    async def status(self, run_id: str) -> RunStatus:
+        return await (await self._of(run_id)).status(run_id)
+
+    async def cancel(self, run_id: str, reason: str = "") -> None:
+        await (await self._of(run_id)).cancel(run_id, reason)
+
+    async def rerun(self, run_id: str) -> str:
+        return await (await self._of(run_id)).rerun(run_id)
+
+    async def runs(
+        self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
+    ) -> tuple[list[RunSummary], str]:
+        found: list[tuple[tuple[int, str], RunSummary]] = []
+        for port in self._ports.values():
+            page, _ = await port.runs(function=function, status=status, event_id=event_id, limit=limit, cursor=cursor)
+            found.extend(((run.requested_at, run.id), run) for run in page)
+        found.sort(key=lambda pair: pair[0], reverse=True)
+        more = f"{found[limit - 1][0][0]:016d}/{found[limit - 1][0][1]}" if len(found) > limit else ""
+        return [run for _, run in found[:limit]], more
+
+    async def run(self, run_id: str) -> RunDetail:
+        return await (await self._of(run_id)).run(run_id)
+
+    async def functions(self) -> list[FunctionView]:
+        return [view for port in self._ports.values() for view in await port.functions()]
+
+    def ready(self) -> Mapping[str, str]:
+        return {f"{app} {what}": why for app, port in self._ports.items() for what, why in port.ready().items()}
+
+
+class _Late:
+    """An engine's port, looked up when it is used: `asgi()` may be mounted before the engine is open."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine.port, name)
+
+
+def _log_of(url: str, app: App, apps: int) -> str:
+    """Each app has a journal of its own: several in one folder stand in folders by their names."""
+    parts = urlsplit(url)
+    return f"{url.rstrip('/')}/{app.name}" if apps > 1 and parts.scheme == "embedded" else url
+
+
+__all__ = ["DEFAULT_LOG", "Engine"]

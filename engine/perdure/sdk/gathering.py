@@ -1,0 +1,121 @@
+"""Many at once: `ctx.map`, `ctx.race`, and closures that must not change under a step."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from perdure.errors import DefinitionError
+from perdure.worker.payloads import digest
+from perdure.worker.spec import StepSpec
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _task(awaitable: Awaitable[Any]) -> "asyncio.Task[Any]":
+    coroutine = awaitable if asyncio.iscoroutine(awaitable) else _awaited(awaitable)
+    return asyncio.get_running_loop().create_task(coroutine)
+
+
+async def bounded_map(
+    fn: Callable[[Any], Awaitable[Any]], items: Iterable[Any], limit: int, return_exceptions: bool
+) -> list[Any]:
+    """`fn` is called in the order of the items and in the caller's branch, so that identities follow the items."""
+    if limit < 1:
+        raise DefinitionError(f"limit={limit}: at least one at a time")
+    results: list[Any] = []
+    running: dict[asyncio.Task[Any], int] = {}
+    ended: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
+    left = iter(items)
+    more = True
+    try:
+        while True:
+            while more and len(running) < limit:
+                try:
+                    item = next(left)
+                except StopIteration:
+                    more = False
+                    break
+                task = _task(fn(item))
+                running[task] = len(results)
+                results.append(None)
+                task.add_done_callback(ended.put_nowait)
+            if not running:
+                return results
+            task = await ended.get()
+            index = running.pop(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None and return_exceptions and isinstance(error, Exception):
+                results[index] = error
+            else:
+                results[index] = task.result()
+    finally:
+        await _cancel(running)
+
+
+async def race(runners: Sequence[Awaitable[Any]]) -> tuple[int, Any]:
+    tasks = [_task(runner) for runner in runners]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        # Results come one at a time in log order: the first done is the same on every replay.
+        index = next(i for i, task in enumerate(tasks) if task.done())
+        return index, tasks[index].result()
+    finally:
+        await _cancel(task for task in tasks if not task.done())
+
+
+async def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    losers = list(tasks)
+    for task in losers:
+        task.cancel()
+    if losers:
+        await asyncio.wait(losers)
+        for task in losers:
+            if not task.cancelled():
+                task.exception()
+
+
+def guard_closure(spec: StepSpec) -> StepSpec:
+    """A closure's variables are no arguments: one that changes between the call and the run is an error."""
+    cells = getattr(spec.fn, "__closure__", None)
+    if not cells:
+        return spec
+    names = spec.fn.__code__.co_freevars
+    before = _captured(names, cells)
+    fn = spec.fn
+
+    def check() -> None:
+        after = _captured(names, cells)
+        changed = next((name for name in names if before[name] != after[name]), None)
+        if changed is not None:
+            raise DefinitionError(
+                f"step {spec.name!r}: the captured variable {changed!r} changed before the step ran: "
+                f"pass it as an argument"
+            )
+
+    if spec.is_async:
+
+        async def checked_async(*args: Any, **kwargs: Any) -> Any:
+            check()
+            return await fn(*args, **kwargs)
+
+        return replace(spec, fn=checked_async)
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        check()
+        return fn(*args, **kwargs)
+
+    return replace(spec, fn=checked)
+
+
+def _captured(names: Sequence[str], cells: Sequence[Any]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            value = None
+        found[name] = digest(name, (value,), {})[0] if not callable(value) else id(value)
+    return found

@@ -1,0 +1,166 @@
+"""A run as its journal has it: read from the log between its first and its last record."""
+
+from collections.abc import Iterator
+
+from msgspec import UNSET, Raw, UnsetType
+from perdure_schemas.payload import ErrorInfo, Payload
+from perdure_schemas.records import (
+    AnyRecord,
+    Call,
+    CancelRun,
+    MatchOffered,
+    OpClosed,
+    OpOpened,
+    Opening,
+    RerunRun,
+    RunAnswered,
+    RunParked,
+    Send,
+    Sleep,
+    StepCompleted,
+    StepFailed,
+    TimerFired,
+    Wait,
+    Watch,
+)
+
+from perdure.duration import human
+from perdure.flow import decode
+from perdure.flow.lines import op_name
+from perdure.flow.states import RunState
+from perdure.log.protocol import Log
+from perdure.partition import Processor
+from perdure.sdk.port import Attempt, OpDetail
+from perdure.worker import Worker
+
+
+class _Op:
+    """An op while its records are read."""
+
+    def __init__(self, op: str, kind: str, at: int) -> None:
+        self.op, self.type, self.opened_at = op, kind, at
+        self.status, self.about = "open", ""
+        self.ended_at: int | None = None
+        self.attempts: list[Attempt] = []
+        self.input: Raw | UnsetType = UNSET
+        self.result: Raw | UnsetType = UNSET
+        self.error: ErrorInfo | None = None
+
+    def detail(self) -> OpDetail:
+        return OpDetail(
+            self.op, op_name(self.op), self.type, self.status, self.opened_at, self.ended_at, tuple(self.attempts),
+            self.input, self.result, self.error, self.about,
+        )  # fmt: skip
+
+
+class RunReader:
+    """Reads one run's records into its ops. First outcome of an op counts, as in the fold (I4)."""
+
+    def __init__(self, processor: Processor, worker: Worker) -> None:
+        self._processor = processor
+        self._worker = worker
+        self._ops: dict[str, _Op] = {}
+        self.parked: RunParked | None = None
+
+    def read(self, state: RunState) -> tuple[OpDetail, ...]:
+        for at, record in records_of(self._processor.log, self._processor.partition, state):
+            self._take(record, at)
+        return tuple(op.detail() for op in self._ops.values())
+
+    def _take(self, record: AnyRecord, at: int) -> None:
+        match record:
+            case StepCompleted() | StepFailed():
+                self._step(record, at)
+            case OpOpened():
+                self._opened(record, at)
+            case OpClosed():
+                op = self._ops.setdefault(record.op, _Op(record.op, "step", at))
+                self._end(op, "closed", at)
+            case TimerFired() if (fired := self._ops.get(record.timer)) is not None and fired.type != "step":
+                self._end(fired, "completed", at)
+            case RunAnswered() | MatchOffered() if (answered := self._ops.get(record.op)) is not None:
+                self._answered(answered, record, at)
+            case RunParked():
+                self.parked = record
+            case _:
+                pass
+
+    def _step(self, record: StepCompleted | StepFailed, at: int) -> None:
+        op = self._ops.setdefault(record.op, _Op(record.op, "step", at - record.took_us // 1000))
+        if op.status != "open":
+            return
+        op.input = record.input if record.input is not UNSET else op.input
+        error = record.error if isinstance(record, StepFailed) else None
+        retry_in_ms = record.retry_in_ms if isinstance(record, StepFailed) else None
+        op.attempts.append(Attempt(record.attempt, at, record.took_us, error, retry_in_ms))
+        if isinstance(record, StepCompleted):
+            op.result = self._raw(record.result)
+            self._end(op, "completed", at)
+        elif retry_in_ms is None:
+            op.error = error
+            self._end(op, "failed", at)
+
+    def _opened(self, record: OpOpened, at: int) -> None:
+        if record.op in self._ops:
+            return
+        op = self._ops[record.op] = _Op(record.op, kind_of(record.opening), at)
+        op.about = about(record.opening)
+        if isinstance(record.opening, Call):
+            op.input = self._raw(record.opening.arguments)
+        if op.type in ("send", "cancel", "rerun", "enqueue"):
+            self._end(op, "completed", at)
+
+    def _answered(self, op: _Op, record: RunAnswered | MatchOffered, at: int) -> None:
+        if op.status != "open":
+            return
+        if isinstance(record, MatchOffered):
+            op.result = Raw(self._processor.payload(record.event, field="event"))
+            self._end(op, "completed", at)
+            return
+        op.result, op.error = (self._raw(record.result) if record.result else UNSET), record.error
+        self._end(op, "failed" if record.error else "completed", at)
+
+    def _end(self, op: _Op, status: str, at: int) -> None:
+        if op.status == "open":
+            op.status, op.ended_at = status, at
+
+    def _raw(self, payload: Payload) -> Raw:
+        return Raw(self._worker.payload_bytes(self._processor, payload))
+
+
+def records_of(log: Log, partition: int, state: RunState) -> Iterator[tuple[int, AnyRecord]]:
+    """(log time, record) of every record that names the run, from its request to its end."""
+    name = state.id.encode()
+    end = state.ended_offset + 1 if state.ended_at is not None else log.end(partition)
+    offset = state.requested_offset
+    while offset < end:
+        for batch in log.read(partition, offset):
+            for raw in batch.values:
+                if offset < end and name in raw:
+                    record = decode(raw)
+                    if getattr(record, "run", getattr(record, "entity", "")) == state.id:
+                        yield batch.timestamp_ms, record
+                offset += 1
+
+
+def kind_of(opening: Opening) -> str:
+    """The op's type as people know it."""
+    if isinstance(opening, Call):
+        return "call" if opening.awaited else "enqueue"
+    return str(opening.__struct_config__.tag)
+
+
+def about(opening: Opening) -> str:
+    """What the op waits for or does, in words."""
+    match opening:
+        case Sleep():
+            return f"until {opening.until}" if opening.for_ms is None else human(opening.for_ms)
+        case Wait():
+            late = f", for {human(opening.timeout_ms)}" if opening.timeout_ms is not None else ""
+            return f"{opening.key}{' where ' + opening.where if opening.where else ''}{late}"
+        case Call():
+            return f"{opening.function} {opening.run}"
+        case Send():
+            return ", ".join(event.name for event in opening.events)
+        case Watch() | CancelRun() | RerunRun():
+            return opening.run

@@ -1,0 +1,232 @@
+"""The port of an engine in this process."""
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from msgspec import UNSET, Raw
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import Payload
+from perdure_schemas.records import (
+    V,
+    EventReceived,
+    RunCancelRequested,
+    RunRequested,
+    RunRerunRequested,
+)
+
+from perdure.errors import UnknownFunction, UnknownRun
+from perdure.flow.definitions import CRON
+from perdure.flow.intake import cancel_rules
+from perdure.flow import routing
+from perdure.flow.routing import partition_of
+from perdure.flow.states import TERMINAL, RunState
+from perdure.sdk.journal import RunReader
+from perdure.sdk.node import Node
+from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.worker.arguments import decode_arguments
+from perdure.worker.asking import trigger_of_arguments
+
+
+class LocalPort:
+    """See `Port`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def send(self, events: Sequence[EventBody]) -> list[str]:
+        ticket = 0
+        for event in events:
+            processor = self._node.processors[partition_of(event.id, self._node.log.partitions)]
+            ticket = max(ticket, processor.append(EventReceived(event, v=V)))
+        await self._node.log.acknowledge(ticket)
+        return [event.id for event in events]
+
+    def request(self, request: Enqueue) -> tuple[str, int]:
+        """Append a background run. Its id and the ticket; `UnknownFunction`, `PayloadError`."""
+        node = self._node
+        spec = node.specs.get(request.function)
+        if spec is None or spec.kind == "handler":
+            known = ", ".join(sorted(one.id for one in node.specs.values() if one.kind != "handler"))
+            raise UnknownFunction(f"no function {request.function!r} in app {node.app.name!r} (has {known})")
+        decode_arguments(spec, request.arguments)
+        key = request.idempotency_key
+        command = f"key:{key}" if key else secrets.token_hex(16)
+        run = routing.run_id(node.app.name, spec.id, command)
+        record = RunRequested(
+            run,
+            spec.id,
+            "enqueue",
+            arguments=node.worker.payload(request.arguments),
+            rules=cancel_rules(spec.defined, trigger_of_arguments(spec, request.arguments)),
+            delay_ms=request.delay_ms,
+            discard_after_ms=request.discard_after_ms,
+            metadata=request.metadata,
+            command=command,
+            v=V,
+        )
+        return run, node.processor_of(run).append(record)
+
+    async def enqueue(self, request: Enqueue) -> str:
+        run, ticket = self.request(request)
+        await self._node.log.acknowledge(ticket)
+        return run
+
+    async def result(self, run_id: str, timeout_ms: int | None = None) -> RunOutcome:
+        state = self._known(run_id)
+        if state.status not in TERMINAL:
+            waiter = self._node.waiter(run_id)
+            if timeout_ms is None:
+                await waiter
+            else:
+                try:
+                    await asyncio.wait_for(waiter, timeout_ms / 1000)
+                except TimeoutError:
+                    raise TimeoutError(f"run {run_id} has not ended within {timeout_ms / 1000:g}s") from None
+        return self.outcome(run_id)
+
+    def outcome(self, run_id: str) -> RunOutcome:
+        """How an ended run ended."""
+        state = self._known(run_id)
+        result = self._raw(state, state.result) if state.result is not None else UNSET
+        return RunOutcome(run_id, _status(state), result, state.error)
+
+    def _raw(self, state: RunState, payload: Payload, field: str = "result") -> Raw:
+        processor = self._node.processor_of(state.id)
+        return Raw(self._node.worker.payload_bytes(processor, payload, field))
+
+    def _known(self, run: str) -> RunState:
+        try:
+            state = self._node.state(run)
+        except ValueError:
+            state = None
+        if state is None or not state.function:
+            raise UnknownRun(f"no run {run!r}: it never was, or ended longer ago than the window")
+        return state
+
+    async def status(self, run_id: str) -> RunStatus:
+        return self._shown(self._known(run_id))
+
+    def _shown(self, state: RunState) -> RunStatus:
+        """The fold's status; a running run that waits only for the log is shown as suspended."""
+        if state.status != "running":
+            return _status(state)
+        worker = self._node.worker
+        execution = worker.executions.get(state.id)
+        held = any(state.id in runs for runs in worker.held.values())
+        return "suspended" if (execution is None or execution.idle) and not held else "running"
+
+    async def cancel(self, run_id: str, reason: str = "") -> None:
+        self._known(run_id)
+        record = RunCancelRequested(run_id, secrets.token_hex(8), reason, v=V)
+        await self._node.log.acknowledge(self._node.processor_of(run_id).append(record))
+
+    async def rerun(self, run_id: str) -> str:
+        self._known(run_id)
+        command = secrets.token_hex(16)
+        new_run = routing.run_id(run_id, command)
+        record = RunRerunRequested(run_id, new_run, command, v=V)
+        await self._node.log.acknowledge(self._node.processor_of(run_id).append(record))
+        for _ in range(1_000):
+            if self._node.state(new_run) is not None:
+                break
+            await asyncio.sleep(0.005)
+        return new_run
+
+    async def runs(
+        self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
+    ) -> tuple[list[RunSummary], str]:
+        """Newest first. Looks at every run that the window keeps: the history service indexes them."""
+        found: list[RunSummary] = []
+        for processor in self._node.processors:
+            for _, state in processor.view.runs.items():
+                if not state.function or (function and state.function != function):
+                    continue
+                summary = self._summary(state)
+                if (not status or summary.status == status) and (not event_id or state.event_id == event_id):
+                    found.append(summary)
+        found.sort(key=_order, reverse=True)
+        if cursor:
+            found = [one for one in found if _cursor(one) < cursor]
+        more = _cursor(found[limit - 1]) if len(found) > limit else ""
+        return found[:limit], more
+
+    def _summary(self, state: RunState) -> RunSummary:
+        return RunSummary(
+            state.id,
+            state.function,
+            self._shown(state),
+            state.cause,
+            state.event_id,
+            state.requested_at,
+            state.ended_at,
+            state.parent.run if state.parent else "",
+            state.rerun_of,
+            state.metadata,
+        )
+
+    async def run(self, run_id: str) -> RunDetail:
+        state = self._known(run_id)
+        node = self._node
+        reader = RunReader(node.processor_of(run_id), node.worker)
+        ops = reader.read(state)
+        execution = node.worker.executions.get(run_id)
+        parked = state.parked.message if state.parked is not None else ""
+        return RunDetail(
+            self._summary(state),
+            event=self._raw(state, state.event, "event") if state.event is not None else UNSET,
+            arguments=self._raw(state, state.arguments, "arguments") if state.arguments is not None else UNSET,
+            result=self._raw(state, state.result) if state.result is not None else UNSET,
+            error=state.error,
+            ops=ops,
+            progress=dict(execution.progress) if execution is not None else {},
+            parked=parked,
+        )
+
+    async def functions(self) -> list[FunctionView]:
+        node = self._node
+        running: dict[str, int] = {}
+        for processor in node.processors:
+            for _, state in processor.view.runs.items():
+                if state.status not in TERMINAL:
+                    running[state.function] = running.get(state.function, 0) + 1
+        views = [self._view(spec_id, running.get(spec_id, 0)) for spec_id in sorted(node.specs)]
+        held = {function: len(runs) for function, runs in node.worker.held.items()}
+        return views + [FunctionView(name, "missing", held=count) for name, count in sorted(held.items())]
+
+    def _view(self, function: str, running: int) -> FunctionView:
+        node = self._node
+        spec = node.specs[function]
+        defined = spec.defined
+        crons = node.processors[partition_of(CRON + function, node.log.partitions)].view.crons
+        schedule = crons.get(function)
+        return FunctionView(
+            function,
+            spec.kind,
+            tuple(trigger.event for trigger in defined.triggers),
+            defined.cron.line if defined.cron else "",
+            schedule.due if schedule else None,
+            tuple(rule.event for rule in defined.cancel_on),
+            spec.retries.limit,
+            running,
+        )
+
+    def ready(self) -> Mapping[str, str]:
+        missing = {f"partition {partition}": reason for partition, reason in self._node.partitions_ready()}
+        failure = self._node.log.failure
+        if failure is not None:
+            missing["log"] = str(failure)
+        return missing
+
+
+def _status(state: RunState) -> RunStatus:
+    return "completed" if state.status == "continued" else cast("RunStatus", state.status)
+
+
+def _order(run: RunSummary) -> tuple[int, str]:
+    return run.requested_at, run.id
+
+
+def _cursor(run: RunSummary) -> str:
+    return f"{run.requested_at:016d}/{run.id}"

@@ -1,0 +1,61 @@
+"""What a run's function is called with: its Context, its event, its arguments, what ended."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import Payload
+from perdure_schemas.records import Ending
+
+from perdure.errors import PayloadError
+from perdure.flow.intake import event_view
+from perdure.sdk.context import Context
+from perdure.sdk.ended import Ended
+from perdure.sdk.events import EventReader
+from perdure.worker import Execution
+from perdure.worker.arguments import decode_arguments
+from perdure.worker.asking import trigger_of_arguments
+
+_decode_body = msgspec.json.Decoder(EventBody).decode
+Read = Callable[[Payload], bytes]
+
+
+def prepare(execution: Execution) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Raises `PayloadError` if the event or the arguments do not fit their types: the run fails, without retries."""
+    state, function = execution.state, execution.function
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+    trigger: Mapping[str, Any] = {"name": "", "data": {}, "user": {}}
+    if state.ending is not None:
+        args = (_ended(execution, state.ending),)
+    elif state.event is not None:
+        raw = execution.processor.payload(state.event, field="event")
+        trigger = event_view(_decode_body(raw))
+        args = (_event(raw, function.data_types, function.id),)
+    elif state.arguments is not None:
+        raw = execution.worker.payload_bytes(execution.processor, state.arguments, "arguments")
+        args, kwargs = decode_arguments(function, raw)
+        trigger = trigger_of_arguments(function, raw)
+    context = execution.context = Context(execution, trigger)
+    return ((context, *args) if function.takes_context else args), kwargs
+
+
+def _event(raw: bytes, types: Mapping[str, Any], function: str) -> Any:
+    try:
+        return EventReader(types).__perdure_decode__(Raw(raw))
+    except msgspec.ValidationError as error:
+        raise PayloadError(f"the event does not fit {function!r}: {error}") from error
+
+
+def _ended(execution: Execution, ending: Ending) -> Ended:
+    def read(payload: Payload) -> bytes:
+        return execution.worker.payload_bytes(execution.processor, payload)
+
+    event = None
+    if ending.event is not None:
+        spec = execution.worker.functions.get(ending.function)
+        raw = execution.processor.payload(ending.event, field="event")
+        event = _event(raw, spec.data_types if spec else {}, ending.function)
+    return Ended(ending, event, read)

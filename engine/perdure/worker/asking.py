@@ -1,0 +1,83 @@
+"""Calls of other functions from inside a run."""
+
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+from perdure_schemas.records import Call, OpOpened, Opening, RunAnswered
+
+from perdure.flow.intake import cancel_rules
+from perdure.flow.routing import run_id
+from perdure.worker.arguments import CallOptions, arguments_json
+from perdure.worker.errors import rebuild_run_failed
+from perdure.worker.execution import Execution
+from perdure.worker.payloads import decoder_for
+from perdure.worker.spec import FunctionSpec
+
+
+def call(
+    execution: Execution,
+    function: FunctionSpec,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    *,
+    awaited: bool,
+) -> Coroutine[Any, Any, Any]:
+    """Another function's run as an op: its result, or with `awaited=False` a handle of it."""
+    arguments = arguments_json(function, args, kwargs)
+    payload = execution.worker.payload(arguments)
+
+    def opening(op: str) -> Opening:
+        key = options.idempotency_key
+        app = execution.processor.view.routes()
+        name = app.definition.app if app else ""
+        return Call(
+            function.id,
+            run_id(name, function.id, f"key:{key}") if key else run_id(execution.run_id, op),
+            payload,
+            awaited,
+            options.delay_ms,
+            options.discard_after_ms,
+            options.metadata,
+            cancel_rules(function.defined, trigger_of_arguments(function, arguments)),
+        )
+
+    what = (list(args), dict(kwargs), options, awaited)
+    opened = execution.open(function.id, what, opening)
+    return _result(execution, opened, function) if awaited else _handle(execution, opened, function)
+
+
+async def _result(execution: Execution, opened: Coroutine[Any, Any, Any], function: FunctionSpec) -> Any:
+    return result_of(execution, await opened, function.returns)
+
+
+def result_of(execution: Execution, answer: object, returns: Any) -> Any:
+    """The value of another run's answer. Raises `RunFailed`, or the `NonRetriable` that it ended with."""
+    assert isinstance(answer, RunAnswered), f"I4: a call's outcome is a {type(answer).__name__}"
+    if answer.status == "completed" and answer.result is not None:
+        return decoder_for(returns)(execution.worker.payload_bytes(execution.processor, answer.result))
+    raise rebuild_run_failed(answer.error, answer.of)
+
+
+async def _handle(execution: Execution, opened: Coroutine[Any, Any, Any], function: FunctionSpec) -> Any:
+    outcome = await opened
+    assert isinstance(outcome, OpOpened)
+    assert isinstance(outcome.opening, Call)
+    return execution.worker.handle(function, outcome.opening.run)
+
+
+def trigger_of_arguments(function: FunctionSpec, arguments: bytes | Raw) -> dict[str, Any]:
+    """What a run that was called by name has for a trigger: parameters stand where an event has its data.
+
+    An event function that was called was called with its event.
+    """
+    positional, keywords = _decode(arguments)
+    if function.kind == "event":
+        event: dict[str, Any] = positional[0] if positional else next(iter(keywords.values()), {})
+        return {"data": {}, "user": {}, **event}
+    return {"name": "", "data": {**dict(zip(function.parameters, positional, strict=False)), **keywords}, "user": {}}
+
+
+_decode = msgspec.json.Decoder(tuple[list[Any], dict[str, Any]]).decode

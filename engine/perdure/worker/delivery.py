@@ -1,0 +1,28 @@
+"""What is handed to a run: an op's outcome, with its place and time in the log."""
+
+from typing import NamedTuple
+
+from perdure_schemas.records import MatchOffered, OpOpened, RunAnswered, StepCompleted, StepFailed, TimerFired
+
+Outcome = StepCompleted | StepFailed | OpOpened | RunAnswered | MatchOffered | TimerFired
+
+
+class Delivered(NamedTuple):
+    op: str
+    outcome: Outcome
+    at: int
+
+
+class Evicted(BaseException):
+    """The run leaves memory: its user code unwinds, and is replayed when there is something for it."""
+
+
+class Diverged(BaseException):
+    """The run asked for something else than its log holds: it is parked."""
+
+
+class Go:
+    """A waiting op may go on itself: everything recorded has been handed out, or its attempt is in the log."""
+
+
+GO = Go()

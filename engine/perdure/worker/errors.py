@@ -1,0 +1,93 @@
+"""Exceptions to the log and back: what failed, with the user's own traceback, and never a pickle."""
+
+import sys
+import traceback
+from types import TracebackType
+from typing import cast
+
+import msgspec
+from perdure_schemas.payload import ErrorInfo
+
+from perdure.errors import Failed, NonRetriable, PayloadError, RunFailed, StepError, qualified_name
+from perdure.worker.payloads import encode
+
+TRACEBACK_LIMIT_CHARS = 8_000
+MESSAGE_LIMIT_CHARS = 4_000
+_OURS = ("/perdure/", "/asyncio/", "\\perdure\\", "\\asyncio\\")
+
+
+def describe(error: BaseException, *, attempts: int = 1, step: str = "", run: str = "") -> ErrorInfo:
+    """What the log keeps of an exception."""
+    args: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    if isinstance(error, NonRetriable):
+        try:
+            args = msgspec.Raw(encode(list(error.args)))
+        except PayloadError:
+            args = msgspec.UNSET
+    bases = tuple(qualified_name(base) for base in type(error).__mro__[1:-1])
+    kind, message = qualified_name(type(error)), str(error)
+    if isinstance(error, Failed):
+        # A failure passed on keeps the class of what first went wrong.
+        kind, message = error.error_type, error.message
+        bases = (*error.bases, *bases)
+    return ErrorInfo(
+        kind,
+        message[:MESSAGE_LIMIT_CHARS],
+        user_traceback(error),
+        bases,
+        attempts,
+        step,
+        run,
+        args,
+    )
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback with the user's own frames; the engine's and asyncio's say nothing to a reader."""
+    frames = traceback.extract_tb(cast("TracebackType | None", error.__traceback__))
+    own = [frame for frame in frames if not any(part in frame.filename for part in _OURS)]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or list(frames)[-1:])]
+    lines += traceback.format_exception_only(error)
+    if error.__cause__ is not None:
+        lines += ["\ncaused by:\n", user_traceback(error.__cause__)]
+    text = "".join(lines)
+    return text if len(text) <= TRACEBACK_LIMIT_CHARS else "…" + text[-TRACEBACK_LIMIT_CHARS:]
+
+
+def rebuild_step_error(info: ErrorInfo, step: str) -> Exception:
+    """The exception that an awaited step raises: a `NonRetriable` subclass as itself, else a `StepError`."""
+    own = _as_itself(info)
+    if own is not None:
+        return own
+    error = StepError(info.type, info.message, info.traceback, info.attempts, bases=info.bases)
+    error.step = step
+    return error
+
+
+def rebuild_run_failed(info: ErrorInfo | None, run: str) -> Exception:
+    """The exception that awaiting a failed or cancelled run raises."""
+    if info is None:
+        info = ErrorInfo("perdure.errors.RunFailed", "it left no error")
+    own = _as_itself(info)
+    if own is not None:
+        return own
+    error = RunFailed(info.type, info.message, info.traceback, info.attempts, bases=info.bases)
+    error.run_id = run
+    return error
+
+
+def _as_itself(info: ErrorInfo) -> Exception | None:
+    if info.args is msgspec.UNSET:
+        return None
+    module, _, name = info.type.rpartition(".")
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, type) or not issubclass(found, NonRetriable):
+        return None
+    try:
+        error = found(*msgspec.json.decode(info.args))
+    except TypeError:
+        return None
+    error.add_note(info.traceback)
+    return error

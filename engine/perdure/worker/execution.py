@@ -1,0 +1,339 @@
+"""One run's user code in memory: asked, delivered, settled, unwound.
+
+Results go to a run one at a time, in log order, the next when the run has settled; live and on replay alike:
+
+    recorded lines ─┐
+                    ├─► queue ──(settled, and the head was asked for)──► the op's future ──► user code moves
+    live outcomes ──┘
+
+A run with one task needs no settling. On replay, an op that the log does not hold waits until all recorded outcomes
+are handed out, and counts as asked. What the log holds and the run does not ask for parks it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from perdure_schemas.records import V, AskedOp, OpClosed, OpOpened, Opening, RunParked, StepCompleted, StepFailed
+
+from perdure.errors import OutsideRun, RunCancelled
+from perdure.flow.lines import StoredLine, is_immediate, op_name
+from perdure.flow.states import RunState
+from perdure.partition import Processor
+from perdure.worker.arguments import CallOptions
+from perdure.worker.delivery import GO, Delivered, Diverged, Evicted, Go, Outcome
+from perdure.worker.idle import tasks_idle
+from perdure.worker.lineage import Branch, InStep, current_branch, here
+from perdure.worker.payloads import digest
+from perdure.worker.spec import FunctionSpec, StepSpec
+
+if TYPE_CHECKING:
+    from perdure.worker.worker import Worker
+
+_IN_BODY = object()
+_EMPTY = Context()
+Asked = Delivered | Go
+
+
+class Execution:
+    """See the module's text. `state` is the fold's own, kept current by the fold while the run is resident."""
+
+    __slots__ = (
+        "bodies", "branch", "closed", "context", "deferred", "function", "idle", "loop", "moves", "now_ms", "processor",
+        "progress", "queue", "recorded", "replay_cost", "replaying", "root", "run_id", "signal", "state", "suspect",
+        "tasks", "unawaited", "waiting", "worker",
+    )  # fmt: skip
+
+    def __init__(self, worker: "Worker", processor: Processor, state: RunState, function: FunctionSpec) -> None:
+        self.worker = worker
+        self.processor = processor
+        self.loop = worker.loop
+        self.state = state
+        self.function = function
+        self.run_id = state.id
+        self.branch = Branch(self, "0")
+        self.root: asyncio.Future[Any] | None = None
+        self.tasks: set[asyncio.Future[Any]] = set()
+        self.waiting: dict[str, asyncio.Future[Asked]] = {}
+        self.deferred: dict[str, None] = {}
+        self.queue: deque[Delivered] = deque()
+        self.recorded: dict[str, str] = {}
+        self.closed: set[str] = set()
+        self.bodies: dict[str, InStep] = {}
+        self.unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
+        self.moves = 0
+        self.now_ms = state.requested_at
+        self.signal: BaseException | None = None
+        self.replaying = False
+        self.suspect = False
+        self.idle = False
+        self.replay_cost = 0
+        self.context: Any = None
+        """The Context that user code has of this run; the sdk's."""
+        self.progress: dict[str, str | int | float | bool | None] = {}
+
+    def load(self, lines: Iterable[StoredLine]) -> None:
+        """Take what the log holds of this run, before its user code starts."""
+        outcomes: list[Delivered] = []
+        for line in lines:
+            record = line.record or self.processor.record_at(line.offset)
+            self.replay_cost += 1
+            if isinstance(record, OpClosed):
+                self.closed.add(line.op)
+                continue
+            if isinstance(record, OpOpened | StepCompleted | StepFailed):
+                self.recorded[line.op] = record.digest
+            if not isinstance(record, OpOpened) or is_immediate(record):
+                outcomes.append(Delivered(line.op, record, line.at))  # type: ignore[arg-type]
+        # The outcome of an op that was closed was never delivered: nor is it now.
+        self.queue.extend(one for one in outcomes if one.op not in self.closed)
+        for op, opened in self.state.open.items():
+            self.recorded.setdefault(op, opened.digest)
+        self.replaying = bool(self.queue or self.state.open)
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        """Start user code in a context of its own, whose branch is the root."""
+        context = Context()
+        context.run(here.set, self.branch)
+        self.root = asyncio.Task(main, loop=self.loop, name=f"run {self.run_id}", context=context)
+        if self.queue:
+            self.worker.settler.watch(self)
+
+    def adopt(self, task: "asyncio.Future[Any]") -> None:
+        """A task that the run created."""
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard, context=_EMPTY)
+
+    # Asking
+
+    def begin(self, name: str) -> tuple[Branch, str]:
+        """The calling branch and the identity of an op called `name`, taken now."""
+        branch = current_branch()
+        if branch is None or branch.execution is not self:
+            raise OutsideRun(f"{name!r} belongs to run {self.run_id}, and was called from outside its tasks")
+        return branch, branch.identity(name)
+
+    def ask(self, op: str, asked: str) -> Delivered | None:
+        """The op's outcome if it is the next recorded one and no other task could come before it."""
+        if self.signal is not None:
+            raise type(self.signal)
+        known = self.recorded.get(op)
+        if known is not None and known != asked:
+            self.park(op, AskedOp(op, known), AskedOp(op, asked), "was recorded with other arguments")
+            raise Diverged
+        queue = self.queue
+        if queue:
+            if queue[0].op == op and not self.tasks:
+                delivered = queue.popleft()
+                self.now_ms = delivered.at
+                return delivered
+        elif self.replaying and not self.tasks:
+            self._caught_up_alone(op)
+        return None
+
+    def _caught_up_alone(self, op: str) -> None:
+        """All is handed out, and the only task asks for `op`: if the log holds another open op, they differ."""
+        other = next((held for held in self.state.open if held != op and held not in self.waiting), None)
+        if other is not None and op not in self.state.open:
+            opened = self.state.open[other]
+            self.park(op, AskedOp(other, opened.digest), AskedOp(op), "is not what the log has open here")
+            raise Diverged
+        self.replaying = False
+
+    async def obtain(self, op: str, asked: str) -> Delivered | None:
+        """The recorded outcome; None if the op is to be done now. May wait until all recorded is handed out."""
+        delivered = self.ask(op, asked)
+        if delivered is None and self.replaying:
+            self.deferred[op] = None
+            self.worker.settler.watch(self)
+            try:
+                answer = await self.wait(op)
+            finally:
+                self.deferred.pop(op, None)
+            return None if isinstance(answer, Go) else answer
+        return delivered
+
+    async def wait(self, op: str) -> Asked:
+        """The op's outcome, or the word to go on. A cancelled op is closed in the log."""
+        future: asyncio.Future[Asked] | None = self.loop.create_future()
+        assert future is not None
+        self.waiting[op] = future
+        if self.queue:
+            self.worker.settler.watch(self)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.close(op)
+            raise
+        finally:
+            self.waiting.pop(op, None)
+            # future → exception → traceback → this frame → future is a cycle that outlives an eviction
+            future = None
+
+    def close(self, op: str) -> None:
+        """User code cancelled an op before its result reached it. Raises the run's own signal if that was it."""
+        if self.signal is not None:
+            raise type(self.signal) from None
+        if op not in self.closed:
+            self.closed.add(op)
+            self.processor.append(OpClosed(self.run_id, op, v=V))
+
+    def step(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+        """A step of this run: see `steps.py`."""
+        return self.worker.step(self, spec, args, kwargs)
+
+    def call(
+        self, function: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, *,
+        awaited: bool,
+    ) -> Coroutine[Any, Any, Any]:  # fmt: skip
+        """Another function's run: see `asking.py`."""
+        return self.worker.call(self, function, args, kwargs, options, awaited=awaited)
+
+    def open(self, name: str, what: tuple[Any, ...], opening: Callable[[str], Opening]) -> Coroutine[Any, Any, Outcome]:
+        """An op that is not a step. Its identity is taken now; the opening is made when it goes to the log."""
+        _, op = self.begin(name)
+        coroutine = self._open(op, digest(name, what, {})[0], opening)
+        self.unawaited[op] = coroutine
+        return coroutine
+
+    async def _open(self, op: str, asked: str, opening: Callable[[str], Opening]) -> Outcome:
+        self.unawaited.pop(op, None)
+        delivered = await self.obtain(op, asked)
+        while delivered is None:
+            if op not in self.recorded:
+                self.recorded[op] = asked
+                self.processor.append(OpOpened(self.run_id, op, asked, opening(op), v=V))
+            self.worker.may_rest(self)
+            answer = await self.wait(op)
+            delivered = None if isinstance(answer, Go) else answer
+        return delivered.outcome
+
+    # Delivering
+
+    def deliver(self, delivered: Delivered) -> None:
+        """An outcome was read from the log."""
+        if self.signal is not None or delivered.op in self.closed:
+            return
+        future = self.waiting.get(delivered.op)
+        if future is not None and not self.queue and not self.tasks and not future.done():
+            self.now_ms = delivered.at
+            future.set_result(delivered)
+            return
+        self.queue.append(delivered)
+        self.worker.settler.watch(self)
+
+    def go(self, op: str) -> None:
+        """The op may go on itself: a retry is due, or its attempt is in the log."""
+        future = self.waiting.get(op)
+        if future is not None and not future.done() and self.signal is None:
+            future.set_result(GO)
+
+    def root_waiter(self) -> object | None:
+        """See `Settling`. A step body's own moves are not the run's."""
+        if self.branch.in_body:
+            return _IN_BODY
+        waiter: asyncio.Future[Any] | None = getattr(self.root, "_fut_waiter", None)
+        return None if waiter is None or waiter.done() else waiter
+
+    def gone(self) -> bool:
+        return self.signal is not None or self.root is None or self.root.done()
+
+    def settled(self) -> None:
+        """Nothing of the run moves by itself: hand over the next outcome, or see what is missing."""
+        queue = self.queue
+        while queue:
+            head = queue[0]
+            future = self.waiting.get(head.op)
+            if future is not None and not future.done():
+                queue.popleft()
+                self.now_ms = head.at
+                future.set_result(head)
+                self.worker.settler.watch(self)
+                return
+            if head.op not in self.closed:
+                self._missing(head.op)
+                return
+            queue.popleft()
+        if self.replaying:
+            self._caught_up()
+        self.worker.may_rest(self)
+
+    def _caught_up(self) -> None:
+        missing = next((op for op in self.state.open if op not in self.waiting and op not in self.closed), None)
+        if missing is not None:
+            self._missing(missing)
+            return
+        self.replaying = False
+        for op in list(self.deferred):
+            self.go(op)
+        self.worker.settler.watch(self)
+
+    def _missing(self, op: str) -> None:
+        """The log holds an op that the run, at rest, has not asked for. If nothing else can move it, they differ."""
+        if not tasks_idle(self):
+            self.worker.look_again(self)
+            return
+        held = self.recorded.get(op, "")
+        new = next((asked for asked in self.waiting if asked not in self.recorded), "")
+        self.park(op, AskedOp(op, held), AskedOp(new) if new else None, "is in the log and was not asked for")
+
+    # Ending
+
+    def park(self, op: str, recorded: AskedOp, requested: AskedOp | None, why: str) -> None:
+        """This code and the log differ: stop, and say how. The run goes on under other code, or by command."""
+        asked = f"the code asks for {requested.op!r}" if requested else "the code asks for nothing there"
+        if requested is not None and requested.op == recorded.op:
+            asked = f"now with digest {requested.digest}, then {recorded.digest}"
+        message = (
+            f"{recorded.op!r} ({op_name(recorded.op)}) {why}: {asked}. Deploy the code that began this run, keep "
+            "both ways behind ctx.patched(...), or cancel the run."
+        )
+        self.processor.append(
+            RunParked(
+                self.run_id, self.processor.owner, self.processor.code, message,
+                recorded=recorded, requested=requested, v=V,
+            )
+        )  # fmt: skip
+        self.unwind(Diverged())
+        self.worker.left(self)
+
+    def unwind(self, signal: BaseException) -> None:
+        """End the user code: its ops raise `signal`, what waits on anything else is cancelled."""
+        if self.signal is not None:
+            return
+        self.signal = signal
+        self.queue.clear()
+        self.worker.settler.forget(self)
+        for body in self.bodies.values():
+            body.cancelled = True
+        for future in list(self.waiting.values()):
+            if not future.done():
+                future.set_exception(type(signal)())
+        waited = set(map(id, self.waiting.values()))
+        everyone = [*self.tasks, self.root] if self.root is not None else [*self.tasks]
+        current = asyncio.current_task() if self.loop.is_running() else None
+        for task in everyone:
+            if id(getattr(task, "_fut_waiter", None)) not in waited and task is not current and not task.done():
+                task.cancel()
+
+    def evict(self) -> None:
+        """Leave memory. What the run waits for is in the log."""
+        self.unwind(Evicted())
+
+    def cancel(self) -> None:
+        """The run was cancelled, or failed by its own timeout."""
+        self.unwind(RunCancelled("the run was cancelled"))
+
+    def unread(self) -> list[str]:
+        """Ops whose outcome user code has not seen."""
+        return [*self.waiting, *(one.op for one in self.queue)]
+
+    def never_awaited(self) -> str:
+        """The name of an op that was called and not awaited, or nothing."""
+        name = next((op_name(op) for op in self.unawaited), "")
+        for coroutine in self.unawaited.values():
+            coroutine.close()
+        self.unawaited.clear()
+        return name

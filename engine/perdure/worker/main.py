@@ -1,0 +1,121 @@
+"""A run's user code from its first line to its end, and what its end means."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import copy_context
+from typing import Any
+
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import ErrorInfo, Payload
+from perdure_schemas.records import V, AskedOp, RunErrored, RunFinished
+
+from perdure.errors import DefinitionError, Failed, NonRetriable, OutsideRun, PayloadError, RunCancelled
+from perdure.worker.delivery import Diverged, Evicted
+from perdure.worker.errors import describe
+from perdure.worker.execution import Execution
+from perdure.worker.payloads import round_trip
+from msgspec import Raw
+
+_FINAL = (Failed, NonRetriable, PayloadError, DefinitionError, OutsideRun)
+
+
+class ContinueAs(BaseException):
+    """`ctx.continue_as`: this run ends, and its successor starts with a fresh history."""
+
+    def __init__(self, event: EventBody) -> None:
+        super().__init__(event.name)
+        self.event = event
+
+
+async def main(execution: Execution) -> None:
+    """The root task of a run."""
+    try:
+        result = await _call(execution)
+    except (Evicted, Diverged, RunCancelled):
+        _stray(execution)
+    except ContinueAs as successor:
+        _continued(execution, successor.event)
+    except asyncio.CancelledError as error:
+        if execution.signal is None:
+            _failed(execution, error)
+    except Exception as error:
+        if execution.signal is None:
+            _failed(execution, error)
+    except BaseExceptionGroup:
+        # A TaskGroup wraps the signal that ended its children.
+        _stray(execution)
+    else:
+        if execution.signal is None:
+            _returned(execution, result)
+    finally:
+        if execution.signal is None:
+            execution.unwind(Evicted())
+
+
+async def _call(execution: Execution) -> bytes:
+    function = execution.function
+    args, kwargs = execution.worker.prepare(execution)
+    if function.is_async:
+        value = await function.fn(*args, **kwargs)
+    else:
+        context = copy_context()
+        pool = execution.worker.threads
+        value = await execution.loop.run_in_executor(pool, lambda: context.run(function.fn, *args, **kwargs))
+    name = execution.never_awaited()
+    if name:
+        raise DefinitionError(f"{function.id!r} returned but {name!r} was never awaited")
+    what = f"the result of {function.id!r}"
+    return round_trip(value, function.returns, what)[0]
+
+
+def _returned(execution: Execution, encoded: bytes) -> None:
+    left = execution.queue[0].op if execution.queue else None
+    if execution.replaying:
+        left = left or next((op for op in execution.state.open if op not in execution.waiting), None)
+        if left is not None and left not in execution.closed:
+            held = execution.recorded.get(left, "")
+            execution.park(left, AskedOp(left, held), None, "is in the log, and the run returned without it")
+            return
+    payload = execution.worker.payload(Raw(encoded))
+    execution.processor.append(RunFinished(execution.run_id, "completed", payload, v=V))
+    execution.worker.finished(execution)
+
+
+def _failed(execution: Execution, error: BaseException) -> None:
+    """Retried whole, unless it must not be. A failed step's attempts were used up already."""
+    execution.never_awaited()
+    policy, attempt = execution.function.retries, execution.state.attempt
+    final = isinstance(error, (*_FINAL, *policy.never_on)) or attempt > policy.limit
+    info = describe(error, attempts=attempt, run=execution.run_id)
+    if isinstance(error, Failed):
+        info = _passed_on(info, error)
+    if final:
+        execution.processor.append(RunFinished(execution.run_id, "failed", error=info, v=V))
+    else:
+        retry_in_ms = policy.delay_ms(attempt)
+        execution.processor.append(RunErrored(execution.run_id, attempt, info, retry_in_ms, v=V))
+    execution.worker.finished(execution)
+
+
+def _passed_on(info: ErrorInfo, error: Failed) -> ErrorInfo:
+    step = getattr(error, "step", "")
+    trace = f"{error.traceback}\n\n{info.traceback}" if error.traceback else info.traceback
+    return ErrorInfo(info.type, info.message, trace, info.bases, error.attempts, step, info.run)
+
+
+def _continued(execution: Execution, event: EventBody) -> None:
+    closes = tuple(execution.unread())
+    execution.processor.append(
+        RunFinished(execution.run_id, "continued", closes=closes, successor=event, v=V)
+    )
+    execution.worker.finished(execution)
+
+
+def _stray(execution: Execution) -> None:
+    """A signal that user code raised by itself, or kept for later: the run fails rather than vanish."""
+    if execution.signal is None:
+        _failed(execution, RuntimeError("a signal of the engine was raised by user code"))
+
+
+Main = Coroutine[Any, Any, None]
+__all__ = ["ContinueAs", "Main", "Payload", "main"]

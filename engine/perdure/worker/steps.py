@@ -1,0 +1,234 @@
+"""Steps: run the body, write its result, hand over what was read back.
+
+    1 asked: a recorded outcome is served; else
+    2 the body runs (in a thread if it is a plain function), under its timeout
+    3 its result goes through JSON, as it will on replay, and is appended: one append a step
+    4 the outcome comes back from the log; a failure with attempts left waits for its timer, then 2 again
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from contextvars import copy_context
+from time import monotonic_ns
+from typing import Any
+
+from msgspec import UNSET, Raw, UnsetType
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo
+from perdure_schemas.records import V, StepAttempted, StepCompleted, StepFailed
+
+from perdure.duration import until_ms
+from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError, RetryAfter
+from perdure.worker.delivery import Delivered, Go
+from perdure.worker.errors import describe, rebuild_step_error
+from perdure.worker.execution import Execution
+from perdure.worker.lineage import Branch, InStep, in_step
+from perdure.worker.payloads import decoder_for, digest, round_trip
+from perdure.worker.spec import RetryPolicy, StepSpec
+
+log = logging.getLogger("perdure.worker")
+DEATHS_ALONE = 3
+"""A step that died this often with no other suspect beside it is what kills its process: it fails."""
+GRACE_SECONDS = 1.0
+_FINAL = (NonRetriable, PayloadError, DefinitionError, OutsideRun)
+
+
+def step(execution: Execution, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+    """A step of a run. Its identity is taken now, when it is called."""
+    branch, op = execution.begin(spec.name)
+    coroutine = _step(execution, branch, op, spec, args, kwargs)
+    execution.unawaited[op] = coroutine
+    return coroutine
+
+
+async def _step(
+    execution: Execution, branch: Branch, op: str, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    del execution.unawaited[op]
+    asked, given = digest(spec.name, args, kwargs)
+    delivered = execution.ask(op, asked)
+    if delivered is None and execution.replaying:
+        delivered = await execution.obtain(op, asked)
+    attempt = _Attempt(execution, branch, op, spec, asked, given)
+    while delivered is None:
+        answer = await attempt.once(args, kwargs)
+        delivered = None if isinstance(answer, Go) else answer
+    return attempt.value_of(delivered)
+
+
+class _Attempt:
+    """The attempts of one step that is not in the log."""
+
+    __slots__ = ("asked", "branch", "encoded", "execution", "given", "kept", "op", "spec")
+
+    def __init__(self, execution: Execution, branch: Branch, op: str, spec: StepSpec, asked: str, given: bytes) -> None:
+        self.execution = execution
+        self.branch = branch
+        self.op = op
+        self.spec = spec
+        self.asked = asked
+        self.given = given
+        self.encoded: Raw | None = None
+        self.kept: Any = None
+
+    async def once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Delivered | Go:
+        """One attempt, or the wait for its time to come."""
+        execution = self.execution
+        opened = execution.state.open.get(self.op)
+        if opened is not None and opened.due is not None:
+            execution.worker.may_rest(execution)
+            return await execution.wait(self.op)
+        attempt = 1 if opened is None else opened.attempt
+        if execution.suspect:
+            answer = await self._as_suspect(attempt, args, kwargs)
+        else:
+            await self._run(attempt, args, kwargs)
+            answer = await execution.wait(self.op)
+        return answer
+
+    async def _as_suspect(self, attempt: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Delivered | Go:
+        """The process died when this step may have been running: say so before it runs again.
+
+        From the second death on, suspects run one at a time, so that the one that kills is found.
+        """
+        execution, op = self.execution, self.op
+        crashes = execution.state.crashes.get(op)
+        if crashes is not None and crashes.alone + crashes.last_alone >= DEATHS_ALONE:
+            message = f"the process died {crashes.count} times while step {self.spec.name!r} ran"
+            self._fail(attempt, ErrorInfo("perdure.errors.Crashed", message, attempts=crashes.count, step=op), None, 0)
+            return await execution.wait(op)
+        if crashes is None or crashes.count < 1:
+            return await self._announced(attempt, args, kwargs, alone=False)
+        async with execution.worker.one_suspect:
+            return await self._announced(attempt, args, kwargs, alone=True)
+
+    async def _announced(
+        self, attempt: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, alone: bool
+    ) -> Delivered | Go:
+        execution = self.execution
+        owner = execution.processor.owner
+        execution.processor.append(StepAttempted(execution.run_id, self.op, owner, alone, v=V))
+        answer = await execution.wait(self.op)
+        if not isinstance(answer, Go):
+            return answer
+        await self._run(attempt, args, kwargs)
+        return await execution.wait(self.op)
+
+    async def _run(self, attempt: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Steps 2 and 3: after this the attempt's record is on its way to the log."""
+        execution, branch, spec, op = self.execution, self.branch, self.spec, self.op
+        inside = InStep(execution, op, spec.name, attempt)
+        token = in_step.set(inside)
+        execution.bodies[op] = inside
+        branch.in_body += 1
+        began = monotonic_ns()
+        try:
+            if spec.is_async and spec.timeout_ms is None:
+                value = await spec.fn(*args, **kwargs)
+            else:
+                value = await _guarded(inside, spec, args, kwargs)
+            encoded, self.kept = round_trip(value, spec.returns)
+        except asyncio.CancelledError as error:
+            inside.cancelled = True
+            if execution.signal is None and not _cancelling():
+                self._failed(attempt, error, (monotonic_ns() - began) // 1000)
+                return
+            execution.close(op)
+            raise
+        except Exception as error:
+            if execution.signal is not None:
+                raise type(execution.signal) from None
+            self._failed(attempt, error, (monotonic_ns() - began) // 1000)
+            return
+        finally:
+            branch.in_body -= 1
+            del execution.bodies[op]
+            in_step.reset(token)
+        if execution.signal is not None:
+            raise type(execution.signal)
+        self._completed(attempt, encoded, (monotonic_ns() - began) // 1000)
+
+    def _completed(self, attempt: int, encoded: bytes, took_us: int) -> None:
+        execution = self.execution
+        self.encoded = Raw(encoded)
+        payload = execution.worker.payload(self.encoded)
+        execution.processor.append(
+            StepCompleted(execution.run_id, self.op, attempt, self.asked, payload, self._shown(), took_us, v=V)
+        )
+
+    def _shown(self) -> Raw | UnsetType:
+        """The arguments, for people to read; long, secret or coded ones stand in the log by their digest alone."""
+        shown = self.spec.record_input and len(self.given) <= INLINE_LIMIT_BYTES and not self.execution.worker.coded
+        return Raw(self.given) if shown else UNSET
+
+    def _failed(self, attempt: int, error: BaseException, took_us: int) -> None:
+        policy = self.spec.retries
+        final = isinstance(error, _FINAL) or (isinstance(error, policy.never_on)) or attempt > policy.limit
+        retry_in_ms = None if final else _retry_in(policy, attempt, error, self.execution.worker.now_ms())
+        info = describe(error, attempts=attempt, step=self.spec.name, run=self.execution.run_id)
+        self._fail(attempt, info, retry_in_ms, took_us)
+
+    def _fail(self, attempt: int, info: ErrorInfo, retry_in_ms: int | None, took_us: int) -> None:
+        execution = self.execution
+        shown = self._shown()
+        execution.processor.append(
+            StepFailed(execution.run_id, self.op, attempt, self.asked, info, retry_in_ms, shown, took_us, v=V)
+        )
+        execution.worker.may_rest(execution)
+
+    def value_of(self, delivered: Delivered) -> Any:
+        """What user code gets: the same value live and on replay."""
+        outcome = delivered.outcome
+        if isinstance(outcome, StepFailed):
+            raise rebuild_step_error(outcome.error, self.spec.name)
+        assert isinstance(outcome, StepCompleted), f"I4: a step's outcome is a {type(outcome).__name__}"
+        result = outcome.result
+        if self.encoded is not None and not result.encoded and result.inline == self.encoded:
+            # The round trip already made the private copy that decoding would make.
+            return self.kept
+        raw = self.execution.worker.payload_bytes(self.execution.processor, result)
+        return decoder_for(self.spec.returns)(raw)
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _retry_in(policy: RetryPolicy, attempt: int, error: BaseException, now_ms: int) -> int:
+    if isinstance(error, RetryAfter):
+        return max(0, until_ms(error.delay, now_ms=now_ms) - now_ms)
+    return policy.delay_ms(attempt)
+
+
+async def _guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """A body that runs beside the run: in a thread, or in a task of its own so that its timeout binds."""
+    if spec.is_async:
+        work: asyncio.Future[Any] = asyncio.ensure_future(spec.fn(*args, **kwargs))
+    else:
+        context = copy_context()
+        pool = inside.execution.worker.threads
+        work = asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(spec.fn, *args, **kwargs))
+    try:
+        done, _ = await asyncio.wait({work}, timeout=None if spec.timeout_ms is None else spec.timeout_ms / 1000)
+    except asyncio.CancelledError:
+        inside.cancelled = True
+        work.cancel()
+        await _abandon(work, spec)
+        raise
+    if not done:
+        inside.cancelled = True
+        work.cancel()
+        await _abandon(work, spec)
+        raise TimeoutError(f"step {spec.name!r} took longer than {(spec.timeout_ms or 0) / 1000:g}s")
+    return work.result()
+
+
+async def _abandon(work: "asyncio.Future[Any]", spec: StepSpec) -> None:
+    """Give a cancelled body a moment to end; one that swallows the cancellation is left behind, and named."""
+    done, _ = await asyncio.wait({work}, timeout=GRACE_SECONDS)
+    if not done:
+        log.warning("step %r goes on although it was cancelled: let CancelledError pass, or end at "
+                    "current_step().cancelled", spec.name)  # fmt: skip
+    elif not work.cancelled():
+        work.exception()

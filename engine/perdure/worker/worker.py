@@ -1,0 +1,291 @@
+"""The worker: runs in memory, and who stays there.
+
+    not resident ──(Start, or an outcome)──► resident ──(every task waits on ops only)──► idle
+          ▲                                     ▲                                          │
+          │                                     └───────────(an outcome)───────────────────┤
+          └────────────────────(more idle runs than the bound: evicted)────────────────────┘
+"""
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Raw
+from perdure_schemas.payload import Payload
+
+from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, Parked, Retry, Start
+from perdure.flow.states import RunState
+from perdure.partition import Processor
+from perdure.worker import asking, lineage, steps
+from perdure.worker.delivery import Delivered
+from perdure.worker.execution import Execution
+from perdure.worker.idle import tasks_idle
+from perdure.worker.main import main
+from perdure.worker.settle import Settler
+from perdure.worker.spec import FunctionSpec
+
+log = logging.getLogger("perdure.worker")
+IDLE_RUNS = 1_000
+"""Idle runs kept in memory; beyond, those whose replay is cheapest leave first."""
+_EVICT_AMONG = 64
+STRAGGLER_SECONDS = 5.0
+LOOK_AGAIN_SECONDS = 1.0
+
+
+class Codec(Protocol):
+    def encode(self, payload: bytes, /) -> bytes: ...
+
+    def decode(self, payload: bytes, /) -> bytes: ...
+
+
+class Listener(Protocol):
+    """Who wants to know of ends and of new code (the engine)."""
+
+    def run_ended(self, partition: int, run: str) -> None: ...
+
+    def activated(self, partition: int, number: int) -> None: ...
+
+    def partition_halted(self, partition: int, reason: str) -> None: ...
+
+
+Prepare = Callable[[Execution], tuple[tuple[Any, ...], Mapping[str, Any]]]
+
+
+class Worker:
+    """Runs the user code of all partitions of one process. Implements the processors' `Host`."""
+
+    step = staticmethod(steps.step)
+    call = staticmethod(asking.call)
+
+    def __init__(
+        self,
+        functions: Mapping[str, FunctionSpec],
+        prepare: Prepare,
+        handle: Callable[[FunctionSpec, str], Any],
+        listener: Listener,
+        now_ms: Callable[[], int],
+        *,
+        codec: Codec | None = None,
+        evict: bool = False,
+        idle_runs: int = IDLE_RUNS,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.functions = functions
+        self.prepare = prepare
+        self.handle = handle
+        self.now_ms = now_ms
+        self.processors: dict[int, Processor] = {}
+        self.executions: dict[str, Execution] = {}
+        self.idle: dict[str, Execution] = {}
+        self.held: dict[str, set[str]] = {}
+        self.settler = Settler(self.loop)
+        self.one_suspect = asyncio.Lock()
+        self.threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="perdure-step")
+        self.coded = codec is not None
+        self._codec = codec
+        self._listener = listener
+        self._evict_always = evict
+        self._idle_runs = idle_runs
+        self._resting: dict[Execution, None] = {}
+        self._unclean: set[str] = set()
+        self._closing = False
+        lineage.install(self.loop)
+
+    # Host
+
+    def resident(self, run: str) -> bool:
+        return run in self.executions
+
+    def recover(self, partition: int, runs: list[RunState], unclean: bool) -> None:
+        if unclean:
+            self._unclean.update(state.id for state in runs)
+        for state in runs:
+            self._start(partition, state.id)
+
+    def halted(self, partition: int, reason: str) -> None:
+        log.error("%s", reason)
+        self._listener.partition_halted(partition, reason)
+
+    def perform(self, partition: int, acts: list[Act]) -> None:
+        for act in acts:
+            kind = type(act)
+            if kind is Deliver:
+                self._deliver(partition, act)  # type: ignore[arg-type]
+            elif kind is Ended:
+                self._ended(partition, act)  # type: ignore[arg-type]
+            elif kind is Start:
+                self._start(partition, act.run)  # type: ignore[union-attr]
+            elif isinstance(act, Retry | Attempted):
+                self._go(partition, act.run, act.op)
+            elif isinstance(act, Parked):
+                self.executions.pop(act.run, None)
+                self.processors[partition].rest(act.run)
+            elif isinstance(act, Activated):
+                self._listener.activated(partition, act.number)
+
+    def _deliver(self, partition: int, act: Deliver) -> None:
+        execution = self.executions.get(act.run)
+        if execution is None:
+            self._start(partition, act.run)
+            return
+        if execution.idle:
+            self._wake(execution)
+        execution.suspect = False
+        if self._evict_always and self._may_leave(execution, act.op):
+            self._evict(execution)
+            self._start(partition, act.run)
+        else:
+            execution.deliver(Delivered(act.op, act.outcome, act.at))
+
+    def _go(self, partition: int, run: str, op: str) -> None:
+        execution = self.executions.get(run)
+        if execution is None:
+            self._start(partition, run)
+            return
+        if execution.idle:
+            self._wake(execution)
+        execution.go(op)
+
+    def _wake(self, execution: Execution) -> None:
+        execution.idle = False
+        self.idle.pop(execution.run_id, None)
+        execution.processor.wake(execution.run_id)
+
+    def _ended(self, partition: int, act: Ended) -> None:
+        execution = self.executions.pop(act.run, None)
+        self.idle.pop(act.run, None)
+        self._unclean.discard(act.run)
+        if execution is not None and execution.signal is None:
+            execution.cancel()
+            self._see_off(execution)
+        self.processors[partition].rest(act.run)
+        self._listener.run_ended(partition, act.run)
+
+    # Runs
+
+    def _start(self, partition: int, run: str) -> None:
+        """Run the user code of `run`, on what the log holds of it."""
+        processor = self.processors[partition]
+        state = processor.view.live(run)
+        if state is None or state.status != "running" or self._closing or "retry" in state.timers:
+            return
+        known = self.executions.get(run)
+        if known is not None and known.signal is None:
+            return
+        function = self.functions.get(state.function)
+        processor.wake(run)
+        if function is None:
+            # Never parked: other code, on this pod later or on another one, has the function.
+            self.held.setdefault(state.function, set()).add(run)
+            return
+        execution = self.executions[run] = Execution(self, processor, state, function)
+        execution.suspect = run in self._unclean
+        self._unclean.discard(run)
+        execution.load(processor.view.lines.load(run))
+        execution.run(main(execution))
+
+    def finished(self, execution: Execution) -> None:
+        """The run's own end is on its way to the log: it stays here, deaf, until that is read."""
+        self.idle.pop(execution.run_id, None)
+        self._resting.pop(execution, None)
+
+    def left(self, execution: Execution) -> None:
+        """The run's user code unwinds; what becomes of the run is in the log."""
+        self.finished(execution)
+        self._see_off(execution)
+
+    def _see_off(self, execution: Execution) -> None:
+        self._resting.pop(execution, None)
+        if execution.root is not None and not execution.root.done():
+            self.loop.call_later(STRAGGLER_SECONDS, _name_straggler, execution, context=lineage.Context())
+
+    # Rest and eviction
+
+    def may_rest(self, execution: Execution) -> None:
+        """An op was opened, or the run settled: it may have become idle. Looked at by the next `sweep`."""
+        self._resting[execution] = None
+
+    def look_again(self, execution: Execution) -> None:
+        """The log holds what a run has not asked for, and it waits on something of its own: give that time."""
+        self.loop.call_later(LOOK_AGAIN_SECONDS, self.settler.watch, execution, context=lineage.Context())
+
+    def sweep(self) -> None:
+        """Find who became idle, and keep the number of idle runs under the bound."""
+        for execution in list(self._resting):
+            if execution.gone():
+                del self._resting[execution]
+            elif not execution.replaying and not execution.queue and self._may_leave(execution):
+                del self._resting[execution]
+                execution.idle = True
+                self.idle[execution.run_id] = execution
+                execution.processor.rest(execution.run_id)
+        while len(self.idle) > self._idle_runs:
+            among = [execution for execution, _ in zip(self.idle.values(), range(_EVICT_AMONG), strict=False)]
+            self._evict(min(among, key=lambda execution: execution.replay_cost))
+
+    def _may_leave(self, execution: Execution, delivering: str = "") -> bool:
+        """Everything that the run waits for is open in the log, and nothing else can move it."""
+        held = execution.state.open
+        return (
+            execution.signal is None
+            and not execution.replaying
+            and not execution.queue
+            and all(op in held or op == delivering for op in execution.waiting)
+            and tasks_idle(execution)
+        )
+
+    def _evict(self, execution: Execution) -> None:
+        self.idle.pop(execution.run_id, None)
+        self.executions.pop(execution.run_id, None)
+        execution.evict()
+        self.left(execution)
+        execution.processor.release_run(execution.run_id)
+
+    def quiet(self) -> bool:
+        """Nothing runs: every resident run waits for the log or for the outside only."""
+        return not self.settler.busy and all(
+            execution.signal is not None
+            or (not execution.bodies and not execution.queue and not execution.replaying and tasks_idle(execution))
+            for execution in self.executions.values()
+        )
+
+    # Payloads
+
+    def payload(self, raw: Raw) -> Payload:
+        if self._codec is None:
+            return Payload(raw)
+        coded = base64.b64encode(self._codec.encode(bytes(raw))).decode()
+        return Payload(Raw(msgspec.json.encode(coded)), encoded=True)
+
+    def payload_bytes(self, processor: Processor, payload: Payload, field: str = "result") -> bytes:
+        raw = processor.payload(payload, field=field)
+        if not payload.encoded or self._codec is None:
+            return raw
+        return self._codec.decode(base64.b64decode(msgspec.json.decode(raw, type=str)))
+
+    async def close(self) -> None:
+        """Evict everyone: their results are in the log. Steps in flight are cancelled, and run again later."""
+        self._closing = True
+        roots = [execution.root for execution in self.executions.values() if execution.root is not None]
+        for execution in list(self.executions.values()):
+            execution.evict()
+        if roots:
+            await asyncio.wait(roots, timeout=STRAGGLER_SECONDS)
+        self.executions.clear()
+        self.idle.clear()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        lineage.uninstall(self.loop)
+
+
+def _name_straggler(execution: Execution) -> None:
+    if execution.root is not None and not execution.root.done():
+        log.warning(
+            "run %s of %r was told to stop and goes on: it swallows cancellation. Its ops all raise; "
+            "let CancelledError and RunCancelled pass.",
+            execution.run_id,
+            execution.function.id,
+        )
