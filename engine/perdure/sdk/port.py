@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
+
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
 

@@ -1,0 +1,1 @@
+"""Ways in and out of Perdure: HTTP now; others as they come."""

@@ -1,0 +1,95 @@
+"""Events in, as Inngest's clients send them, and the runs that they started."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Raw, Struct
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from perdure.errors import PayloadError
+from perdure.sdk.event_input import LATEST_MS, event_from_json, seeded_event_id
+from perdure_connectors.http.answers import json_answer, port_of
+from perdure_connectors.http.body import json_body
+from perdure_connectors.http.problems import problem
+from perdure_connectors.http.queries import page_of
+from perdure_schemas.event import EventBody
+
+SEED_HEADER = "x-inngest-event-id-seed"
+"""`<milliseconds>,<base64>`: the same in every retry of a request, so that its events keep their ids."""
+
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
+
+
+class Refusal(Struct, frozen=True):
+    """Why the item at `index` of the list was not taken."""
+
+    index: int
+    error: str
+
+
+async def receive(request: Request) -> Response:
+    """One event or a list. Good ones of a list are kept although others are bad.
+
+    200 `{"ids": […], "status": 200}`: all are durable. 207 with `errors: [{index, error}]` and `error` beside the ids
+    of the good ones, in their order: so that neither a client that looks at the status nor one that looks at `error`
+    (Inngest's do) takes a part for the whole. 400: none was taken.
+    """
+    body = await json_body(request)
+    many = body.lstrip().startswith(b"[")
+    items: Sequence[Raw | bytes] = _decode_list(body) if many else [body]
+    good, refusals = _sort(items, _seed(request.headers.get(SEED_HEADER, "")))
+    ids = await port_of(request).send(good) if good else []
+    if not refusals:
+        return json_answer({"ids": ids, "status": 200})
+    error = _summary(refusals, len(items)) if many else refusals[0].error
+    if not good:
+        return problem(400, "PayloadError", error, ids=[], errors=refusals)
+    return json_answer({"ids": ids, "status": 207, "error": error, "errors": refusals}, 207)
+
+
+async def runs_of(request: Request) -> Response:
+    """Runs that this event started, newest first."""
+    event_id = request.path_params["event_id"]
+    port = port_of(request)
+    page = await page_of(request, port, event_id=event_id)
+    if not page["data"] and not await port.knows_event(event_id):
+        raise HTTPException(404, f"no event {event_id!r} is known: it never came, or longer ago than the window")
+    return json_answer(page)
+
+
+def _sort(items: Sequence[Raw | bytes], seed: tuple[int, bytes] | None) -> tuple[list[EventBody], list[Refusal]]:
+    good: list[EventBody] = []
+    refusals: list[Refusal] = []
+    for index, item in enumerate(items):
+        try:
+            good.append(event_from_json(item, _seeded(seed, index)))
+        except PayloadError as error:
+            refusals.append(Refusal(index, str(error)))
+    return good, refusals
+
+
+def _summary(refusals: list[Refusal], total: int) -> str:
+    first = refusals[0]
+    return f"{len(refusals)} of {total} events refused, the first at index {first.index}: {first.error}"
+
+
+def _seed(header: str) -> tuple[int, bytes] | None:
+    """A header that cannot be read is no reason to lose events: they get ids of chance."""
+    ms, _, entropy = header.partition(",")
+    try:
+        time, chance = int(ms), base64.b64decode(entropy, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return (time, chance) if 0 < time <= LATEST_MS and len(chance) >= 8 else None
+
+
+def _seeded(seed: tuple[int, bytes] | None, index: int) -> str:
+    if seed is None:
+        return ""
+    ms, chance = seed
+    return seeded_event_id(ms, hashlib.blake2b(chance + index.to_bytes(4), digest_size=10).digest())

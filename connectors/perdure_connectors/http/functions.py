@@ -1,0 +1,68 @@
+"""Functions, and runs of background functions by name."""
+
+import msgspec
+from msgspec import Raw, Struct, field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from perdure.errors import PayloadError
+from perdure.sdk.json_guard import compact
+from perdure.sdk.port import Enqueue
+from perdure_connectors.http.answers import json_answer, port_of
+from perdure_connectors.http.body import json_body
+from perdure_connectors.http.queries import duration_ms, only
+from perdure_connectors.http.runs import created
+
+
+class Asked(Struct, forbid_unknown_fields=True):
+    """The body. An absent field is as if it were empty."""
+
+    args: Raw = field(default_factory=lambda: Raw(b"[]"))
+    kwargs: Raw = field(default_factory=lambda: Raw(b"{}"))
+    delay: str | None = None
+    idempotency_key: str = ""
+    discard_after: str | None = None
+    metadata: dict[str, str] = {}
+
+
+_decode = msgspec.json.Decoder(Asked).decode
+
+
+async def listing(request: Request) -> Response:
+    """All functions of the app."""
+    only(request)
+    return json_answer({"data": await port_of(request).functions(), "cursor": ""})
+
+
+async def enqueue(request: Request) -> Response:
+    """`{"args": […], "kwargs": {…}, "delay": "5m", …}`: 201 with the run's id, once it is durable."""
+    only(request)
+    asked = _read(await json_body(request))
+    run_id = await port_of(request).enqueue(
+        Enqueue(
+            request.path_params["function_id"],
+            _arguments(asked),
+            asked.idempotency_key,
+            None if asked.delay is None else duration_ms(asked.delay, "delay"),
+            None if asked.discard_after is None else duration_ms(asked.discard_after, "discard_after"),
+            asked.metadata,
+        )
+    )
+    return created(request, run_id)
+
+
+def _read(body: bytes) -> Asked:
+    try:
+        return _decode(body)
+    except msgspec.ValidationError as error:
+        fields = ", ".join(Asked.__struct_fields__)
+        raise PayloadError(f"the body does not fit: {error}; it may have {fields}") from None
+
+
+def _arguments(asked: Asked) -> Raw:
+    args, kwargs = bytes(asked.args), bytes(asked.kwargs)
+    if not args.startswith(b"["):
+        raise PayloadError("'args' must be a list: the positional arguments in order")
+    if not kwargs.startswith(b"{"):
+        raise PayloadError("'kwargs' must be an object: the keyword arguments by name")
+    return compact(b"[" + args + b"," + kwargs + b"]")

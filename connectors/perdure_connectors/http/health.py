@@ -1,0 +1,36 @@
+"""For supervisors and scrapers."""
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from perdure_connectors.http.answers import json_answer, port_of
+
+
+async def livez(request: Request) -> Response:
+    """200 while the loop turns."""
+    return json_answer({"live": True})
+
+
+async def readyz(request: Request) -> Response:
+    """200 when all is ready; 503 with what is not, by name."""
+    waiting = dict(port_of(request).ready())
+    return json_answer({"ready": not waiting, "waiting": waiting}, 503 if waiting else 200)
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus text: only whether the engine is ready, until metrics proper come."""
+    waiting = port_of(request).ready()
+    lines = [
+        "# HELP perdure_ready Whether all partitions are ready.",
+        "# TYPE perdure_ready gauge",
+        f"perdure_ready{{app={_quoted(request.app.state.app_name)}}} {0 if waiting else 1}",
+        "# HELP perdure_not_ready What is not ready or has halted.",
+        "# TYPE perdure_not_ready gauge",
+        *(f"perdure_not_ready{{what={_quoted(name)}}} 1" for name in sorted(waiting)),
+    ]
+    return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _quoted(label: str) -> str:
+    escaped = label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

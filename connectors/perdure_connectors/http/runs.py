@@ -1,0 +1,81 @@
+"""Runs: listed, shown, awaited, cancelled, run again."""
+
+import asyncio
+
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+
+from perdure.sdk.port import RunOutcome
+from perdure_connectors.http.answers import json_answer, port_of
+from perdure_connectors.http.queries import duration_ms, only, page_of
+
+POLL_MS = 20_000
+LONGEST_POLL_MS = 60_000
+"""What proxies between let pass. A longer `timeout` is answered after this, with 202 like any other that has passed."""
+
+
+async def listing(request: Request) -> Response:
+    """`?function=&status=&event_id=&limit=&cursor=`, newest first."""
+    return json_answer(await page_of(request, port_of(request)))
+
+
+class One(HTTPEndpoint):
+    """One class and not two routes: the Allow header of a 405 names all methods."""
+
+    async def get(self, request: Request) -> Response:
+        """The run with its trigger, ops, result."""
+        only(request)
+        return json_answer(await port_of(request).run(request.path_params["run_id"]))
+
+    async def delete(self, request: Request) -> Response:
+        """202: the cancel is durable, and the run will not complete. A run that has ended stays as it is."""
+        only(request, "reason")
+        port, run_id = port_of(request), request.path_params["run_id"]
+        await port.status(run_id)  # Refuses an unknown run; `cancel` itself would keep the cancel for a run to come.
+        await port.cancel(run_id, request.query_params.get("reason", "")[:1000])
+        return json_answer({"run_id": run_id}, 202)
+
+
+async def rerun(request: Request) -> Response:
+    """201 with the id of the new run."""
+    only(request)
+    run_id = await port_of(request).rerun(request.path_params["run_id"])
+    return created(request, run_id)
+
+
+async def result(request: Request) -> Response:
+    """Long poll, `?timeout=20s`. 200 with the outcome, whatever it is; 202 with the status so far: ask again."""
+    only(request, "timeout")
+    run_id = request.path_params["run_id"]
+    timeout = duration_ms(request.query_params.get("timeout", f"{POLL_MS}ms"), "timeout")
+    port = port_of(request)
+    outcome = await _until_closing(request, run_id, min(timeout, LONGEST_POLL_MS))
+    if outcome is None:
+        return json_answer(RunOutcome(run_id, await port.status(run_id)), 202)
+    return json_answer(outcome)
+
+
+def created(request: Request, run_id: str) -> Response:
+    """201 with the place where the run can be seen."""
+    location = f"{request.scope.get('root_path', '')}/v1/runs/{run_id}"
+    return json_answer({"run_id": run_id}, 201, {"location": location})
+
+
+async def _until_closing(request: Request, run_id: str, timeout_ms: int) -> RunOutcome | None:
+    """None when time is up, the server is about to stop, or nobody waits for the answer any more."""
+    awaited = asyncio.ensure_future(port_of(request).result(run_id, timeout_ms))
+    others = [asyncio.ensure_future(request.app.state.closing.wait()), asyncio.ensure_future(_gone(request))]
+    try:
+        await asyncio.wait([awaited, *others], return_when=asyncio.FIRST_COMPLETED)
+        return awaited.result() if awaited.done() else None
+    except TimeoutError:
+        return None
+    finally:
+        for task in (awaited, *others):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
