@@ -46,7 +46,7 @@ class Function(Generic[P, R_co]):
         """What the worker runs. Made at first use, when all that the function's source names is defined."""
         return definition.function_spec(self.declared)
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
         """Starts a run and waits for its result. Raises `RunFailed`, or the `NonRetriable` that ended it."""
         check_call(self.spec, args, kwargs)
         execution = current()
@@ -54,7 +54,7 @@ class Function(Generic[P, R_co]):
             return execution.call(self.spec, args, kwargs, self._options, awaited=True)
         return client_for(self.app, f"{self.id}.call()").call(self, args, kwargs, self._options)
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> "Coroutine[Any, Any, RunHandle[R_co]]":
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> "Coroutine[object, object, RunHandle[R_co]]":
         """Starts a run and goes on with a handle of it, once the run is in the log."""
         check_call(self.spec, args, kwargs)
         execution = current()

@@ -51,8 +51,9 @@ class Step(Generic[P, R_co]):
             record_input=self._record_input,
         )
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
         """To be awaited. Not a coroutine function: an op's identity is taken when it is called, not when it runs."""
+        # `Coroutine[Any, Any, R_co]` would make mypy's choice among the overloads of asyncio.gather ambiguous.
         execution = current()
         if execution is not None:
             return execution.step(self.spec, args, kwargs)
