@@ -94,13 +94,18 @@ class MemoryLog:
         return self._acknowledged
 
     @property
+    def unflushed(self) -> bool:
+        """Whether records wait for the next flush; for tests that wait until nothing happens any more."""
+        return bool(self._pending)
+
+    @property
     def failure(self) -> Exception | None:
         return None
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.crashed = False
-        self._acknowledged = self._ticket
+        self._ticket = self._acknowledged = 0
 
     async def close(self) -> None:
         if self._scheduled is not None:

@@ -12,10 +12,10 @@
 
 - An offset belongs to one record for ever. Offsets in a partition are dense here and may have gaps on other logs:
   only their order counts.
-- `append` takes a record and returns a *ticket*: tickets are numbered in the order of appending over all
-  partitions of this log object. A ticket is acknowledged when its record, and every record of a lower ticket, is
-  durable. Records of one partition are stored in the order of their tickets. After a failure everything from
-  the first unacknowledged ticket is written again: at least once, never reordered, never with a hole.
+- `append` takes a record and returns a *ticket*: tickets are numbered from 1, since `open`, in the order of
+  appending over all partitions of this log object. A ticket is acknowledged when its record, and every record of a
+  lower ticket, is durable. Records of one partition are stored in the order of their tickets. After a failure
+  everything from the first unacknowledged ticket is written again: at least once, never reordered, never with a hole.
 - A reader's sink is called on the loop's thread, in an empty context, with batches of acknowledged records only,
   never from within `follow`. It must not raise: a reader whose sink raises is closed, since going on would skip
   what was not taken.

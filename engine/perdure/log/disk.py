@@ -1,0 +1,199 @@
+"""RocksDB under the embedded log: how it is set, opened, checked, and what its errors mean.
+
+One database, so one WAL: a checkpoint and the records it stands on become durable in the order of writing.
+Column families: `journal` and `side` (records), `state` (the stores).
+"""
+
+import os
+from pathlib import Path
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    DbClosedError,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    WriteBatch,
+)
+
+from perdure.errors import LogCorrupt, LogError, LogFull, LogInUse, LogMismatch
+from perdure.log.tails import Tail, tail
+
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+_MARGIN_BYTES = 1 << 20
+
+
+class Disk:
+    """An open database. `Rdict` objects are public: the log reads them without a layer between."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / "db"
+        self._expected = 0
+        self._open = False
+
+    def open(self, at_least: int) -> None:
+        """Open for reading and writing; `at_least` is the sequence number below which something is missing.
+
+        Raises `LogCorrupt`, `LogInUse`, `LogMismatch`, or `LogFull`: then nothing is open.
+        """
+        self._expected = at_least
+        mode = _recovery_mode(self.path)
+        try:
+            self._attach(Rdict(str(self.path), _database(mode), _families(), AccessType.read_write()))
+        except Exception as error:
+            raise self.explain(error) from error
+        if self.sequence() < at_least:
+            missing = at_least - self.sequence()
+            self.close()
+            raise LogCorrupt(
+                f"{self.directory} is shorter than what was acknowledged: its last {missing} writes are missing. "
+                "Nothing was skipped and nothing can be: restore the directory from a backup"
+            )
+
+    def open_read_only(self) -> None:
+        """For a disk so full that RocksDB cannot even recover: what is there can still be read."""
+        try:
+            options = _database(DBRecoveryMode.tolerate_corrupted_tail_records())
+            self._attach(Rdict(str(self.path), options, _families(), AccessType.read_only(False)))
+        except Exception as error:
+            raise self.explain(error) from error
+
+    def reopen(self) -> None:
+        """Clear RocksDB's background error, if the disk has room again. Reading goes on, whatever comes.
+
+        Raises `LogFull` while there is no room.
+        """
+        if not self._has_room():
+            raise LogFull(_full(self.directory, "no room yet"))
+        if self._open:
+            # What the stores wrote must come back as well: a checkpoint may not vanish under a running engine.
+            self._expected = max(self._expected, self.sequence())
+            self.close()
+        try:
+            self.open(self._expected)
+        except LogFull:
+            self.open_read_only()
+            raise
+
+    def close(self) -> None:
+        """Release the directory. RocksDB keeps its lock while any handle of it lives."""
+        if self._open:
+            self._open = False
+            for family in (self.journal, self.side, self.state, self.db):
+                family.close()
+            del self.journal, self.side, self.state, self.journal_handle, self.side_handle, self.state_handle, self.db
+
+    def sequence(self) -> int:
+        """RocksDB's count of everything ever written."""
+        return self.db.latest_sequence_number()
+
+    def write(self, batch: WriteBatch) -> None:
+        """Write without waiting for the disk. Raises `LogFull`, `LogCorrupt` or `LogError`; nothing is written then."""
+        try:
+            self.db.write(batch)
+        except Exception as error:
+            raise self.explain(error) from error
+
+    def explain(self, error: Exception) -> LogError:
+        """What RocksDB said, as an error that says what to do."""
+        if isinstance(error, LogError):
+            return error
+        if not self._open and isinstance(error, (AttributeError, DbClosedError)):
+            return LogError("the log is not open: `await log.open()` first")
+        text = str(error)
+        if any(sign in text for sign in _FULL):
+            return LogFull(_full(self.directory, text))
+        if "Corruption" in text:
+            return LogCorrupt(
+                f"{self.directory} is damaged: {text}. Nothing is skipped: restore the directory from a backup"
+            )
+        if "LOCK" in text:
+            return LogInUse(f"{self.directory} is in use by another process: {text}")
+        if "olumn famil" in text:
+            return LogMismatch(f"{self.directory} was written by another version of perdure: {text}")
+        return LogError(f"{self.directory} refuses: {text}")
+
+    def _attach(self, db: Rdict) -> None:
+        self.db = db
+        self.journal, self.side, self.state = (db.get_column_family(name) for name in ("journal", "side", "state"))
+        self.journal_handle = db.get_column_family_handle("journal")
+        self.side_handle = db.get_column_family_handle("side")
+        self.state_handle = db.get_column_family_handle("state")
+        self._open = True
+
+    def _has_room(self) -> bool:
+        """Whether recovery may work: it writes what the WAL holds as tables, compressed to a half or less."""
+        stat = os.statvfs(self.path)
+        wal = sum(file.stat().st_size for file in self.path.glob("*.log"))
+        return stat.f_bavail * stat.f_frsize > wal // 2 + _MARGIN_BYTES
+
+
+def _full(directory: Path, text: str) -> str:
+    return (
+        f"the disk of {directory} is full: writes are refused and reads are served. Make room, and work goes on by "
+        f"itself ({text})"
+    )
+
+
+def _recovery_mode(path: Path) -> DBRecoveryMode:
+    """Refuse a damaged end before RocksDB drops it, and never recover around a hole. Raises `LogCorrupt`."""
+    wals = sorted(path.glob("*.log"))
+    tails = {file: tail(file) for file in (*wals, *path.glob("MANIFEST-*"))}
+    for file, end in tails.items():
+        if end is Tail.DAMAGED:
+            raise LogCorrupt(
+                f"{file} is damaged near its end: the length of a record is not what was written. Opening it would "
+                "drop what follows: restore the directory from a backup"
+            )
+    if any(tails[file] is Tail.TORN for file in wals[:-1]):
+        # The machine lost power around a change of WALs and kept pages of the later one: stop before the gap.
+        # What was acknowledged lies below it, else the mark says so.
+        return DBRecoveryMode.point_in_time()
+    return DBRecoveryMode.tolerate_corrupted_tail_records()
+
+
+def _database(mode: DBRecoveryMode) -> Options:
+    options = Options(raw_mode=True)  # the other mode unpickles what it reads
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_wal_recovery_mode(mode)
+    options.set_keep_log_file_num(3)
+    options.set_max_log_file_size(1 << 20)
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    # A checkpoint of a quiet partition would keep all WALs since alive, and with them the time to open.
+    options.set_max_total_wal_size(128 << 20)
+    return options
+
+
+def _families() -> dict[str, Options]:
+    return {"journal": _records(), "side": _records(), "state": _state()}
+
+
+def _family() -> Options:
+    options = Options(raw_mode=True)
+    options.set_compression_type(DBCompressionType.lz4())
+    # RocksDB brakes writers by sleeping in `write`, which holds the GIL and so the whole process. Let tables pile up.
+    options.set_write_buffer_size(32 << 20)
+    options.set_max_write_buffer_number(6)
+    options.set_level_zero_slowdown_writes_trigger(64)
+    options.set_level_zero_stop_writes_trigger(128)
+    return options
+
+
+def _records() -> Options:
+    return _family()
+
+
+def _state() -> Options:
+    options = _family()
+    # Most lookups are for what is not there (a new run): the filters answer them, in memory and on disk.
+    options.set_memtable_prefix_bloom_ratio(0.1)
+    options.set_memtable_whole_key_filtering(True)
+    table = BlockBasedOptions()
+    table.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(table)
+    return options

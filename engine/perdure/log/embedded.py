@@ -1,0 +1,401 @@
+"""The log of one process on one machine: RocksDB, with group commit.
+
+    append ──► lists of this flush ──► one value per partition ──► write (WAL, no sync) ──► fsync in a thread
+                     ▲                                                                          │
+                     │ what comes meanwhile waits for the next flush                            ▼
+                     └───────────────────────────────── acknowledge, move `end`, hand the very lists to the readers
+
+One flush is under way at a time (the *flight*). If it fails it is kept, and written again, first and unchanged, at
+the same offsets, when the database is open again: so nothing is reordered and no hole comes about.
+"""
+
+import asyncio
+import time
+from collections import deque
+from contextvars import Context
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rocksdict import WriteBatch
+
+from perdure.errors import LogCorrupt, LogError, LogFull
+from perdure.log import rows
+from perdure.log.directory import Lock, Mark, prepare
+from perdure.log.disk import Disk
+from perdure.log.embedded_store import EmbeddedStore
+from perdure.log.encoding import KEY, encode, side_prefix, split
+from perdure.log.flusher import Flusher
+from perdure.log.protocol import Batch, Failed, Reader, Sink, Store
+from perdure.log.readers import Readers
+from perdure.log.tickets import Waiters
+
+# A flush takes at most this many records (a power of two): after a full disk there may be millions.
+_FLUSH_RECORDS = 1 << 14
+_SIDE_DELAY_S = 0.05
+_RETRY_S = (0.1, 2.0)
+
+
+class _Lists(dict[int, list[bytes]]):
+    """Records by partition. A missing list is made, once per partition and flush, where the number is checked too."""
+
+    def __init__(self, partitions: int) -> None:
+        super().__init__()
+        self._partitions = partitions
+
+    def __missing__(self, partition: int) -> list[bytes]:
+        if self._partitions == 0:
+            raise LogError("the log is not open: `await log.open()` first")
+        if not 0 <= partition < self._partitions:
+            raise IndexError(f"partition {partition}: this log has {self._partitions}")
+        made = self[partition] = []
+        return made
+
+
+@dataclass(slots=True)
+class _Flight:
+    lists: dict[int, list[bytes]]
+    ticket: int
+    side: list[tuple[str, int, bytes]]
+    batches: list[Batch] = field(default_factory=list[Batch])
+    side_ends: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    sequence: int = 0
+
+
+class EmbeddedLog:
+    """See `Log`. `path` is a directory, made if need be; it belongs to one process at a time.
+
+    The disk may fill up: `failure` is `LogFull` then, records wait in memory, and go out in order when there is room.
+    """
+
+    def __init__(self, path: str | Path, partitions: int = 4) -> None:
+        if not 0 < partitions < 1 << 16:
+            raise LogError(f"{partitions} partitions: give a number from 1 to 65535")
+        self._directory = Path(path)
+        self._partitions = partitions
+        self._prefixes = [partition.to_bytes(2, "big") for partition in range(partitions)]
+        self._disk = Disk(self._directory)
+        self._readers = Readers(partitions, self._read, self.end)
+        self._waiters = Waiters()
+        self._stores = [EmbeddedStore(self._disk, partition, self._write_state) for partition in range(partitions)]
+        self._failure: LogError | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._retry_s = _RETRY_S[0]
+        self._quiet: asyncio.Future[None] | None = None
+        self._starts = [0] * partitions
+        self._ends = [0] * partitions
+        self._now = 0
+        self._opened = False
+        self._reset(0)
+
+    def _reset(self, partitions: int) -> None:
+        """Nothing pending, nothing promised; 0 partitions refuse every append."""
+        self._lists = _Lists(partitions)
+        self._full: deque[tuple[_Lists, int]] = deque()
+        self._side: list[tuple[str, int, bytes]] = []
+        self._side_ends: dict[bytes, int] = {}
+        self._side_timer: asyncio.TimerHandle | None = None
+        self._flight: _Flight | None = None
+        self._flushing = False
+        self._idle = True
+        self._ticket = 0
+        self._acknowledged = 0
+
+    @property
+    def partitions(self) -> int:
+        return self._partitions
+
+    @property
+    def acknowledged(self) -> int:
+        return self._acknowledged
+
+    @property
+    def failure(self) -> Exception | None:
+        return self._failure
+
+    async def open(self) -> None:
+        if self._opened:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._loop = asyncio.get_running_loop()
+        self._lock = Lock(self._directory)
+        try:
+            prepare(self._directory, self._partitions)
+            full = self._open_disk()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._reset(self._partitions)
+        self._flusher = Flusher(self._loop, self._done)
+        self._opened = True
+        if full is not None:
+            self._fail(full)
+
+    async def close(self) -> None:
+        if not self._opened:
+            return
+        if self._failure is not None and not self._flushing:
+            self._recover()  # there may be room by now
+        elif self._side and self._idle:
+            self._side_due()
+        while self._flushing or not (self._idle or self._failure is not None):
+            self._quiet = self._loop.create_future()
+            await self._quiet
+        self._opened = False
+        for timer in (self._retry, self._side_timer):
+            if timer is not None:
+                timer.cancel()
+        self._retry = self._failure = None
+        self._readers.close()
+        self._waiters.refuse(lambda: LogError("the log was closed before this was durable"))
+        self._flusher.stop()
+        self._disk.close()
+        self._mark.close()
+        self._lock.release()
+        self._reset(0)
+
+    def append(self, partition: int, value: bytes) -> int:
+        self._lists[partition].append(value)
+        self._ticket = ticket = self._ticket + 1
+        if self._idle or not ticket & (_FLUSH_RECORDS - 1):
+            self._wake()
+        return ticket
+
+    async def acknowledge(self, ticket: int) -> None:
+        if ticket <= self._acknowledged:
+            return
+        if self._failure is not None:
+            raise _again(self._failure)
+        if not self._opened:
+            raise LogError("the log is not open: `await log.open()` first")
+        await self._waiters.add(ticket, self._loop)
+
+    def start(self, partition: int) -> int:
+        return self._starts[partition]
+
+    def end(self, partition: int) -> int:
+        return self._ends[partition]
+
+    def now_ms(self) -> int:
+        self._now = max(self._now, time.time_ns() // 1_000_000)
+        return self._now
+
+    def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        return self._read(partition, offset, limit_bytes)
+
+    def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
+        self._check_offset(partition, offset)
+        return self._readers.follow(partition, offset, sink, failed)
+
+    def side(self, topic: str, partition: int, value: bytes) -> None:
+        if self._failure is not None or not self._opened:
+            return
+        self._side.append((topic, partition, value))
+        if self._side_timer is None:
+            self._side_timer = self._loop.call_later(_SIDE_DELAY_S, self._side_due, context=Context())
+
+    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        prefix = side_prefix(topic, partition)
+        try:
+            first, end = rows.first(self._disk.side, prefix), self._side_end(prefix)
+            if first is None or offset >= end:
+                return []
+            if offset < first:
+                raise IndexError(f"offset {offset} of {topic}, partition {partition}, is below its start, {first}")
+            return rows.read(self._disk.side, prefix, partition, offset, end, limit_bytes)
+        except IndexError:
+            raise
+        except Exception as error:
+            raise self._disk.explain(error) from error
+
+    def store(self, partition: int) -> Store:
+        return self._stores[partition]
+
+    def drop_store(self, partition: int) -> None:
+        self._stores[partition].drop()
+
+    # The way of a record, in the order of calls: _wake, _kick, _send, _done.
+
+    def _wake(self) -> None:
+        if not self._ticket & (_FLUSH_RECORDS - 1):
+            self._full.append((self._lists, self._ticket))
+            self._lists = _Lists(self._partitions)
+        if self._idle:
+            self._idle = False
+            # An empty context: the flush, and all that it resumes, must not belong to the run that appended.
+            self._loop.call_soon(self._kick, context=Context())
+
+    def _kick(self) -> None:
+        """Begin the next flush, with what is pending. While failing, `_recover` does it."""
+        if self._failure is not None or self._flight is not None:
+            return
+        if self._full:
+            lists, ticket = self._full.popleft()
+        else:
+            lists, ticket = self._lists, self._ticket
+            self._lists = _Lists(self._partitions)
+        side, self._side = self._side, []
+        self._flight = _Flight(lists, ticket, side)
+        self._send(self._flight)
+
+    def _send(self, flight: _Flight) -> None:
+        """Write the flight and have it flushed. The same flight makes the same keys, however often it is written."""
+        disk = self._disk
+        now = self.now_ms()
+        batch = WriteBatch(raw_mode=True)
+        batch.set_default_column_family(disk.journal_handle)
+        batches: list[Batch] = []
+        for partition, values in flight.lists.items():
+            offset = self._ends[partition]
+            for part in split(values):
+                batch.put(KEY.pack(partition, offset), encode(now, part))
+                batches.append(Batch(partition, offset, now, part))
+                offset += len(part)
+        flight.batches = batches
+        try:
+            if flight.side:
+                self._put_side(batch, flight, now)
+            disk.write(batch)
+        except Exception as error:
+            self._fail(disk.explain(error))
+            return
+        flight.sequence = disk.sequence()
+        self._flushing = True
+        self._flusher.flush(disk.db.flush_wal)
+
+    def _done(self, error: Exception | None) -> None:
+        """The flush is over."""
+        self._flushing = False
+        flight = self._flight
+        if flight is None or error is not None:
+            self._fail(self._disk.explain(error or LogError("a flush without a flight")))
+            return
+        self._flight = None
+        self._acknowledged = flight.ticket
+        for batch in flight.batches:
+            self._ends[batch.partition] = batch.offset + len(batch.values)
+        self._side_ends.update(flight.side_ends)
+        self._mark.advance(flight.sequence)
+        self._waiters.release(flight.ticket)
+        # The next flush first: the disk works while the readers do.
+        if self._lists or self._full or (self._side and self._side_timer is None):
+            self._kick()
+        elif self._failure is None:
+            self._idle = True
+        for batch in flight.batches:
+            self._readers.deliver(batch)
+        self._tell_quiet()
+
+    def _fail(self, error: LogError) -> None:
+        """Refuse whoever waits, keep what is queued, and try again later; after damage, never."""
+        self._failure = error
+        self._idle = False
+        self._side.clear()
+        self._side_ends.clear()
+        if self._flight is not None and not self._flushing:
+            self._flight.side.clear()
+            self._flight.side_ends.clear()
+        self._waiters.refuse(lambda: _again(error))
+        if self._retry is None and not isinstance(error, LogCorrupt):
+            self._retry = self._loop.call_later(self._retry_s, self._recover, context=Context())
+            self._retry_s = min(self._retry_s * 2, _RETRY_S[1])
+        self._tell_quiet()
+
+    def _recover(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if isinstance(self._failure, LogCorrupt):
+            return
+        if self._flushing:  # a store's write failed; its own flush will end first
+            self._retry = self._loop.call_later(self._retry_s, self._recover, context=Context())
+            return
+        try:
+            self._disk.reopen()
+        except LogError as error:
+            self._fail(error)
+            return
+        self._failure = None
+        self._retry_s = _RETRY_S[0]
+        if self._flight is not None:
+            self._send(self._flight)
+        elif self._lists or self._full:
+            self._kick()
+        else:
+            self._idle = True
+
+    def _open_disk(self) -> LogFull | None:
+        """Open RocksDB and find where each partition begins and ends; the failure if it can only be read now."""
+        full: LogFull | None = None
+        self._mark = Mark(self._directory)
+        try:
+            try:
+                self._disk.open(self._mark.value)
+            except LogFull as error:
+                self._disk.open_read_only()
+                full = error
+            self._starts = [rows.first(self._disk.journal, prefix) or 0 for prefix in self._prefixes]
+            lasts = [rows.last(self._disk.journal, prefix) for prefix in self._prefixes]
+        except Exception as error:
+            self._disk.close()
+            self._mark.close()
+            raise self._disk.explain(error) from error
+        self._ends = [end for end, _ in lasts]
+        self._now = max(self._now, *(timestamp for _, timestamp in lasts))
+        if full is None:
+            self._mark.advance(self._disk.sequence())
+        return full
+
+    def _read(self, partition: int, offset: int, limit_bytes: int) -> list[Batch]:
+        self._check_offset(partition, offset)
+        end = self._ends[partition]
+        try:
+            return rows.read(self._disk.journal, self._prefixes[partition], partition, offset, end, limit_bytes)
+        except Exception as error:
+            raise self._disk.explain(error) from error
+
+    def _check_offset(self, partition: int, offset: int) -> None:
+        start, end = self._starts[partition], self._ends[partition]
+        if not start <= offset <= end:
+            raise IndexError(f"offset {offset} of partition {partition} is outside its log, {start} to {end}")
+
+    def _write_state(self, batch: WriteBatch) -> None:
+        if self._failure is not None:
+            raise _again(self._failure)
+        try:
+            self._disk.write(batch)
+        except LogError as error:
+            self._fail(error)
+            raise
+
+    def _side_due(self) -> None:
+        self._side_timer = None
+        if self._side and self._idle:
+            self._idle = False
+            self._kick()
+
+    def _put_side(self, batch: WriteBatch, flight: _Flight, now: int) -> None:
+        groups: dict[bytes, list[bytes]] = {}
+        for topic, partition, value in flight.side:
+            groups.setdefault(side_prefix(topic, partition), []).append(value)
+        for prefix, values in groups.items():
+            end = self._side_end(prefix)
+            for part in split(values):
+                batch.put(prefix + end.to_bytes(8, "big"), encode(now, part), self._disk.side_handle)
+                end += len(part)
+            flight.side_ends[prefix] = end
+
+    def _side_end(self, prefix: bytes) -> int:
+        end = self._side_ends.get(prefix)
+        if end is None:
+            end, _ = rows.last(self._disk.side, prefix)
+            self._side_ends[prefix] = end
+        return end
+
+    def _tell_quiet(self) -> None:
+        if self._quiet is not None and not self._quiet.done():
+            self._quiet.set_result(None)
+
+
+def _again(error: LogError) -> LogError:
+    """The same error to raise once more: a raised one grows a traceback."""
+    return type(error)(str(error))
