@@ -1,4 +1,7 @@
-"""The gateway's routes. README of the shapes: a list is `{"data": […], "cursor": "…"}`, an error is problem+json."""
+"""The gateway's routes. A list is `{"data": […], "cursor": "…"}`, an error is problem+json.
+
+Ids of events and functions are `:path` because they may hold slashes, and `%2F` reaches routes as a slash.
+"""
 
 import asyncio
 
@@ -20,9 +23,9 @@ ROUTES = [
     Route("/e/{key}", events.receive, methods=["POST"]),
     Route("/v1/events/{event_id:path}/runs", events.runs_of, methods=["GET"]),
     Route("/v1/runs", runs.listing, methods=["GET"]),
-    Route("/v1/runs/{run_id}", runs.One),
     Route("/v1/runs/{run_id}/result", runs.result, methods=["GET"]),
     Route("/v1/runs/{run_id}/rerun", runs.rerun, methods=["POST"]),
+    Route("/v1/runs/{run_id}", runs.One),
     Route("/v1/functions", functions.listing, methods=["GET"]),
     Route("/v1/functions/{function_id:path}/runs", functions.enqueue, methods=["POST"]),
     Route("/v1/cancellations", cancellations.create, methods=["POST"]),

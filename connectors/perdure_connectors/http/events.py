@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Raw, Struct
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -58,7 +57,7 @@ async def runs_of(request: Request) -> Response:
     port = port_of(request)
     page = await page_of(request, port, event_id=event_id)
     if not page["data"] and not await port.knows_event(event_id):
-        raise HTTPException(404, f"no event {event_id!r} is known: it never came, or longer ago than the window")
+        return problem(404, "UnknownEvent", f"no event {event_id!r} is known: it never came, or before the window")
     return json_answer(page)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, TypeVar
 
 from perdure.errors import DefinitionError
@@ -106,7 +107,8 @@ class HttpPort:
         if self._session is None:
             self._session = self._make(timeout=self._timeout)
         headers = {"content-type": "application/json"} if call.body else None
+        body = BytesIO(call.body) if call.body else None  # aiohttp warns of large bodies given as bytes.
         async with self._session.request(
-            call.method, self.base + call.path, data=call.body, headers=headers, allow_redirects=False
+            call.method, self.base + call.path, data=body, headers=headers, allow_redirects=False
         ) as response:
             return Answer(response.status, await response.read())

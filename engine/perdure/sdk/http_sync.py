@@ -96,19 +96,19 @@ class SyncHttpPort:
         while True:
             # One that was idle may be closed on the other side: for a call that must not be sent again, a new one.
             connection = self._take() if call.again else self._new()
+            may = True
             try:
+                if connection.sock is None:
+                    connection.connect()
+                may = call.again
                 return wire.receive(call, self._once(connection, call), self.base)
             except (OSError, http.client.HTTPException) as error:
-                # Nothing of the request has left before there is a connection.
-                may = call.again or connection.sock is None
                 connection.close()
                 if not may or time.monotonic() > give_up:
                     raise wire.unreachable(self.base, error) from error
             time.sleep(0.1)
 
     def _once(self, connection: http.client.HTTPConnection, call: Call[R]) -> Answer:
-        if connection.sock is None:
-            connection.connect()
         headers = {"content-type": "application/json"} if call.body else {}
         connection.request(call.method, urlsplit(self.base).path + call.path, call.body, headers)
         response = connection.getresponse()

@@ -1,5 +1,6 @@
 """What goes over HTTP between `HttpPort`, `SyncHttpPort` and the gateway, without a socket."""
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from perdure import errors
-from perdure.errors import DefinitionError, LogError, PayloadError, PerdureError
+from perdure.errors import DefinitionError, LogError, PayloadError, PerdureError, UnknownRun
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, REQUEST_LIMIT_BYTES, PayloadTooLarge
 from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
@@ -81,6 +82,7 @@ class _Problem(Struct):
     type: str = ""
 
 
+_RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:~-]*")
 _encode = msgspec.json.Encoder().encode
 _REBUILT: dict[str, type[PerdureError]] = {
     kind.__name__: kind
@@ -259,4 +261,7 @@ def _run_id(answer: Answer) -> str:
 
 
 def _run(run_id: str) -> str:
+    if not _RUN_ID.fullmatch(run_id):
+        # `..` or a slash would ask for another path.
+        raise UnknownRun(f"no run {run_id[:80]!r} is known: an id has letters, digits, '-' and '_'")
     return f"/v1/runs/{quote(run_id, safe='')}"

@@ -1,0 +1,38 @@
+"""A gateway over a fake port: called directly, and on a real socket."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx
+import uvicorn
+
+from perdure.sdk.port import Port
+from perdure_connectors.http import gateway
+
+
+def client_of(port: Port, *, host: str = "127.0.0.1:8288", peer: str = "127.0.0.1") -> httpx.AsyncClient:
+    """Calls the app without a socket."""
+    transport = httpx.ASGITransport(gateway(port, "shop"), client=(peer, 50_000), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url=f"http://{host}")
+
+
+@asynccontextmanager
+async def served(port: Port, tcp_port: int = 0) -> AsyncGenerator[str]:
+    """The gateway on a free port of 127.0.0.1, by uvicorn in this loop; its URL."""
+    app = gateway(port, "shop")
+    config = uvicorn.Config(
+        app, port=tcp_port, log_config=None, lifespan="off", ws="none", http="httptools", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    serving = asyncio.create_task(server.main_loop())
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        app.state.closing.set()
+        server.should_exit = True
+        await serving
+        await server.shutdown()
