@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import msgspec
 from perdure_schemas.records import V, CronScheduled, Record, TimerFired
 
 from perdure.flow.definitions import CRON, parse_timer_key
@@ -28,6 +27,15 @@ class TimerDriver:
     def next_due(self) -> int | None:
         """When the next tick has work, within the window; a pending fire is not waited for."""
         return self._view.timers.next(self.now_ms())
+
+    def first_due(self, *, crons: bool = True) -> int | None:
+        """When the earliest timer of all is due, however far; for clocks that jump."""
+        if crons or not any(True for _ in self._view.crons.items()):
+            return self._view.timers.first()
+        skip = len(self._view.timers.prefix)
+        rows = self._view.timers.rows()
+        dues = (int.from_bytes(row[skip : skip + 8], "big") for row in rows if not row[skip + 8 :].startswith(b"cron:"))
+        return min(dues, default=None)
 
     def tick(self) -> int:
         """Append what is due. Returns how many fires were appended."""
@@ -73,10 +81,3 @@ class TimerDriver:
             mine = self._view.partition_of(CRON + function) == self._view.partition
             if defined.cron is not None and mine and self._view.crons.get(function) is None:
                 self.schedule(function)
-
-
-def encode(record: Record) -> bytes:
-    return _ENCODE(record)
-
-
-_ENCODE = msgspec.json.Encoder().encode

@@ -106,9 +106,9 @@ class LocalPort:
         return state
 
     async def status(self, run_id: str) -> RunStatus:
-        return self._shown(self._known(run_id))
+        return self.shown(self._known(run_id))
 
-    def _shown(self, state: RunState) -> RunStatus:
+    def shown(self, state: RunState) -> RunStatus:
         """The fold's status; a running run that waits only for the log is shown as suspended."""
         if state.status != "running":
             return _status(state)
@@ -156,7 +156,7 @@ class LocalPort:
         return RunSummary(
             state.id,
             state.function,
-            self._shown(state),
+            self.shown(state),
             state.cause,
             state.event_id,
             state.requested_at,

@@ -100,7 +100,7 @@ class Node:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def activated(self, partition: int, number: int) -> None:
+    def progressed(self) -> None:
         self._activated.set()
 
     def partition_halted(self, partition: int, reason: str) -> None:
@@ -180,6 +180,13 @@ class Node:
             for waiter in waiters:
                 waiter.cancel()
         await self.log.close()
+
+    async def kill(self) -> None:
+        """Die without a word, as a killed process: nothing more is written. For tests."""
+        for handle in (self._tick, self._timer):
+            if handle is not None:
+                handle.cancel()
+        await self.worker.close()
 
     def partitions_ready(self) -> Sequence[tuple[int, str]]:
         """Partitions that are halted, with the reason."""

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw
 from perdure_schemas.payload import Payload
 
-from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, Parked, Retry, Start
+from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, OwnerKnown, Parked, Retry, Start
 from perdure.flow.states import RunState
 from perdure.partition import Processor
 from perdure.worker import asking, lineage, steps
@@ -47,7 +47,7 @@ class Listener(Protocol):
 
     def run_ended(self, partition: int, run: str) -> None: ...
 
-    def activated(self, partition: int, number: int) -> None: ...
+    def progressed(self) -> None: ...
 
     def partition_halted(self, partition: int, reason: str) -> None: ...
 
@@ -124,8 +124,8 @@ class Worker:
             elif isinstance(act, Parked):
                 self.executions.pop(act.run, None)
                 self.processors[partition].rest(act.run)
-            elif isinstance(act, Activated):
-                self._listener.activated(partition, act.number)
+            elif isinstance(act, Activated | OwnerKnown):
+                self._listener.progressed()
 
     def _deliver(self, partition: int, act: Deliver) -> None:
         execution = self.executions.get(act.run)
@@ -250,6 +250,13 @@ class Worker:
         return not self.settler.busy and all(
             execution.signal is not None
             or (not execution.bodies and not execution.queue and not execution.replaying and tasks_idle(execution))
+            for execution in self.executions.values()
+        )
+
+    def working(self) -> bool:
+        """A step's body runs, or user code waits on something of its own: real time must pass."""
+        return any(
+            execution.signal is None and (execution.bodies or not execution.waiting)
             for execution in self.executions.values()
         )
 

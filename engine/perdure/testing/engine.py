@@ -1,0 +1,283 @@
+"""`TestEngine`: the engine as it ships, on a log in memory whose clock the test moves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any, ParamSpec, TypeVar, overload
+
+from msgspec.structs import replace
+from perdure_schemas.event import EventBody
+
+from perdure.duration import parse_ms
+from perdure.errors import DefinitionError, Duration, PerdureError
+from perdure.flow.states import TERMINAL
+from perdure.log.memory import MemoryLog
+from perdure.sdk.app import App
+from perdure.sdk.client import Client, enqueue_request
+from perdure.sdk.function import Function
+from perdure.sdk.handle import RunHandle
+from perdure.sdk.local_port import LocalPort
+from perdure.sdk.node import Node
+from perdure.sdk.port import Port
+from perdure.sdk.sender import event_body
+from perdure.sdk.step import Step, is_async
+from perdure.testing.runs import Run, run_of
+from perdure.worker.arguments import CallOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PATIENCE_SECONDS = 20.0
+"""Real time that a step, or code outside steps, may take before a test is told that it is stuck."""
+
+
+class TestEngine(Client):
+    """`async with TestEngine(app) as engine:`. `send` and `advance` return when nothing more can happen by itself.
+
+    `evict` suspends every run at every op, so that each goes through replay. While it is open, an `Engine` opened
+    for the same app is this one.
+    """
+
+    __test__ = False
+
+    def __init__(self, app: App, *, start: datetime = START, evict: bool = False) -> None:
+        super().__init__(app)
+        if start.tzinfo is None:
+            raise DefinitionError("start: naive datetime: give it a time zone")
+        self.app = app
+        self.now = start
+        self.log = MemoryLog(clock=lambda: int(self.now.timestamp() * 1000))
+        self.crashes = 0
+        self._evict = evict
+        self._node: Node | None = None
+        self._stack = AsyncExitStack()
+        self._faked: list[Callable[[], None]] = []
+        self._count = 0
+        self._recovering = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return self._port is not None
+
+    @property
+    def node(self) -> Node:
+        """The engine's inside, for the engine's own tests."""
+        if self._node is None:
+            raise DefinitionError("this TestEngine is not open: use it in `async with`")
+        return self._node
+
+    async def _open(self) -> Port:
+        self._stack = AsyncExitStack()
+        if self.app.lifespan is not None:
+            await self._stack.enter_async_context(self.app.lifespan())
+        await self._start()
+        await self.settle()
+        return LocalPort(self.node)
+
+    async def _start(self) -> None:
+        waiters = self._node.waiters if self._node is not None else {}
+        while True:
+            node = self._node = Node(self.app, self.log, evict=self._evict, ticking=False)
+            node.waiters = waiters
+            await self.log.open()
+            opening = asyncio.ensure_future(node.open())
+            if await self._until_crash(opening):
+                self._port = LocalPort(node)
+                return
+            await self._kill(node)
+
+    async def _until_crash(self, work: "asyncio.Future[Any]") -> bool:
+        """Whether `work` ended; False if the log crashed under it, and then it is cancelled."""
+        while not work.done():
+            if self.log.crashed:
+                work.cancel()
+                await asyncio.wait({work})
+                return False
+            await asyncio.sleep(0)
+        if self.log.crashed:
+            work.exception()
+            return False
+        work.result()
+        return True
+
+    async def _close(self) -> None:
+        for undo in reversed(self._faked):
+            undo()
+        self._faked.clear()
+        if self._node is not None:
+            await self._node.close()
+            self._node = None
+        await self._stack.aclose()
+
+    def _next(self, what: str) -> str:
+        self._count += 1
+        return f"{what}-{self._count}"
+
+    async def _through(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Do it, again after a crash: a client that got no answer asks again. Then let all happen that can."""
+        # What is asked for later is later by the log's clock too: an earlier event is no answer to a later trigger.
+        self.now += timedelta(milliseconds=1)
+        while True:
+            if self.log.crashed:
+                await self._recover()
+            work = asyncio.ensure_future(operation())
+            if await self._until_crash(work):
+                await self.settle()
+                return work.result()
+
+    async def _recover(self) -> None:
+        async with self._recovering:
+            if self.log.crashed:
+                await self._kill(self.node)
+                await self._start()
+
+    async def _kill(self, node: Node) -> None:
+        self.crashes += 1
+        await node.kill()
+
+    async def crash(self) -> None:
+        """Kills the engine as SIGKILL would, and starts it again on the same log."""
+        self.log.crash()
+        await self._recover()
+        await self.settle()
+
+    async def send_many(self, events: Any, /) -> list[str]:
+        """Sends events; returns when nothing more can happen by itself. Ids are given in order: `event-1`, …"""
+        bodies = [event_body(event, self._next("event")) for event in events]
+        return await self._send(bodies)
+
+    async def _send(self, bodies: list[EventBody]) -> list[str]:
+        return await self._through(lambda: self.port.send(bodies))
+
+    async def enqueue(
+        self, function: Function[..., R], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, /
+    ) -> RunHandle[R]:
+        """Starts a run; returns when nothing more can happen by itself."""
+        request = enqueue_request(function, args, kwargs, options)
+        if not request.idempotency_key:
+            request = replace(request, idempotency_key=self._next("enqueue"))
+        return RunHandle(function, await self._through(lambda: self.port.enqueue(request)))
+
+    async def settle(self) -> None:
+        """Let everything happen that needs no time: steps, results, deliveries."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        quiet = 0
+        while quiet < 3:
+            await asyncio.sleep(0)
+            if self.log.crashed:
+                await self._recover()
+                quiet = 0
+                continue
+            node = self.node
+            node.tick()
+            if self._busy(node):
+                quiet = 0
+                if asyncio.get_running_loop().time() > deadline:
+                    raise PerdureError(f"nothing happens for {PATIENCE_SECONDS:g}s: {_who_waits(node)}")
+                if node.worker.working():
+                    await asyncio.sleep(0.001)
+            else:
+                quiet += 1
+
+    def _busy(self, node: Node) -> bool:
+        behind = any(
+            not processor.halted and processor.offset < self.log.end(processor.partition)
+            for processor in node.processors
+        )
+        return behind or self.log.unflushed or not node.worker.quiet()
+
+    async def advance(self, by: Duration, /) -> None:
+        """The clock moves by `by`, from timer to timer; returns when nothing more can happen by itself."""
+        target = self.now.timestamp() * 1000 + parse_ms(by, what="advance")
+        while True:
+            await self.settle()
+            due = self._next_due()
+            if due is None or due > target:
+                break
+            self._move_to(due)
+        self._move_to(target)
+        await self.settle()
+
+    async def finish(self, *, within: Duration = "365d") -> None:
+        """Jump from timer to timer until every run has ended, or only an event could move what is left."""
+        limit = self.now.timestamp() * 1000 + parse_ms(within, what="within")
+        while True:
+            await self.settle()
+            due = self._next_due(crons=False)
+            if not self._live() or due is None or due > limit:
+                return
+            self._move_to(due)
+
+    def _next_due(self, *, crons: bool = True) -> float | None:
+        dues = [due for p in self.node.processors if (due := p.timers.first_due(crons=crons)) is not None]
+        return min(dues, default=None)
+
+    def _move_to(self, ms: float) -> None:
+        self.now = max(self.now, datetime.fromtimestamp(ms / 1000, UTC))
+
+    def _live(self) -> bool:
+        return any(
+            state.status not in TERMINAL and state.status != "parked"
+            for processor in self.node.processors
+            for _, state in processor.view.runs.items()
+        )
+
+    @overload
+    def run(self, of: Function[..., R], /) -> Run[R]: ...
+    @overload
+    def run(self, of: str, /) -> Run[Any]: ...
+    def run(self, of: Any, /) -> Run[Any]:
+        """The only run of a function (or of its id); an error if there are more, or none."""
+        found = self._runs(of if isinstance(of, str) else of.id)
+        if len(found) != 1:
+            name = of if isinstance(of, str) else of.id
+            listed = ", ".join(f"{run.id} ({run.status})" for run in found) or "none"
+            raise PerdureError(f"run({name!r}) wants the only run, there are {len(found)}: {listed}; use all_runs")
+        return found[0]
+
+    def all_runs(self, of: Function[..., R], /) -> list[Run[R]]:
+        """Every run of a function, in the order of their requests."""
+        return self._runs(of.id)
+
+    def _runs(self, function: str) -> list[Run[Any]]:
+        node = self.node
+        port = LocalPort(node)
+        found = [
+            (state.requested_at, state.requested_offset, state)
+            for processor in node.processors
+            for _, state in processor.view.runs.items()
+            if state.function == function
+        ]
+        found.sort(key=lambda one: one[:2])
+        return [run_of(node, state, port.shown(state)) for _, _, state in found]
+
+    def fake(self, target: Step[P, R] | Function[P, R], fn: Callable[P, R | Awaitable[R]], /) -> None:
+        """While this engine is open, `fn` runs in place of the step or function."""
+        spec = target.spec
+        before = (spec.fn, spec.is_async, target.fn)
+        takes_context = getattr(spec, "takes_context", None)
+
+        def undo() -> None:
+            spec.fn, spec.is_async, target.fn = before
+            if takes_context is not None:
+                setattr(spec, "takes_context", takes_context)  # noqa: B010
+
+        self._faked.append(undo)
+        spec.fn = target.fn = fn
+        spec.is_async = is_async(fn)
+        if takes_context is not None:
+            setattr(spec, "takes_context", False)  # noqa: B010
+
+
+def _who_waits(node: Node) -> str:
+    busy = [
+        f"{execution.function.id} {execution.run_id}"
+        + (f" in step {next(iter(execution.bodies))!r}" if execution.bodies else "")
+        for execution in node.worker.executions.values()
+        if not execution.gone()
+    ]
+    return "these runs wait for something outside the log: " + ", ".join(busy[:5])
+
+
