@@ -29,8 +29,8 @@ from perdure.log.protocol import Batch, Failed, Reader, Sink, Store
 from perdure.log.readers import Readers
 from perdure.log.tickets import Waiters
 
-# A flush takes at most this many records (a power of two): after a full disk there may be millions.
-_FLUSH_RECORDS = 1 << 14
+# A flush takes at most this many records: after a full disk there may be millions.
+_FLUSH_RECORDS = 1 << 16
 _SIDE_DELAY_S = 0.05
 _RETRY_S = (0.1, 2.0)
 
@@ -97,8 +97,8 @@ class EmbeddedLog:
         self._flight: _Flight | None = None
         self._flushing = False
         self._idle = True
-        self._ticket = 0
-        self._acknowledged = 0
+        self._ticket = self._acknowledged = 0
+        self._last = _FLUSH_RECORDS
 
     @property
     def partitions(self) -> int:
@@ -156,7 +156,7 @@ class EmbeddedLog:
     def append(self, partition: int, value: bytes) -> int:
         self._lists[partition].append(value)
         self._ticket = ticket = self._ticket + 1
-        if self._idle or not ticket & (_FLUSH_RECORDS - 1):
+        if self._idle or ticket == self._last:
             self._wake()
         return ticket
 
@@ -216,9 +216,8 @@ class EmbeddedLog:
     # The way of a record, in the order of calls: _wake, _kick, _send, _done.
 
     def _wake(self) -> None:
-        if not self._ticket & (_FLUSH_RECORDS - 1):
-            self._full.append((self._lists, self._ticket))
-            self._lists = _Lists(self._partitions)
+        if self._ticket == self._last:
+            self._full.append(self._take())
         if self._idle:
             self._idle = False
             # An empty context: the flush, and all that it resumes, must not belong to the run that appended.
@@ -228,14 +227,17 @@ class EmbeddedLog:
         """Begin the next flush, with what is pending. While failing, `_recover` does it."""
         if self._failure is not None or self._flight is not None:
             return
-        if self._full:
-            lists, ticket = self._full.popleft()
-        else:
-            lists, ticket = self._lists, self._ticket
-            self._lists = _Lists(self._partitions)
+        lists, ticket = self._full.popleft() if self._full else self._take()
         side, self._side = self._side, []
         self._flight = _Flight(lists, ticket, side)
         self._send(self._flight)
+
+    def _take(self) -> tuple[_Lists, int]:
+        """What is pending and its last ticket; new lists begin, and end at the latest with ticket `_last`."""
+        taken = self._lists
+        self._lists = _Lists(self._partitions)
+        self._last = self._ticket + _FLUSH_RECORDS
+        return taken, self._ticket
 
     def _send(self, flight: _Flight) -> None:
         """Write the flight and have it flushed. The same flight makes the same keys, however often it is written."""
