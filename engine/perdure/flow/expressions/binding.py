@@ -69,8 +69,9 @@ def _reduce(node: Node, args: tuple[Node, ...]) -> Node:
 
 
 def _constant(node: Node) -> Node:
+    closure = compile_node(node)
     try:
-        return const(compile_node(node)((None, None)), node.at)
+        return const(closure((None, None)), node.at)
     except ERRORS:
         return _ERROR
 

@@ -251,7 +251,12 @@ def _map(node: Node) -> Closure:
     return lambda scope: {key: item(scope) for key, item in items}
 
 
+def _error(node: Node) -> Closure:
+    return _fail
+
+
 _BUILD: Final[dict[str, Callable[[Node], Closure]]] = {
+    "error": _error,
     "name": _name,
     "field": _field,
     "index": _index,

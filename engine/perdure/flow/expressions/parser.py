@@ -157,7 +157,7 @@ class _Parser:
         token = self._peek()
         if signs and signs[-1].text == "-" and token.kind == "value" and type(token.value) in (int, float):
             # Read with its sign at once: the smallest number of 64 bit has no positive counterpart.
-            if token.value > -MIN_INT:
+            if type(token.value) is int and token.value > -MIN_INT:
                 raise fault(self._source, token.at, "the number does not fit in 64 bit")
             self._next += 1
             node = self._postfix(const(-token.value, signs.pop().at))
@@ -237,6 +237,8 @@ class _Parser:
         while not self._take("}"):
             if keys:
                 self._expect(",")
+                if self._take("}"):
+                    break
             key = self._peek()
             if key.kind != "value" or not isinstance(key.value, str):
                 raise self._unexpected("expected a key, a text in quotes")

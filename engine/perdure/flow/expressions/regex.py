@@ -107,7 +107,8 @@ class Regex:
         if isinstance(tree, Chars):
             self._add(tree)
         elif isinstance(tree, Assertion):
-            self._jumps[self._add(None, tree.kind)] = (len(self._tests),)
+            point = self._add(None, tree.kind)
+            self._jumps[point] = (point + 1,)
         elif isinstance(tree, Together):
             for item in tree.items:
                 self._emit(item)
