@@ -1,6 +1,10 @@
 """The expression language: what conditions match, and what is refused where it is defined."""
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perdure.errors import DefinitionError
 from perdure.flow.expressions import EXPRESSION_VERSION, compile_where
@@ -94,6 +98,9 @@ event.data.empty != {}
 event.data.s in ["abc", "d"]
 !(event.data.i in ["3"])
 event.data.i in [1, 3.0]
+event.data.i in [-1, -2.5, 3]
+-event.data.i in [- -1, -3]
+-event.data.i in {"a": [-3]}.a
 !(event.data.t in [1])
 "red" in event.data.tags
 "k" in event.data.o
@@ -369,6 +376,7 @@ BAD = [
     ("event.data.i == 0xfffffffffffffffff", "64 bit", 17),
     ("event.data.i == 999999999999999999999999999", "64 bit", 17),
     ("event.data.i == -9223372036854775809", "64 bit", 18),
+    ("event.data.i in [-9223372036854775809]", "64 bit", 19),
     ("event.data.i == $x", r"unexpected character '\$'", 17),
     ("event.data.i == {1: 2}", "expected a key, a text in quotes, not '1'", 18),
     ('event.data.i == {"a": 2, "a": 3}', "stands twice", 26),
@@ -421,8 +429,8 @@ BAD = [
     ('{"a": event.data.t}', "not a condition", 1),
     ("size(event.data.s)", "not a condition", 1),
     ("true ? 1 : 'a'", "not a condition", 6),
-    ("(" * 200 + "true" + ")" * 200, "nested more than", None),
-    ("!" * 200 + "event.data.t", "nested more than", 1),
+    ("(" * 200 + "true" + ")" * 200, "nested too deep", None),
+    ("!" * 200 + "event.data.t", "nested too deep", 1),
     ("event.data.i == " + "1+" * 200 + "1", "nested", None),
     ("event.data.i == 1" + " + 1" * 40 + " + event.data.i", "nested", None),
     ("event.data" + ".x" * 200, "nested", None),
@@ -479,3 +487,32 @@ def test_deep_but_allowed():
     assert holds("(" * 31 + "true" + ")" * 31)
     assert holds(" && ".join(["event.data.t"] * 100)), "a chain is not deep"
     assert holds("event.data.i == 3" + " + 1 - 1" * 13)
+
+
+WORDS = st.sampled_from(
+    [
+        *["event", "async", ".data", ".x", ".in", "has(", "size(", ".exists(i,", ".matches('a')", "i", "in", "true"],
+        *["(", ")", "[", "]", "{", "}", "==", "=", "<", "&&", "||", "!", "-", "+", "?", ":", ",", "//"],
+        *["null", "'a'", "'", '"', "r'", "\\", "é", "1", "2.5", "1e400", "0x", "\n", " "],
+    ]
+)
+
+
+@given(st.lists(WORDS, max_size=14).map(" ".join) | st.lists(WORDS, max_size=14).map("".join) | st.text(max_size=20))
+@settings(max_examples=400, deadline=None)
+def test_no_text_raises_anything_but_a_definition_error(source):
+    with suppress(DefinitionError):
+        assert compile_where(source).matches(EVENT, INCOMING) in (True, False)
+
+
+@pytest.mark.parametrize("part", ["(", "[", "{'a':", "!", "-", "1==1+1*(", "size(", "true?", "event.data[", "has("])
+def test_nesting_never_overflows_the_stack(part):
+    for count in (39, 99, 1_000, 100_000):
+        with pytest.raises(DefinitionError):
+            compile_where(part * count)
+
+
+def test_the_deepest_that_is_read_fits_the_stack():
+    nested = "true || 1 == 1 + 1 * size([" * 19 + "[" * 10 + "]" * 10 + "])" * 19
+    assert compile_where(nested).matches(None, None)
+    assert compile_where("async.data.l == " + "[" * 100 + "]" * 100).names == {"async"}

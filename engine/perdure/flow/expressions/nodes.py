@@ -17,8 +17,11 @@ MAX_SOURCE = 2_048
 MAX_DEPTH = 32
 """Depth of the deepest tree that a person may write."""
 
-MAX_BOUND_DEPTH = 128
-"""The same for what `bind` writes: a tree of 32, whose leaves may be JSON of depth 64."""
+MAX_LITERAL_DEPTH = 100
+"""Depth of the deepest list or object of constants: `bind` writes out JSON of depth 64."""
+
+MAX_NESTING = 40
+"""Parentheses within parentheses and the like: each costs the parser up to nine frames of Python's stack."""
 
 METHODS = {"startsWith": 2, "endsWith": 2, "contains": 2, "matches": 2, "lowerAscii": 1, "upperAscii": 1, "size": 1}
 """Functions written behind their target, and how many values they take with it."""

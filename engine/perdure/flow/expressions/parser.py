@@ -10,8 +10,9 @@ from perdure.flow.expressions.nodes import (
     EVENT_FIELDS,
     FUNCTIONS,
     MACROS,
-    MAX_BOUND_DEPTH,
     MAX_DEPTH,
+    MAX_LITERAL_DEPTH,
+    MAX_NESTING,
     MAX_SOURCE,
     METHODS,
     Node,
@@ -63,8 +64,6 @@ class _Parser:
         self._tokens = tokens(source)
         self._next = 0
         self._depth = 0
-        # The limit for nesting guards our own stack; that for trees is checked when the names are known.
-        self._limit = MAX_BOUND_DEPTH
 
     def whole(self) -> Node:
         node = self._ternary()
@@ -103,14 +102,17 @@ class _Parser:
         return fault(self._source, token.at, wanted)
 
     def _checked(self, node: Node) -> Node:
-        if node.height > self._limit:
-            raise fault(self._source, node.at, f"the expression is nested more than {self._limit} deep")
+        if node.height > MAX_DEPTH + MAX_LITERAL_DEPTH:
+            raise self._too_deep(node.at)
         return node
+
+    def _too_deep(self, at: int) -> DefinitionError:
+        return fault(self._source, at, "the expression is nested too deep; split it, or compute a part in the function")
 
     def _ternary(self) -> Node:
         self._depth += 1
-        if self._depth > self._limit:
-            raise fault(self._source, self._peek().at, f"the expression is nested more than {self._limit} deep")
+        if self._depth > MAX_NESTING:
+            raise self._too_deep(self._peek().at)
         node = self._chain("||", "or")
         mark = self._take("?")
         if mark is not None:
@@ -152,8 +154,8 @@ class _Parser:
         signs: list[Token] = []
         while sign := self._take("!", "-"):
             signs.append(sign)
-        if len(signs) > self._limit:
-            raise fault(self._source, signs[0].at, f"the expression is nested more than {self._limit} deep")
+        if len(signs) > MAX_NESTING:
+            raise self._too_deep(signs[0].at)
         token = self._peek()
         if signs and signs[-1].text == "-" and token.kind == "value" and type(token.value) in (int, float):
             # Read with its sign at once: the smallest number of 64 bit has no positive counterpart.
@@ -212,14 +214,51 @@ class _Parser:
             node = self._ternary()
             self._expect(")")
             return node
-        if self._take("["):
-            items = tuple(self._arguments("]"))
-            if all(item.kind == "const" for item in items):
-                return const([item.value for item in items], token.at, _height(items))
-            return make("list", token.at, items)
-        if self._take("{"):
-            return self._map(token)
+        if token.text in ("[", "{"):
+            start = self._next
+            constant = self._constant(0)
+            if constant is not None:
+                return constant
+            self._next = start + 1
+            return self._map(token) if token.text == "{" else make("list", token.at, tuple(self._arguments("]")))
         raise self._unexpected("expected a value")
+
+    def _constant(self, depth: int) -> Node | None:
+        """A literal, lists and objects among them, or None: read in one frame a level, not by way of all operators."""
+        token = self._peek()
+        if depth > MAX_LITERAL_DEPTH:
+            raise self._too_deep(token.at)
+        self._next += 1
+        if token.kind == "value":
+            return const(token.value, token.at)
+        if token.text == "-" and type(self._peek().value) in (int, float) and self._peek().value <= -MIN_INT:
+            self._next += 1
+            return const(-self._tokens[self._next - 1].value, token.at)
+        if token.text not in ("[", "{"):
+            return None
+        close = "]" if token.text == "[" else "}"
+        keys: list[str] = []
+        items: list[Node] = []
+        while not self._take(close):
+            if items and not self._take(","):
+                return None
+            if close == "}" and not self._constant_key(keys):
+                return None
+            item = self._constant(depth + 1)
+            if item is None:
+                return None
+            items.append(item)
+        values = [item.value for item in items]
+        height = 1 + max((item.height for item in items), default=0)
+        return const(values if close == "]" else dict(zip(keys, values, strict=True)), token.at, height)
+
+    def _constant_key(self, keys: list[str]) -> bool:
+        token = self._peek()
+        if token.kind != "value" or not isinstance(token.value, str) or token.value in keys:
+            return False
+        self._next += 1
+        keys.append(token.value)
+        return self._take(":") is not None
 
     def _arguments(self, close: str) -> list[Node]:
         found: list[Node] = []
@@ -248,9 +287,6 @@ class _Parser:
             self._expect(":")
             keys.append(key.value)
             values.append(self._ternary())
-        if all(value.kind == "const" for value in values):
-            constants = dict(zip(keys, (value.value for value in values), strict=True))
-            return const(constants, start.at, _height(values))
         return make("map", start.at, tuple(values), tuple(keys))
 
     def _macro(self, target: Node, token: Token) -> Node:
@@ -329,7 +365,3 @@ class _Parser:
 def _guess(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _height(items: Iterable[Node]) -> int:
-    return 1 + max((item.height for item in items), default=0)
