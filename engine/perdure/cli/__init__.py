@@ -1,0 +1,33 @@
+"""The command line: `perdure`, also `python -m perdure`."""
+
+import click
+
+from perdure.cli.command import Main
+from perdure.cli.dev import dev
+from perdure.cli.functions import functions
+from perdure.cli.output import release
+from perdure.cli.runs import runs
+from perdure.cli.send import send
+from perdure.cli.serve import serve
+
+__all__ = ["main"]
+
+
+@click.group(
+    cls=Main,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=(
+        "Settings: a flag, else PERDURE_URL, PERDURE_LOG, PERDURE_APP, … in the environment (PERDURE_LOG_FILE names a "
+        "file that holds the value), else perdure.toml or [tool.perdure] in pyproject.toml here, else the default."
+        "\n\n\b\n"
+        "Exit codes: 0 done · 1 refused or failed · 2 wrong usage · 3 not found ·\n"
+        "4 no engine answers · 5 the log cannot be used · 130 stopped at once"
+    ),
+)
+@click.version_option(release() or "(not installed)", message="perdure %(version)s")
+def main() -> None:
+    """Durable Python functions: they outlive the process they started in."""
+
+
+for command in (dev, serve, send, functions, runs):
+    main.add_command(command)

@@ -1,0 +1,26 @@
+"""`perdure dev`."""
+
+import click
+
+from perdure.cli.command import json_option
+from perdure.cli.listening import check_loopback
+from perdure.cli.serve import engine_options, log_url
+
+
+@click.command()
+@engine_options
+@click.option("--reload/--no-reload", default=True, show_default=True, help="Restart when a Python file changes.")
+@json_option
+@click.pass_context
+def dev(
+    ctx: click.Context, app: str, log: str, partitions: int, host: str, port: int, reload: bool, as_json: bool
+) -> None:
+    """Run the app with its gateway, and again whenever its code changes.
+
+    Runs that are under way go on with the new code; one that asks for something else than its log holds is parked,
+    and tried again at the next change.
+    """
+    from perdure.cli.supervisor import Supervisor
+
+    supervisor = Supervisor(app, log_url(log), partitions, check_loopback(host), port, reload=reload, as_json=as_json)
+    ctx.exit(supervisor.run())

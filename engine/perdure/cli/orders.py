@@ -1,0 +1,40 @@
+"""What `dev`'s supervisor and its engine process tell each other, and what both print. Imports no engine."""
+
+from msgspec import Struct
+
+from perdure.sdk.port import FunctionView
+
+
+class Served(Struct):
+    """What to run."""
+
+    app: str
+    log: str
+    partitions: int
+
+
+class Ready(Struct):
+    """What runs now."""
+
+    app: str
+    url: str
+    log: str
+    functions: list[FunctionView]
+    took_s: float
+
+
+class Orders(Struct):
+    """What the supervisor hands over: what to run, and two inherited file descriptors."""
+
+    served: Served
+    listener: int
+    link: int
+    first: bool
+    reload: bool
+    as_json: bool
+
+
+class Started(Struct):
+    """What the engine process answers once it is ready: folders whose changes count, beside the current one."""
+
+    watch: list[str]

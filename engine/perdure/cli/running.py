@@ -1,0 +1,136 @@
+"""An engine with its gateway in this process, until it is told to stop."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from typing import Any
+
+import uvicorn
+
+from perdure.cli import exits
+from perdure.cli.listening import url_of
+from perdure.cli.loading import load_app
+from perdure.cli.orders import Ready, Served
+from perdure.cli.output import inert
+from perdure.sdk.app import App
+from perdure.sdk.engine import Engine
+
+GRACE_S = 3
+"""How long requests that are being answered may take once the server stops."""
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn without its signal handlers: the engine drains after the server, and both belong to one Ctrl-C."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leaves signals to `run`."""
+        yield
+
+
+class Stopping:
+    """From a signal to the end: long polls are answered, the server closes, the engine drains."""
+
+    def __init__(self, on_stop: Callable[[], None]) -> None:
+        self.asked = asyncio.Event()
+        self._on_stop = on_stop
+
+    def signalled(self) -> None:
+        """The first signal begins the stop, the second ends the process."""
+        if self.asked.is_set():
+            # Nothing is lost by it: what counts is in the log, and what was running goes on at the next start.
+            os._exit(exits.KILLED)
+        self.asked.set()
+        self._on_stop()
+
+
+def run(served: Served, listener: socket.socket, ready: Callable[[Ready], None], on_stop: Callable[[], None]) -> None:
+    """Returns after a signal, when all has drained. `ready` is called once, when requests are taken."""
+    began = time.monotonic()
+    app = load_app(served.app)
+    # A step allocates much that lives on for a while and little that is cyclic: with the default thresholds the
+    # collector takes 1.9 µs of each step (SPEED.md, finding 1). Cycles are freed later, and the engine makes none.
+    gc.set_threshold(10_000, 50, 1_000)
+    log_to_stderr()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_run(app, served, listener, ready, Stopping(on_stop), began))
+
+
+async def _run(
+    app: App,
+    served: Served,
+    listener: socket.socket,
+    ready: Callable[[Ready], None],
+    stopping: Stopping,
+    began: float,
+) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stopping.signalled)
+    async with Engine(app, log=served.log, partitions=served.partitions) as engine:
+        gateway = engine.asgi()
+        server = GatewayServer(_config(gateway))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        functions = await engine.port.functions()
+        ready(Ready(app.name, url_of(listener), served.log, functions, time.monotonic() - began))
+        asked = asyncio.create_task(stopping.asked.wait())
+        await asyncio.wait([serving, asked], return_when=asyncio.FIRST_COMPLETED)
+        _close_gateway(gateway)
+        server.should_exit = True
+        await serving
+
+
+def _close_gateway(gateway: object) -> None:
+    """Long polls would hold the server for as long as they may wait."""
+    state = getattr(gateway, "state", None)
+    closing = getattr(state, "closing", None)
+    if isinstance(closing, asyncio.Event):
+        closing.set()
+
+
+def _config(gateway: Callable[..., Coroutine[Any, Any, None]] | Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        gateway,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+class InertFormatter(logging.Formatter):
+    """What user code logs may hold what others sent: it must not steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and the traceback below it."""
+        return inert(super().format(record), lines=True)
+
+
+def log_to_stderr(streams: Sequence[logging.Handler] = ()) -> None:
+    """What the app logs is seen, unless it has set logging up itself."""
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = streams[0] if streams else logging.StreamHandler()
+    handler.setFormatter(InertFormatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # The banner says what it would say.

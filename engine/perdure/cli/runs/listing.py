@@ -1,0 +1,81 @@
+"""`perdure runs list`."""
+
+from difflib import get_close_matches
+from typing import get_args
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from perdure.cli.command import client_options, port_at
+from perdure.cli.output import console, moment, print_json, status_text, styled, took
+from perdure.errors import UnknownFunction
+from perdure.sdk.http_sync import SyncHttpPort
+from perdure.sdk.port import RunStatus, RunSummary
+
+STATUSES = click.Choice(get_args(RunStatus))
+
+
+@click.command("list")
+@click.option("--function", default="", help="Only runs of this function.")
+@click.option("--status", type=STATUSES, help="Only runs that are so.")
+@click.option("--event", "event_id", default="", help="Only runs that this event started, by its id.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
+@click.option("--cursor", default="", help="The next page, as the last one gave it.")
+@client_options
+@click.pass_context
+def listing(
+    ctx: click.Context,
+    function: str,
+    status: str | None,
+    event_id: str,
+    limit: int,
+    cursor: str,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """List runs, newest first."""
+    port = port_at(ctx, url)
+    found, after = port.runs(function=function, status=status or "", event_id=event_id, limit=limit, cursor=cursor)
+    if function and not found:
+        check_function(port, function)
+    if as_json:
+        print_json({"data": found, "cursor": after})
+        return
+    console().print(_table(found) if found else "no runs")
+    if after:
+        console(stderr=True).print(styled(f"there are more: --cursor {after}"), style="dim")
+
+
+def check_function(port: SyncHttpPort, function: str) -> None:
+    """A misspelt name would look like a function that never ran. Raises `UnknownFunction`."""
+    known = [view.id for view in port.functions()]
+    if function not in known:
+        close = get_close_matches(function, known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+        raise UnknownFunction(f"no function {function!r} has runs: {hint}")
+
+
+def _table(runs: list[RunSummary]) -> Table:
+    table = Table("run", "function", "status", "started by", "requested", "took", box=None, header_style="bold")
+    table.columns[0].no_wrap = True
+    for run in runs:
+        length = None if run.ended_at is None else run.ended_at - run.requested_at
+        table.add_row(
+            styled(run.id),
+            styled(run.function),
+            status_text(run.status),
+            styled(started_by(run)),
+            Text(moment(run.requested_at), no_wrap=True),
+            Text(took(length), justify="right"),
+        )
+    return table
+
+
+def started_by(run: RunSummary) -> str:
+    """What started the run, with the id to look further."""
+    if run.rerun_of:
+        return f"rerun of {run.rerun_of}"
+    if run.parent:
+        return f"{run.cause} by {run.parent}"
+    return f"{run.cause} {run.event_id}".strip()

@@ -1,0 +1,58 @@
+"""`perdure serve`."""
+
+import click
+
+from perdure.cli.command import json_option
+from perdure.cli.listening import check_loopback, listen
+from perdure.cli.settings import AppArgument, Setting
+
+
+def engine_options(command: click.decorators.FC) -> click.decorators.FC:
+    """What `dev` and `serve` have in common."""
+    for option in (
+        click.option("--host", cls=Setting, default="127.0.0.1", show_default=True, help="A loopback address."),
+        click.option("--port", cls=Setting, type=click.IntRange(0, 65535), default=8288, show_default=True),
+        click.option("--log", cls=Setting, default="embedded://.perdure", show_default=True, help="URL, or a folder."),
+        click.option(
+            "--partitions",
+            cls=Setting,
+            type=click.IntRange(1, 1024),
+            default=4,
+            show_default=True,
+            help="Fixed when the log is made.",
+        ),
+        click.argument("app", cls=AppArgument, metavar="MODULE:APP"),
+    ):
+        command = option(command)
+    return command
+
+
+def log_url(log: str) -> str:
+    """A folder is an embedded log."""
+    return log if "://" in log else f"embedded://{log}"
+
+
+@click.command()
+@engine_options
+@json_option
+def serve(app: str, log: str, partitions: int, host: str, port: int, as_json: bool) -> None:
+    """Run the app with its gateway, for production on one machine.
+
+    SIGTERM or Ctrl-C drains and stops; a second one stops at once. Nothing is lost by either, or by a crash.
+    """
+    # What an engine needs is imported here: `perdure send` must not wait for it.
+    from perdure.cli.banner import announce, say
+    from perdure.cli.orders import Ready, Served
+    from perdure.cli.running import run
+
+    def ready(what: Ready) -> None:
+        announce(what, note=f"{app}, as it is now: restart to take changes", as_json=as_json)
+
+    listener = listen(check_loopback(host), port)
+    with listener:
+        run(
+            Served(app, log_url(log), partitions),
+            listener,
+            ready,
+            lambda: say("stopping: once more to stop at once", as_json=as_json),
+        )
