@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, cast, overload
 
 from perdure import schedule
 from perdure.errors import DefinitionError
@@ -86,7 +86,10 @@ class App:
         """Steps of modules. One defined inside a function is part of that function's source."""
         self.step = StepDecorator(self._add_step, {})
         self.background = BackgroundDecorator(self, {})
-        self._on_failure = self._handler("app", "on_failure", on_failure)
+        handler = self._handler("app", "on_failure", on_failure)
+        if handler:
+            self.handlers[handler.id] = handler
+        self._on_failure = _id(handler)
 
     @overload
     def function(
@@ -131,6 +134,10 @@ class App:
         if known is not None:
             places = f"{known.declared.place} and {signatures.place(fn)}"
             raise DefinitionError(f"two functions have the id {checked.id!r}, at {places}: give one of them id=…")
+        handlers = [
+            self._handler(checked.id, "on_failure", checked.on_failure),
+            self._handler(checked.id, "on_cancel", checked.on_cancel),
+        ]
         declared = Declared(
             self.name,
             checked.id,
@@ -139,29 +146,31 @@ class App:
             signatures.place(fn),
             checked,
             takes_context=kind == "event" or signatures.takes_context(fn),
-            on_failure=self._handler(checked.id, "on_failure", checked.on_failure) or self._on_failure,
-            on_cancel=self._handler(checked.id, "on_cancel", checked.on_cancel),
+            on_failure=_id(handlers[0]) or self._on_failure,
+            on_cancel=_id(handlers[1]),
             local=signatures.local_names(fn),
             **more,
         )
+        definition.check_rules(declared)
+        # Added last and together: a function that is refused leaves nothing behind.
+        self.handlers |= {handler.id: handler for handler in handlers if handler}
         function: Function[..., Any] = Function(declared)
         self.functions[declared.id] = function
         return function
 
-    def _handler(self, of: str, name: str, fn: Callable[..., Any] | None) -> str:
-        """Adds the handler of a function, or of the app, and gives its id; empty for none."""
+    def _handler(self, of: str, name: str, fn: Callable[..., Any] | None) -> Function[..., Any] | None:
+        """The handler of a function, or of the app (`of` = "app"), as a function of its own."""
         if fn is None:
-            return ""
-        if isinstance(fn, Function | Step):
+            return None
+        if isinstance(fn, Function | Step) or not callable(cast("object", fn)):
             raise DefinitionError(f"{name}={fn!r}: a plain async function (ctx, ended) is needed, without a decorator")
         signatures.check_pair(signatures.check_callable(fn, name), "ended")
         handler_id = f"{of}:{name}"
+        if handler_id in self.handlers:
+            raise DefinitionError(f"id={of!r}: handlers of the app itself have that name; give the function another id")
         options = function_options({}, "handler", name)
         local = signatures.local_names(fn)
-        self.handlers[handler_id] = Function(
-            Declared(self.name, handler_id, "handler", fn, signatures.place(fn), options, local=local)
-        )
-        return handler_id
+        return Function(Declared(self.name, handler_id, "handler", fn, signatures.place(fn), options, local=local))
 
     def _add_step(self, step: Step[..., Any]) -> None:
         if "<locals>" not in getattr(step.fn, "__qualname__", ""):
@@ -192,6 +201,10 @@ class App:
 
 
 _DECORATORS = {"event": "function", "background": "background", "cron": "cron"}
+
+
+def _id(handler: Function[..., Any] | None) -> str:
+    return handler.id if handler else ""
 
 
 def _check_topic_name(name: object) -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from xxhash import xxh3_64_hexdigest
@@ -13,7 +13,7 @@ from perdure.flow.expressions import EXPRESSION_VERSION, canonical_path
 from perdure.flow.patterns import check_event_name
 from perdure.sdk.declared import Declared
 from perdure.sdk.events import CancelOn, EventReader, EventType, is_event_type
-from perdure.sdk.matching import Join, join, keys_below_data
+from perdure.sdk.matching import Join, join, keys_below_data, paths_in
 from perdure.sdk.paths import check_data_path
 from perdure.sdk.signatures import event_data_type, type_hints
 from perdure.sdk.source import Scanned, WaitCall, scan, source_digest
@@ -45,18 +45,34 @@ def function_spec(declared: Declared) -> FunctionSpec:
     return declared.spec
 
 
-def _function_spec(declared: Declared) -> FunctionSpec:
+class _Inputs(NamedTuple):
+    """What a function gets and gives, as far as the names in its hints are defined yet."""
+
+    parameters: Mapping[str, Any]
+    types: Mapping[str, Any]
+    """Of an event's data, by its name."""
+    returns: Any
+
+
+def _inputs(declared: Declared) -> _Inputs:
     hints = type_hints(declared.fn, declared.local)
     names = list(inspect.signature(declared.fn).parameters)[1 if declared.takes_context else 0 :]
     parameters = {name: hints.get(name, Any) for name in names}
     types: Mapping[str, Any] = {}
     if declared.kind == "event":
-        types = EventTypes(declared.types, event_data_type(parameters[names[0]]))
+        # The hint speaks of names without an EventType; of a union it would only repeat what each name's type says.
+        typed = all(trigger.event in declared.types for trigger in declared.triggers)
+        types = EventTypes(declared.types, Any if typed else event_data_type(parameters[names[0]]))
         parameters = {names[0]: EventReader(types)}
-        for data in {id(one): one for one in (*types.values(), types.rest)}.values():
-            decoder_for(data)
-    elif declared.kind == "background":
-        for name, annotation in parameters.items():
+    return _Inputs(parameters, types, hints.get("return", Any))
+
+
+def _function_spec(declared: Declared) -> FunctionSpec:
+    inputs = _inputs(declared)
+    for name in {trigger.event for trigger in declared.triggers}:
+        decoder_for(inputs.types.get(name, Any))
+    if declared.kind == "background":
+        for name, annotation in inputs.parameters.items():
             _check_parameter(declared, name, annotation)
     return FunctionSpec(
         declared.id,
@@ -64,10 +80,10 @@ def _function_spec(declared: Declared) -> FunctionSpec:
         declared.fn,
         is_async=inspect.iscoroutinefunction(declared.fn),
         takes_context=declared.takes_context,
-        defined=_defined(declared, types, parameters),
-        data_types=types,
-        parameters=parameters,
-        returns=hints.get("return", Any),
+        defined=_defined(declared, inputs),
+        data_types=inputs.types,
+        parameters=inputs.parameters,
+        returns=inputs.returns,
         retries=declared.options.retries,
     )
 
@@ -100,11 +116,24 @@ def _custom_class(annotation: Any) -> str:
     return ""
 
 
-def _defined(declared: Declared, types: Mapping[str, Any], parameters: Mapping[str, Any]) -> FunctionDefined:
+def check_rules(declared: Declared) -> None:
+    """Refuses conditions and paths that the types rule out, where the function is defined."""
+    _rules(_Trigger(declared, _inputs(declared)))
+
+
+def _rules(trigger: "_Trigger") -> tuple[CancelDefined, ...]:
+    """What cancels the function; checks its triggers' conditions as well."""
+    for defined in trigger.declared.triggers:
+        for _, keys in paths_in(defined.where) if defined.where else ():
+            check_data_path(f"where={defined.where!r}", keys, trigger.inputs.types.get(defined.event, Any))
+    return tuple(rule for one in trigger.declared.options.cancel_on for rule in _cancel_rules(one, trigger))
+
+
+def _defined(declared: Declared, inputs: _Inputs) -> FunctionDefined:
     options, scanned = declared.options, scan(declared.fn)
-    trigger = _Side(declared, types, parameters)
+    trigger = _Trigger(declared, inputs)
     try:
-        cancel_on = tuple(rule for one in options.cancel_on for rule in _cancel_rules(one, trigger))
+        cancel_on = _rules(trigger)
         paths = dict.fromkeys([*((rule.event, rule.path) for rule in cancel_on), *_waits(options.waits)])
         paths |= dict.fromkeys(_scanned_waits(scanned, trigger))
     except DefinitionError as error:
@@ -127,17 +156,14 @@ def _defined(declared: Declared, types: Mapping[str, Any], parameters: Mapping[s
     )
 
 
-class _Side:
+class _Trigger(NamedTuple):
     """The trigger's side of a comparison: what `event.data` of a function can be."""
 
-    def __init__(self, declared: Declared, types: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-        self.declared = declared
-        self._types = types
-        self._parameters = parameters
+    declared: Declared
+    inputs: _Inputs
 
-    def check(self, shown: str, path: str) -> None:
-        """Refuses a path that no trigger of the function has."""
-        keys = keys_below_data(path)
+    def check(self, shown: str, keys: list[str] | None) -> None:
+        """Refuses a path that no trigger of the function has: keys below `data`, None for a path elsewhere."""
         if self.declared.kind == "background":
             self._check_parameters(shown, keys)
         elif self.declared.kind != "event":
@@ -146,33 +172,39 @@ class _Side:
             )
         elif keys is not None:
             for trigger in self.declared.triggers:
-                check_data_path(shown, keys, self._types.get(trigger.event, Any))
+                check_data_path(shown, keys, self.inputs.types.get(trigger.event, Any))
 
     def _check_parameters(self, shown: str, keys: list[str] | None) -> None:
         """A background function's data are its arguments by name."""
         if not keys:
             raise DefinitionError(f"{shown}: a background function has no event; compare with a parameter, 'data.x'")
-        if keys[0] not in self._parameters:
-            has = ", ".join(self._parameters) or "none"
+        if keys[0] not in self.inputs.parameters:
+            has = ", ".join(self.inputs.parameters) or "none"
             raise DefinitionError(f"{shown}: {self.declared.id} has no parameter {keys[0]!r} (has {has})")
-        check_data_path(shown, keys[1:], self._parameters[keys[0]])
+        check_data_path(shown, keys[1:], self.inputs.parameters[keys[0]])
 
 
-def _cancel_rules(rule: CancelOn, trigger: _Side) -> Iterator[CancelDefined]:
+def _cancel_rules(rule: CancelOn, trigger: _Trigger) -> Iterator[CancelDefined]:
     joined = join(rule.match, rule.where, "cancel_on")
     timeout_ms = None if rule.timeout is None else parse_ms(rule.timeout, what="cancel_on: timeout", positive=True)
     for name, data in _named(rule.event, "cancel_on"):
-        _check_join(joined, rule.match, data, trigger)
+        _check_paths(joined, rule.match, rule.where, data, trigger)
         yield CancelDefined(name, joined.path, joined.equals, joined.value, joined.where, timeout_ms)
 
 
-def _check_join(joined: Join, match: object, data: Any, trigger: _Side) -> None:
-    shown = f"match={joined.path!r}" if match else f"where: {joined.path!r}"
-    keys = keys_below_data(joined.path) if joined.path else None
+def _check_paths(joined: Join, match: object, where: str, data: Any, trigger: _Trigger) -> None:
+    """Refuses what the types of either event rule out: it would match nothing, and nobody would know why."""
+    shown = f"match={joined.path!r}"
+    keys = keys_below_data(joined.path) if match else None
     if keys is not None:
         check_data_path(shown, keys, data)
-    if joined.equals:
-        trigger.check(shown if match else f"where: {joined.equals!r}", joined.equals)
+    if match and joined.equals:
+        trigger.check(shown, keys)
+    for root, below in paths_in(where) if where else ():
+        if root == "async":
+            check_data_path(f"where={where!r}", below, data)
+        else:
+            trigger.check(f"where={where!r}", below)
 
 
 def _named(event: EventType[Any] | str, what: str) -> Iterator[tuple[str, Any]]:
@@ -192,7 +224,7 @@ def _waits(waits: Iterable[EventType[Any] | str]) -> Iterator[tuple[str, str]]:
         yield check_event_name(name, what="waits"), canonical_path(path.strip(), what="waits") if path else ""
 
 
-def _scanned_waits(scanned: Scanned, trigger: _Side) -> Iterator[tuple[str, str]]:
+def _scanned_waits(scanned: Scanned, trigger: _Trigger) -> Iterator[tuple[str, str]]:
     """Waits that the source shows whole. The others are refused when they are opened, unless `waits=` has them."""
     for wait in scanned.waits:
         event, joined = wait.event, _static_join(wait)
@@ -200,7 +232,8 @@ def _scanned_waits(scanned: Scanned, trigger: _Side) -> Iterator[tuple[str, str]
             continue
         for name, data in _named(event, "wait_for_event"):
             if trigger.declared.kind != "handler":
-                _check_join(joined, wait.match, data, trigger)
+                where = wait.where if isinstance(wait.where, str) else ""
+                _check_paths(joined, wait.match, where, data, trigger)
             yield name, joined.path
 
 

@@ -1,11 +1,12 @@
 """`match=` and `where=` as one join and a condition: for `cancel_on`, and for waits when they open."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
 from perdure.errors import DefinitionError
 from perdure.flow.expressions import canonical_path, compile_where, equalities, parse_path
+from perdure.flow.expressions.parser import EVENTS, parse
 from perdure.sdk.events import Match, Scalar
 
 
@@ -57,6 +58,20 @@ def _by_values(match: Mapping[str, object], where: str, what: str) -> Join:
     if where:
         conditions.append(f"({where})" if conditions else where)
     return Join(first, value=wanted, where=" && ".join(conditions))
+
+
+def paths_in(where: str) -> Iterator[tuple[str, list[str]]]:
+    """The fields of `data` that a condition reads, as (`event` or `async`, keys below `data`)."""
+    nodes = [parse(where, EVENTS)]
+    while nodes:
+        node = nodes.pop()
+        nodes.extend(node.args)
+        keys: list[str] = []
+        while node.kind == "field":
+            keys.append(node.value)
+            node = node.args[0]
+        if node.kind == "name" and node.value in EVENTS and keys and keys.pop() == "data":
+            yield node.value, keys[::-1]
 
 
 def keys_below_data(path: str) -> list[str] | None:

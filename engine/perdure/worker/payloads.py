@@ -68,7 +68,9 @@ _decoders: dict[int, tuple[Any, Decode]] = {}
 
 def show(annotation: Any) -> str:
     """An annotation as a reader would write it."""
-    return annotation.__name__ if type(annotation) is type else str(annotation).replace("typing.", "")
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
 
 
 def encode(value: object) -> bytes:
