@@ -426,6 +426,19 @@ class TestInclude:
         app.load()
         assert list(app.functions) == ["task"]
 
+    def test_a_module_that_adds_to_another_app_of_that_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`python shop.py`, whose tasks say `from shop import app`: that is a second import, and a second App."""
+        (tmp_path / "adds_elsewhere.py").write_text(
+            "from perdure.sdk.app import App\napp = App('shop')\n@app.background\nasync def task(): ...\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        assert refused(App("shop", include=["adds_elsewhere"]).load) == (
+            "include: 'adds_elsewhere' added 'task' to another App('shop') than the one that includes it: if that "
+            "one's module is run as a script, move App(…) into a module that both import"
+        )
+
     def test_a_missing_module_is_named(self) -> None:
         assert refused(App("a", include=["nowhere.tasks"]).load) == (
             "include=['nowhere.tasks']: there is no module 'nowhere'"

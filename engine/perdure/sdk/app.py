@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, cast, overload
 
 from perdure import schedule
@@ -180,12 +181,25 @@ class App:
         """Imports the modules of `include` and makes every spec: what is wrong is said before anything runs."""
         for module in self.include:
             try:
-                import_module(module)
+                self._check_included(import_module(module))
             except ModuleNotFoundError as error:
                 if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
                     raise
                 raise DefinitionError(f"include={list(self.include)!r}: there is no module {error.name!r}") from error
         _ = self.specs
+
+    def _check_included(self, module: ModuleType) -> None:
+        """A script is imported a second time by the modules that it includes: they then add to another App."""
+        for value in list(vars(module).values()):
+            if not isinstance(value, Function):
+                continue
+            declared: Declared = value.declared
+            known = self.functions.get(declared.id)
+            if declared.app == self.name and (known is None or known.declared is not declared):
+                raise DefinitionError(
+                    f"include: {module.__name__!r} added {declared.id!r} to another App({self.name!r}) than the one "
+                    "that includes it: if that one's module is run as a script, move App(…) into a module that both import"
+                )
 
     @property
     def specs(self) -> dict[str, FunctionSpec]:
