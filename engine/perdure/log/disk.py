@@ -5,6 +5,7 @@ Column families: `journal` and `side` (records), `state` (the stores).
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from rocksdict import (
@@ -23,6 +24,7 @@ from perdure.log.tails import Tail, tail
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _MARGIN_BYTES = 1 << 20
+WRITE_BUFFER_BYTES = 32 << 20
 
 
 class Disk:
@@ -83,7 +85,9 @@ class Disk:
         if self._open:
             self._open = False
             for family in (self.journal, self.side, self.state, self.db):
-                family.close()
+                # It flushes first, and complains if it cannot. All that was acknowledged is in the WAL already.
+                with suppress(Exception):
+                    family.close()
             del self.journal, self.side, self.state, self.journal_handle, self.side_handle, self.state_handle, self.db
 
     def sequence(self) -> int:
@@ -177,7 +181,7 @@ def _family() -> Options:
     options = Options(raw_mode=True)
     options.set_compression_type(DBCompressionType.lz4())
     # RocksDB brakes writers by sleeping in `write`, which holds the GIL and so the whole process. Let tables pile up.
-    options.set_write_buffer_size(32 << 20)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(6)
     options.set_level_zero_slowdown_writes_trigger(64)
     options.set_level_zero_stop_writes_trigger(128)

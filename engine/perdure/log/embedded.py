@@ -115,9 +115,14 @@ class EmbeddedLog:
     async def open(self) -> None:
         if self._opened:
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
         self._loop = asyncio.get_running_loop()
-        self._lock = Lock(self._directory)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock(self._directory)
+        except OSError as error:
+            raise LogError(
+                f"{self._directory} cannot be a log: {error}. Give a directory that can be written"
+            ) from error
         try:
             prepare(self._directory, self._partitions)
             full = self._open_disk()

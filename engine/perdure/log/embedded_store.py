@@ -29,7 +29,34 @@ class EmbeddedStore:
 
     def scan(self, prefix: bytes, /, start: bytes = b"", limit: int = 0) -> list[tuple[bytes, bytes]]:
         """Raises `LogCorrupt`."""
-        first = max(prefix, start)
+        try:
+            return self._scan(prefix, max(prefix, start), limit)
+        except Exception as error:
+            raise self._disk.explain(error) from error
+
+    def write(
+        self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], /, clear: Sequence[bytes] = ()
+    ) -> None:
+        """Raises `LogFull`, `LogCorrupt`."""
+        batch = WriteBatch(raw_mode=True)
+        try:
+            batch.set_default_column_family(self._disk.state_handle)
+        except AttributeError as error:
+            raise self._disk.explain(error) from error
+        own = self._prefix
+        for prefix in clear:
+            self._clear(batch, prefix)
+        for key in deletes:
+            batch.delete(own + key)
+        put = batch.put
+        for key, value in puts:
+            put(own + key, value)
+        self._write(batch)
+
+    def drop(self) -> None:
+        self.write((), (), clear=(b"",))
+
+    def _scan(self, prefix: bytes, first: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         skip = len(self._prefix)
         options = ReadOptions()
         bound = successor(self._prefix + prefix)
@@ -45,30 +72,8 @@ class EmbeddedStore:
             if len(found) == limit:
                 return found
             step()
-        try:
-            rows.status()
-        except Exception as error:
-            raise self._disk.explain(error) from error
+        rows.status()
         return found
-
-    def write(
-        self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], /, clear: Sequence[bytes] = ()
-    ) -> None:
-        """Raises `LogFull`, `LogCorrupt`."""
-        batch = WriteBatch(raw_mode=True)
-        batch.set_default_column_family(self._disk.state_handle)
-        own = self._prefix
-        for prefix in clear:
-            self._clear(batch, prefix)
-        for key in deletes:
-            batch.delete(own + key)
-        put = batch.put
-        for key, value in puts:
-            put(own + key, value)
-        self._write(batch)
-
-    def drop(self) -> None:
-        self.write((), (), clear=(b"",))
 
     def _clear(self, batch: WriteBatch, prefix: bytes) -> None:
         rows = self.scan(prefix, limit=_MANY_KEYS)
@@ -78,7 +83,8 @@ class EmbeddedStore:
             for key, _ in rows:
                 batch.delete(self._prefix + key)
         else:
-            batch.delete_range(self._prefix + prefix, bound)
+            # Named again: a batch's default column family is not taken for ranges.
+            batch.delete_range(self._prefix + prefix, bound, self._disk.state_handle)
 
 
 def successor(prefix: bytes) -> bytes | None:

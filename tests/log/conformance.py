@@ -1,0 +1,465 @@
+"""What every log must do. A log's own test file subclasses `Conformance` and gives the fixture `bench`.
+
+Nothing here assumes that offsets are dense over batches, that a flush takes a given time, or that the log is local.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Protocol
+
+import pytest
+
+from perdure.log.protocol import Batch, Log
+
+_caller: ContextVar[str] = ContextVar("_caller", default="nobody")
+
+Record = tuple[int, bytes]
+
+
+class Bench(Protocol):
+    """An open log with two partitions or more, and ways to end it."""
+
+    log: Log
+
+    async def reopen(self) -> Log:
+        """Close, and open what was stored as the next process would."""
+        ...
+
+    async def crash(self) -> Log:
+        """Like `reopen`, but nothing is closed: only what was acknowledged is sure to be there."""
+        ...
+
+
+def flat(batches: Iterable[Batch]) -> list[Record]:
+    return [(batch.offset + index, value) for batch in batches for index, value in enumerate(batch.values)]
+
+
+def values(batches: Iterable[Batch]) -> list[bytes]:
+    return [value for batch in batches for value in batch.values]
+
+
+async def write(log: Log, records: Iterable[bytes], partition: int = 0) -> int:
+    """Append and wait; the last ticket."""
+    ticket = 0
+    for record in records:
+        ticket = log.append(partition, record)
+    await log.acknowledge(ticket)
+    return ticket
+
+
+def read_all(log: Log, partition: int = 0, limit_bytes: int = 1 << 20) -> list[Record]:
+    found: list[Record] = []
+    offset = log.start(partition)
+    while batches := log.read(partition, offset, limit_bytes=limit_bytes):
+        found += flat(batches)
+        offset = batches[-1].offset + len(batches[-1].values)
+    return found
+
+
+class Reading:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self._wanted: int = 0
+        self._reached = asyncio.Event()
+
+    def __call__(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        if len(self.values) >= self._wanted:
+            self._reached.set()
+
+    @property
+    def values(self) -> list[bytes]:
+        return values(self.batches)
+
+    async def until(self, count: int) -> list[bytes]:
+        """Wait until `count` records have come, and give a later, wrong one the chance to come too."""
+        self._wanted = count
+        if len(self.values) < count:
+            self._reached.clear()
+            async with asyncio.timeout(60):
+                await self._reached.wait()
+        await asyncio.sleep(0.01)
+        return self.values
+
+
+class Conformance:
+    async def test_records_stand_in_the_order_of_their_tickets(self, bench: Bench) -> None:
+        log = bench.log
+        tickets = [log.append(index % 2, b"%d" % index) for index in range(100)]
+        assert tickets == list(range(1, 101))
+        await log.acknowledge(100)
+        assert log.acknowledged == 100
+        for partition in (0, 1):
+            records = read_all(log, partition)
+            assert [value for _, value in records] == [b"%d" % index for index in range(partition, 100, 2)]
+            offsets = [offset for offset, _ in records]
+            assert offsets == sorted(set(offsets))
+            assert log.end(partition) == offsets[-1] + 1
+
+    async def test_nobody_reads_what_is_not_acknowledged(self, bench: Bench) -> None:
+        log = bench.log
+        end = log.end(0)
+        ticket = log.append(0, b"a")
+        assert log.acknowledged < ticket
+        assert log.end(0) == end
+        assert log.read(0, end) == []
+        await log.acknowledge(ticket)
+        assert values(log.read(0, end)) == [b"a"]
+
+    async def test_acknowledge_of_an_old_ticket_returns_at_once(self, bench: Bench) -> None:
+        ticket = await write(bench.log, [b"a", b"b"])
+        await bench.log.acknowledge(ticket)
+        await bench.log.acknowledge(1)
+
+    async def test_waiters_in_any_order_are_all_told(self, bench: Bench) -> None:
+        log = bench.log
+        tickets = [log.append(0, b"%d" % index) for index in range(20)]
+        random.Random(7).shuffle(tickets)
+        await asyncio.gather(*(log.acknowledge(ticket) for ticket in tickets))
+
+    async def test_a_waiter_may_give_up(self, bench: Bench) -> None:
+        log = bench.log
+        waiter = asyncio.create_task(log.acknowledge(1))
+        await asyncio.sleep(0)
+        waiter.cancel()
+        await write(log, [b"a", b"b"])
+        assert waiter.cancelled()
+        assert [value for _, value in read_all(log)] == [b"a", b"b"]
+
+    async def test_a_partition_that_is_not_there(self, bench: Bench) -> None:
+        for partition in (-1, bench.log.partitions):
+            with pytest.raises(IndexError):
+                bench.log.append(partition, b"x")
+        assert await write(bench.log, [b"a"]) == 1
+
+    @pytest.mark.parametrize(
+        "odd", [[b""], [b"", b"", b""], [b"\n"], [b"a\nb", b"", b"\n\n", b"\0\xff"], [b"x" * 1_000_000, b"y"]]
+    )
+    async def test_any_bytes_come_back(self, bench: Bench, odd: list[bytes]) -> None:
+        await write(bench.log, odd)
+        assert [value for _, value in read_all(bench.log)] == odd
+        log = await bench.reopen()
+        assert [value for _, value in read_all(log)] == odd
+
+    # Reading
+
+    async def test_read_begins_inside_a_batch(self, bench: Bench) -> None:
+        await write(bench.log, [b"%d" % index for index in range(10)])
+        records = read_all(bench.log)
+        for offset, _ in records:
+            assert flat(bench.log.read(0, offset)) == [record for record in records if record[0] >= offset]
+
+    async def test_read_gives_at_least_one_batch_however_small_the_limit(self, bench: Bench) -> None:
+        for index in range(5):
+            await write(bench.log, [b"%d" % index * 100])
+        assert len(read_all(bench.log, limit_bytes=1)) == 5
+        assert values(bench.log.read(0, bench.log.start(0), limit_bytes=1)) == [b"0" * 100]
+
+    async def test_offsets_outside_the_log_are_refused(self, bench: Bench) -> None:
+        await write(bench.log, [b"a"])
+        for offset in (bench.log.start(0) - 1, bench.log.end(0) + 1):
+            with pytest.raises(IndexError):
+                bench.log.read(0, offset)
+            with pytest.raises(IndexError):
+                bench.log.follow(0, offset, Reading())
+
+    # Readers
+
+    async def test_a_reader_is_given_what_is_stored_and_what_comes(self, bench: Bench) -> None:
+        log = bench.log
+        stored = [b"stored %d " % index + b"." * 500 for index in range(3_000)]
+        await write(log, stored)
+        reading = Reading()
+        log.follow(0, log.start(0), reading)
+        assert reading.batches == []  # never from within `follow`
+        fresh = [b"fresh %d" % index for index in range(200)]
+        for record in fresh:
+            log.append(0, record)
+            await asyncio.sleep(0)
+        assert await reading.until(3_200) == stored + fresh
+        offsets = [offset for offset, _ in flat(reading.batches)]
+        assert offsets == sorted(set(offsets))
+        assert flat(reading.batches) == read_all(log)
+
+    async def test_a_reader_at_the_end_is_given_only_what_comes(self, bench: Bench) -> None:
+        await write(bench.log, [b"old"])
+        reading = Reading()
+        bench.log.follow(0, bench.log.end(0), reading)
+        await write(bench.log, [b"new"])
+        await write(bench.log, [b"other"], partition=1)
+        assert await reading.until(1) == [b"new"]
+
+    async def test_a_reader_begins_inside_a_batch(self, bench: Bench) -> None:
+        await write(bench.log, [b"a", b"b", b"c"])
+        offset = read_all(bench.log)[1][0]
+        reading = Reading()
+        bench.log.follow(0, offset, reading)
+        assert await reading.until(2) == [b"b", b"c"]
+        assert reading.batches[0].offset == offset
+
+    async def test_readers_do_not_take_from_each_other(self, bench: Bench) -> None:
+        readings = [Reading() for _ in range(3)]
+        for reading in readings:
+            bench.log.follow(0, bench.log.start(0), reading)
+            await write(bench.log, [b"a", b"b"])
+        for reading in readings:
+            assert await reading.until(6) == [b"a", b"b"] * 3
+
+    async def test_a_closed_reader_is_given_nothing_more(self, bench: Bench) -> None:
+        log = bench.log
+        reading = Reading()
+
+        def once(batch: Batch) -> None:
+            reading(batch)
+            reader.close()
+
+        for index in range(3):
+            await write(log, [b"%d" % index])
+        reader = log.follow(0, log.start(0), once)
+        await reading.until(1)
+        await write(log, [b"3"])
+        assert await reading.until(1) == values(reading.batches[:1])
+        reader.close()
+
+    async def test_a_sink_may_append_follow_and_close_others(self, bench: Bench) -> None:
+        log = bench.log
+        second = Reading()
+        victim = Reading()
+        got: list[bytes] = []
+
+        def sink(batch: Batch) -> None:
+            if not got:
+                victims.close()
+                log.follow(0, batch.offset, second)
+                log.append(0, b"from the sink")
+            got.extend(batch.values)
+
+        log.follow(0, log.end(0), sink)
+        victims = log.follow(0, log.end(0), victim)
+        await write(log, [b"a"])
+        assert await second.until(2) == [b"a", b"from the sink"] == got
+        assert victim.values == []
+
+    async def test_a_sink_that_raises_ends_its_reader_only(self, bench: Bench) -> None:
+        log = bench.log
+        reasons: list[Exception] = []
+
+        def bad(batch: Batch) -> None:
+            raise ValueError(batch.values[0].decode())
+
+        reading = Reading()
+        log.follow(0, log.end(0), bad, failed=reasons.append)
+        log.follow(0, log.end(0), reading)
+        await write(log, [b"a"])
+        await write(log, [b"b"])
+        assert await reading.until(2) == [b"a", b"b"]
+        assert [str(reason) for reason in reasons] == ["a"]
+
+    async def test_without_failed_the_loop_hears_of_it(self, bench: Bench) -> None:
+        heard: list[BaseException | None] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context.get("exception")))
+
+        def bad(batch: Batch) -> None:
+            raise ValueError("no")
+
+        bench.log.follow(0, bench.log.end(0), bad)
+        reading = Reading()
+        bench.log.follow(0, bench.log.end(0), reading)
+        await write(bench.log, [b"a"])
+        await reading.until(1)
+        assert [type(error) for error in heard] == [ValueError]
+
+    async def test_sinks_run_in_an_empty_context(self, bench: Bench) -> None:
+        seen: list[str] = []
+        await write(bench.log, [b"stored"])
+        token = _caller.set("a run")
+        try:
+            bench.log.follow(0, bench.log.start(0), lambda _: seen.append(_caller.get()))
+            await write(bench.log, [b"fresh"])
+            reading = Reading()
+            bench.log.follow(0, bench.log.start(0), reading)
+            await reading.until(2)
+        finally:
+            _caller.reset(token)
+        assert seen == ["nobody", "nobody"]
+
+    # Time
+
+    async def test_time_never_goes_back(self, bench: Bench) -> None:
+        log = bench.log
+        reading = Reading()
+        log.follow(0, log.end(0), reading)
+        for index in range(5):
+            before = log.now_ms()
+            await write(log, [b"%d" % index])
+            await reading.until(index + 1)
+            assert before <= reading.batches[-1].timestamp_ms <= log.now_ms()
+        last = reading.batches[-1].timestamp_ms
+        log = await bench.reopen()
+        assert log.now_ms() >= last
+        await write(log, [b"later"])
+        assert log.read(0, log.end(0) - 1)[0].timestamp_ms >= last
+
+    async def test_timestamps_come_back_as_they_were_delivered(self, bench: Bench) -> None:
+        log = bench.log
+        reading = Reading()
+        log.follow(0, log.end(0), reading)
+        for index in range(3):
+            await write(log, [b"%d" % index])
+        await reading.until(3)
+        stored = {batch.offset: batch.timestamp_ms for batch in log.read(0, log.start(0))}
+        assert {batch.offset: batch.timestamp_ms for batch in reading.batches} == stored
+
+    # Ends
+
+    async def test_close_writes_what_is_pending(self, bench: Bench) -> None:
+        for index in range(10):
+            bench.log.append(0, b"%d" % index)
+        log = await bench.reopen()
+        assert len(read_all(log)) == 10
+        await write(log, [b"next"])
+        assert [value for _, value in read_all(log)][-2:] == [b"9", b"next"]
+
+    async def test_close_twice_and_readers_end(self, bench: Bench) -> None:
+        reading = Reading()
+        bench.log.follow(0, bench.log.end(0), reading)
+        await write(bench.log, [b"a"])
+        await bench.log.close()
+        await bench.log.close()
+        log = await bench.reopen()
+        await write(log, [b"b"])
+        assert await reading.until(1) == [b"a"]
+
+    async def test_nothing_acknowledged_is_lost_in_a_crash(self, bench: Bench) -> None:
+        log = bench.log
+        rng = random.Random(3)
+        for life in range(3):
+            kept = {partition: read_all(log, partition) for partition in (0, 1)}
+            for index in range(20):
+                partition = rng.randrange(2)
+                record = b"life %d record %d" % (life, index)
+                await write(log, [record], partition)
+                kept[partition].append((log.end(partition) - 1, record))
+            log.append(0, b"perhaps")
+            log = await bench.crash()
+            for partition in (0, 1):
+                assert read_all(log, partition)[: len(kept[partition])] == kept[partition]
+
+    # Side topics
+
+    async def test_side_topics_stand_apart(self, bench: Bench) -> None:
+        log = bench.log
+        ticket = log.append(0, b"record")
+        for index in range(3):
+            log.side("logs", 0, b"line %d" % index)
+        log.side("logs", 1, b"other")
+        log.side("dead-letters", 0, b"letter\nof two lines")
+        await write(log, [b"record"])
+        assert ticket == 1
+        assert log.acknowledged == 2
+        assert len(read_all(log)) == 2
+        assert await side(log, "logs", 0, 3) == [b"line 0", b"line 1", b"line 2"]
+        assert await side(log, "logs", 1, 1) == [b"other"]
+        assert await side(log, "dead-letters", 0, 1) == [b"letter\nof two lines"]
+        assert log.read_side("nothing", 0, 0) == []
+
+    async def test_side_records_need_no_append(self, bench: Bench) -> None:
+        bench.log.side("logs", 0, b"alone")
+        assert await side(bench.log, "logs", 0, 1) == [b"alone"]
+        log = await bench.reopen()
+        log.side("logs", 0, b"again")
+        assert await side(log, "logs", 0, 2) == [b"alone", b"again"]
+        assert values(log.read_side("logs", 0, 1)) == [b"again"]
+        assert log.read_side("logs", 0, 9) == []
+
+    # Stores
+
+    async def test_store_gives_what_was_put(self, bench: Bench) -> None:
+        store = bench.log.store(0)
+        assert store.get(b"a") is None
+        store.write([(b"a", b"1"), (b"b", b""), (b"", b"root")], [])
+        assert [store.get(key) for key in (b"a", b"b", b"", b"c")] == [b"1", b"", b"root", None]
+        store.write([(b"a", b"2")], [b"b", b"never was"])
+        assert store.scan(b"") == [(b"", b"root"), (b"a", b"2")]
+        assert bench.log.store(1).scan(b"") == []
+
+    async def test_store_scans_in_order_of_keys(self, bench: Bench) -> None:
+        store = bench.log.store(1)
+        keys = [b"a", b"r/1", b"r/10", b"r/2", b"r/\xff", b"r/\xff\xff", b"s", b"\xff", b"\xff\xff"]
+        bench.log.store(0).write([(b"r/0", b"of the neighbour")], [])
+        store.write([(key, key) for key in reversed(keys)], [])
+        assert [key for key, _ in store.scan(b"")] == keys
+        assert [key for key, _ in store.scan(b"r/")] == keys[1:6]
+        assert [key for key, _ in store.scan(b"r/", start=b"r/10")] == keys[2:6]
+        assert [key for key, _ in store.scan(b"r/", start=b"r/11", limit=2)] == keys[3:5]
+        assert [key for key, _ in store.scan(b"r/", start=b"a")] == keys[1:6]
+        assert store.scan(b"r/", start=b"z") == []
+        assert [key for key, _ in store.scan(b"\xff")] == keys[7:]
+        assert [key for key, _ in store.scan(b"", limit=1)] == keys[:1]
+
+    async def test_store_clears_before_it_deletes_and_puts(self, bench: Bench) -> None:
+        store = bench.log.store(0)
+        store.write([(b"r/%d" % index, b"old") for index in range(10)] + [(b"s", b"stays")], [])
+        bench.log.store(1).write([(b"r/1", b"stays")], [])
+        store.write([(b"r/3", b"new"), (b"t", b"new")], [b"t"], clear=[b"r/", b"nothing"])
+        assert store.scan(b"") == [(b"r/3", b"new"), (b"s", b"stays"), (b"t", b"new")]
+        assert bench.log.store(1).get(b"r/1") == b"stays"
+
+    async def test_store_clears_many_keys(self, bench: Bench) -> None:
+        store = bench.log.store(0)
+        store.write([(b"r/%05d" % index, b"old") for index in range(2_500)] + [(b"s", b"stays")], [])
+        store.write([(b"r/1", b"new")], [], clear=[b"r/"])
+        assert store.scan(b"") == [(b"r/1", b"new"), (b"s", b"stays")]
+        store.write([(b"\xff\xff%d" % index, b"") for index in range(1_500)], [])
+        store.write([], [], clear=[b"\xff\xff"])
+        assert store.scan(b"") == [(b"r/1", b"new"), (b"s", b"stays")]
+
+    async def test_drop_store_forgets_one_partition_only(self, bench: Bench) -> None:
+        for partition in (0, 1):
+            bench.log.store(partition).write([(b"k", b"v")], [])
+        bench.log.drop_store(0)
+        assert bench.log.store(0).scan(b"") == []
+        assert bench.log.store(1).get(b"k") == b"v"
+
+    async def test_store_is_durable_with_the_next_append(self, bench: Bench) -> None:
+        bench.log.store(1).write([(b"k", b"v")], [])
+        await write(bench.log, [b"record"])
+        log = await bench.crash()
+        assert log.store(1).scan(b"") == [(b"k", b"v")]
+        log = await bench.reopen()
+        assert log.store(1).get(b"k") == b"v"
+
+    @pytest.mark.parametrize("seed", range(5))
+    async def test_store_equals_a_dict(self, bench: Bench, seed: int) -> None:
+        rng = random.Random(seed)
+        store = bench.log.store(0)
+        model: dict[bytes, bytes] = {}
+
+        def key() -> bytes:
+            return bytes(rng.choices((0, 97, 98, 255), k=rng.randrange(4)))
+
+        for _ in range(200):
+            puts = [(key(), b"%d" % rng.randrange(1000)) for _ in range(rng.randrange(5))]
+            deletes = [key() for _ in range(rng.randrange(3))]
+            clear = [key() for _ in range(rng.random() < 0.2)]
+            store.write(puts, deletes, clear=clear)
+            model = {k: v for k, v in model.items() if not k.startswith(tuple(clear))} if clear else model
+            for gone in deletes:
+                model.pop(gone, None)
+            model.update(puts)
+            prefix, start = key(), key()
+            expected = [(k, model[k]) for k in sorted(model) if k.startswith(prefix) and k >= start]
+            assert store.scan(prefix, start=start) == expected
+            assert store.get(prefix) == model.get(prefix)
+
+
+async def side(log: Log, topic: str, partition: int, count: int) -> list[bytes]:
+    """What the side topic holds, once `count` records are there."""
+    async with asyncio.timeout(60):
+        while len(found := values(log.read_side(topic, partition, 0))) < count:
+            await asyncio.sleep(0.01)
+    return found
