@@ -166,6 +166,16 @@ class TestCancelRules:
 
         assert "Cart has no 'order_id'" in refused(define)
 
+    def test_of_several_triggers_one_is_enough(self, app: App) -> None:
+        @app.function(on=BOUGHT | ADDED, cancel_on=CancelOn("x", match="data.cart_id"))
+        async def flow(ctx: Context, event: Event[Cart | Purchased]) -> None: ...
+
+        def define() -> None:
+            @app.function(on=BOUGHT | ADDED, cancel_on=CancelOn("x", match="data.id"))
+            async def bad(ctx: Context, event: Event[Cart | Purchased]) -> None: ...
+
+        assert refused(define) == "match='data.id': Purchased has no 'id' (has order_id, total)"
+
     def test_background_functions_compare_their_parameters(self, app: App) -> None:
         @app.background(cancel_on=CancelOn("x", match="data.tenant"))
         async def good(ctx: Context, tenant: str) -> None: ...

@@ -198,7 +198,8 @@ class App:
             if declared.app == self.name and (known is None or known.declared is not declared):
                 raise DefinitionError(
                     f"include: {module.__name__!r} added {declared.id!r} to another App({self.name!r}) than the one "
-                    "that includes it: if that one's module is run as a script, move App(…) into a module that both import"
+                    "that includes it: if that one's module is run as a script, move App(…) into a module that both "
+                    "import"
                 )
 
     @property

@@ -171,8 +171,17 @@ class _Trigger(NamedTuple):
                 f"{shown}: a {self.declared.kind} function has no event to compare with; give a value"
             )
         elif keys is not None:
-            for trigger in self.declared.triggers:
-                check_data_path(shown, keys, self.inputs.types.get(trigger.event, Any))
+            self._check_events(shown, keys)
+
+    def _check_events(self, shown: str, keys: list[str]) -> None:
+        """Of several triggers one is enough: the function may ask which it has."""
+        refusals: list[DefinitionError] = []
+        for trigger in self.declared.triggers:
+            try:
+                return check_data_path(shown, keys, self.inputs.types.get(trigger.event, Any))
+            except DefinitionError as error:
+                refusals.append(error)
+        raise refusals[0]
 
     def _check_parameters(self, shown: str, keys: list[str] | None) -> None:
         """A background function's data are its arguments by name."""
