@@ -12,6 +12,7 @@ user code is dropped, and derived from the final state instead.
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable
 
@@ -44,6 +45,7 @@ from perdure.partition.checkpoint import Checkpointer, anchor_of, load_position
 from perdure.partition.host import Host
 from perdure.partition.timers import TimerDriver
 
+log = logging.getLogger("perdure.partition")
 CHECKPOINT_RECORDS = 20_000
 """A write holds the interpreter lock: beyond this many records a checkpoint does not wait for its time."""
 _ENCODE = msgspec.json.Encoder().encode
@@ -118,6 +120,10 @@ class Processor:
             self._fold(batch)
         except (UnreadableRecord, LogCorrupt) as error:
             self.halt(str(error))
+        except Exception as error:
+            # A fold that fails has half a record in its overlay: nothing of it may reach the store.
+            log.exception("partition %d, offset %d", self.partition, self.offset)
+            self.halt(f"the fold failed: {type(error).__name__}: {error}")
         effects = self.view.effects
         acts, effects.acts = effects.acts, []
         if acts:

@@ -41,7 +41,7 @@ class Execution:
     """See the module's text. `state` is the fold's own, kept current by the fold while the run is resident."""
 
     __slots__ = (
-        "bodies", "branch", "closed", "context", "deferred", "function", "idle", "loop", "moves", "now_ms", "processor",
+        "_rest", "bodies", "branch", "closed", "context", "deferred", "function", "idle", "loop", "moves", "now_ms", "processor",
         "progress", "queue", "recorded", "replay_cost", "replaying", "root", "run_id", "signal", "state", "suspect",
         "tasks", "unawaited", "waiting", "worker",
     )  # fmt: skip
@@ -64,6 +64,7 @@ class Execution:
         self.bodies: dict[str, InStep] = {}
         self.unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
         self.moves = 0
+        self._rest: tuple[int, object | None] = (-1, None)
         self.now_ms = state.requested_at
         self.signal: BaseException | None = None
         self.replaying = False
@@ -135,7 +136,8 @@ class Execution:
 
     def _caught_up_alone(self, op: str) -> None:
         """All is handed out, and the only task asks for `op`: if the log holds another open op, they differ."""
-        other = next((held for held in self.state.open if held != op and held not in self.waiting), None)
+        known = (op, *self.waiting, *self.closed)
+        other = next((held for held in self.state.open if held not in known), None)
         if other is not None and op not in self.state.open:
             opened = self.state.open[other]
             self.park(op, AskedOp(other, opened.digest), AskedOp(op), "is not what the log has open here")
@@ -240,8 +242,15 @@ class Execution:
     def gone(self) -> bool:
         return self.signal is not None or self.root is None or self.root.done()
 
+    def at_rest(self) -> bool:
+        """Whether nothing of the run is on the move: since it settled, neither the root nor a child did anything."""
+        if not self.tasks:
+            return self.root_waiter() is not None
+        return self._rest == (self.moves, self.root_waiter()) and not self.worker.settler.watches(self)
+
     def settled(self) -> None:
         """Nothing of the run moves by itself: hand over the next outcome, or see what is missing."""
+        self._rest = (self.moves, self.root_waiter())
         queue = self.queue
         while queue:
             head = queue[0]

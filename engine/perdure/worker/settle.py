@@ -50,6 +50,10 @@ class Settler:
     def busy(self) -> bool:
         return bool(self._watched)
 
+    def watches(self, run: Settling) -> bool:
+        """Whether the run is on its way to rest."""
+        return run in self._watched
+
     def watch(self, run: Settling) -> None:
         """Begin, or begin again: something of the run is about to move."""
         if run not in self._watched:

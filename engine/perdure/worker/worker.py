@@ -92,6 +92,7 @@ class Worker:
         self._idle_runs = idle_runs
         self._resting: dict[Execution, None] = {}
         self._unclean: set[str] = set()
+        self._fresh: set[str] = set()
         self._closing = False
         lineage.install(self.loop)
 
@@ -111,6 +112,8 @@ class Worker:
         self._listener.partition_halted(partition, reason)
 
     def perform(self, partition: int, acts: list[Act]) -> None:
+        # A run that starts here reads the state after the whole batch: what else the batch has for it, it has.
+        self._fresh.clear()
         for act in acts:
             kind = type(act)
             if kind is Deliver:
@@ -132,6 +135,8 @@ class Worker:
         if execution is None:
             self._start(partition, act.run)
             return
+        if act.run in self._fresh:
+            return
         if execution.idle:
             self._wake(execution)
         execution.suspect = False
@@ -145,6 +150,8 @@ class Worker:
         execution = self.executions.get(run)
         if execution is None:
             self._start(partition, run)
+            return
+        if run in self._fresh:
             return
         if execution.idle:
             self._wake(execution)
@@ -183,6 +190,7 @@ class Worker:
             self.held.setdefault(state.function, set()).add(run)
             return
         execution = self.executions[run] = Execution(self, processor, state, function)
+        self._fresh.add(run)
         execution.suspect = run in self._unclean
         self._unclean.discard(run)
         execution.load(processor.view.lines.load(run))
@@ -218,6 +226,8 @@ class Worker:
         for execution in list(self._resting):
             if execution.gone():
                 del self._resting[execution]
+            elif not execution.at_rest():
+                self.settler.watch(execution)
             elif not execution.replaying and not execution.queue and self._may_leave(execution):
                 del self._resting[execution]
                 execution.idle = True
@@ -234,6 +244,7 @@ class Worker:
             execution.signal is None
             and not execution.replaying
             and not execution.queue
+            and execution.at_rest()
             and all(op in held or op == delivering for op in execution.waiting)
             and tasks_idle(execution)
         )
