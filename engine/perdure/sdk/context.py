@@ -19,7 +19,7 @@ from perdure.sdk import gathering
 from perdure.sdk.events import Event, EventReader, EventType, Match, Scalar
 from perdure.sdk.options import Retry, retry_policy
 from perdure.sdk.sender import Sender, event_body
-from perdure.sdk.signatures import type_hints
+from perdure.sdk.signatures import local_names, type_hints
 from perdure.sdk.step import is_async
 from perdure.sdk.timeouts import DurableTimeout
 from perdure.sdk.waiting import WaitKey, wait_key
@@ -67,7 +67,7 @@ class Context(Sender):
     async def step(self, name: str, fn: Callable[[Unpack[Ts]], Coroutine[Any, Any, R]], /, *args: Unpack[Ts], returns: type[R] = ..., retries: int | Retry = ..., timeout: Duration = ...) -> R: ...  # noqa: E501
     @overload
     async def step(self, name: str, fn: Callable[[Unpack[Ts]], R], /, *args: Unpack[Ts], returns: type[R] = ..., retries: int | Retry = ..., timeout: Duration = ...) -> R: ...  # noqa: E501
-    def step(
+    def step(  # type: ignore[misc]  # mypy cannot match a TypeVarTuple's *args with these
         self,
         name: str,
         fn: Callable[..., Any],
@@ -78,7 +78,7 @@ class Context(Sender):
         timeout: Duration | None = None,
     ) -> Any:
         """Runs `fn(*args)` as a step named `name`: once, its result recorded. `returns`: the result's type."""
-        annotation = returns if returns is not None else type_hints(fn).get("return", Any)
+        annotation = returns if returns is not None else type_hints(fn, local_names(fn)).get("return", Any)
         spec = StepSpec(
             name,
             fn,

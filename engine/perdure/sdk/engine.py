@@ -136,6 +136,9 @@ class ManyPorts:
     async def run(self, run_id: str) -> RunDetail:
         return await (await self._of(run_id)).run(run_id)
 
+    async def knows_event(self, event_id: str) -> bool:
+        return any([await port.knows_event(event_id) for port in self._ports.values()])
+
     async def functions(self) -> list[FunctionView]:
         return [view for port in self._ports.values() for view in await port.functions()]
 

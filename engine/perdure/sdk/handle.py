@@ -32,7 +32,7 @@ class RunHandle(Generic[R_co]):
         """
         execution = worker.current()
         if execution is None:
-            return await _client(self._function).result_of(self._function, self.id, timeout)
+            return cast("R_co", await _client(self._function).result_of(self._function, self.id, timeout))
         if timeout is not None:
             context = cast("Any", execution.context)
             async with context.timeout(timeout):
@@ -45,7 +45,7 @@ class RunHandle(Generic[R_co]):
         """The run's state at present. Raises `UnknownRun`."""
         execution = worker.current()
         if execution is None:
-            return await _client(self._function).port.status(self.id)
+            return cast("RunStatus", await _client(self._function).port.status(self.id))
         answer = await execution.open("status", (self.id,), lambda op: Watch(self.id, "status"))
         return cast("RunStatus", _known(answer, self.id).status)
 

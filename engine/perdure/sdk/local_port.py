@@ -81,7 +81,8 @@ class LocalPort:
                 await waiter
             else:
                 try:
-                    await asyncio.wait_for(waiter, timeout_ms / 1000)
+                    async with asyncio.timeout(timeout_ms / 1000):
+                        await waiter
                 except TimeoutError:
                     raise TimeoutError(f"run {run_id} has not ended within {timeout_ms / 1000:g}s") from None
         return self.outcome(run_id)
@@ -183,6 +184,10 @@ class LocalPort:
             progress=dict(execution.progress) if execution is not None else {},
             parked=parked,
         )
+
+    async def knows_event(self, event_id: str) -> bool:
+        processor = self._node.processors[partition_of(event_id, self._node.log.partitions)]
+        return processor.view.seen.get(event_id) is not None
 
     async def functions(self) -> list[FunctionView]:
         node = self._node

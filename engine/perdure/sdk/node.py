@@ -81,7 +81,8 @@ class Node:
                 raise PartitionHalted("; ".join(self.halted.values()))
             self._activated.clear()
             try:
-                await asyncio.wait_for(self._activated.wait(), 1)
+                async with asyncio.timeout(1):
+                    await self._activated.wait()
             except TimeoutError:
                 if self.log.failure is not None:
                     raise self.log.failure from None

@@ -1,7 +1,7 @@
 """Runs as a test sees them."""
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -59,9 +59,9 @@ def _step(op: OpDetail, annotation: Any) -> StepRecord:
     result = None
     if op.result is not UNSET:
         try:
-            result = decoder_for(annotation)(cast("msgspec.Raw", op.result))
+            result = decoder_for(annotation)(op.result)
         except msgspec.DecodeError:
-            result = msgspec.json.decode(cast("msgspec.Raw", op.result))
+            result = msgspec.json.decode(op.result)
     error = None
     failure = op.error or (op.attempts[-1].error if op.attempts and op.status == "open" else None)
     if failure is not None:

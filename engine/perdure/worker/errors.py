@@ -2,8 +2,6 @@
 
 import sys
 import traceback
-from types import TracebackType
-from typing import cast
 
 import msgspec
 from perdure_schemas.payload import ErrorInfo
@@ -44,7 +42,7 @@ def describe(error: BaseException, *, attempts: int = 1, step: str = "", run: st
 
 def user_traceback(error: BaseException) -> str:
     """The traceback with the user's own frames; the engine's and asyncio's say nothing to a reader."""
-    frames = traceback.extract_tb(cast("TracebackType | None", error.__traceback__))
+    frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not any(part in frame.filename for part in _OURS)]
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or list(frames)[-1:])]
     lines += traceback.format_exception_only(error)

@@ -57,7 +57,7 @@ def _at_meeting_point(task: "asyncio.Future[Any]") -> bool:
     innermost: CoroutineType[Any, Any, Any] | None = None
     while True:
         if isinstance(coroutine, CoroutineType):
-            innermost = cast("CoroutineType[Any, Any, Any]", coroutine)
+            innermost = coroutine
             coroutine = innermost.cr_await
         elif hasattr(coroutine, "gi_yieldfrom"):
             inner = cast("Any", coroutine)

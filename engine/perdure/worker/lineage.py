@@ -82,7 +82,7 @@ class TaskFactory:
         context = copy_context() if given is None else given.copy()
         context.run(here.set, child)
         tracked = _tracked(child, coro)
-        tracked.__qualname__ = getattr(coro, "__qualname__", "task")
+        cast("Any", tracked).__qualname__ = getattr(coro, "__qualname__", "task")
         task = make(loop, tracked, context=context, **options)
         branch.execution.adopt(task)
         return task

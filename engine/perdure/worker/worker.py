@@ -11,6 +11,7 @@ import base64
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from typing import Any, Protocol
 
 import msgspec
@@ -209,7 +210,7 @@ class Worker:
     def _see_off(self, execution: Execution) -> None:
         self._resting.pop(execution, None)
         if execution.root is not None and not execution.root.done():
-            self.loop.call_later(STRAGGLER_SECONDS, _name_straggler, execution, context=lineage.Context())
+            self.loop.call_later(STRAGGLER_SECONDS, _name_straggler, execution, context=Context())
 
     # Rest and eviction
 
@@ -219,7 +220,7 @@ class Worker:
 
     def look_again(self, execution: Execution) -> None:
         """The log holds what a run has not asked for, and it waits on something of its own: give that time."""
-        self.loop.call_later(LOOK_AGAIN_SECONDS, self.settler.watch, execution, context=lineage.Context())
+        self.loop.call_later(LOOK_AGAIN_SECONDS, self.settler.watch, execution, context=Context())
 
     def sweep(self) -> None:
         """Find who became idle, and keep the number of idle runs under the bound."""
