@@ -34,13 +34,13 @@ def announce(ready: Ready, *, note: str, as_json: bool) -> None:
     screen.print("Ctrl-C stops; what is running goes on at the next start.", style="dim")
 
 
-def announce_again(ready: Ready, *, as_json: bool) -> None:
+def announce_again(ready: Ready, took_s: float, *, as_json: bool) -> None:
     """After a reload."""
     if as_json:
         print_json({"ready": ready})
     else:
         count = len(ready.functions)
-        say(f"reloaded in {ready.took_s:.1f}s: {count} function{'' if count == 1 else 's'}")
+        say(f"reloaded in {took_s:.1f}s: {count} function{'' if count == 1 else 's'}")
 
 
 def say(text: str, style: str = "dim", *, as_json: bool = False) -> None:

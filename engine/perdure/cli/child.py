@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,7 @@ def main(argument: str) -> int:
             note = "restarts when a Python file changes" if orders.reload else "as it is now"
             announce(what, note=f"{orders.served.app}, {note}", as_json=orders.as_json)
         else:
-            announce_again(what, as_json=orders.as_json)
+            announce_again(what, time.time() - orders.asked_at, as_json=orders.as_json)
         link.sendall(msgspec.json.encode(Started(outside_folders(Path.cwd()))) + b"\n")
 
     try:
@@ -49,9 +50,12 @@ def main(argument: str) -> int:
 
 def _die_with_the_supervisor(link: socket.socket) -> None:
     """An engine whose supervisor was killed would hold the log, and nobody could start another."""
-    while link.recv(1):
-        pass
-    os._exit(exits.KILLED)
+    try:
+        while link.recv(1):
+            pass
+    finally:
+        # Also when it is told as a reset connection: a supervisor that died before it read our answer.
+        os._exit(exits.KILLED)
 
 
 if __name__ == "__main__":

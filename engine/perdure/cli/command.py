@@ -64,4 +64,6 @@ def port_at(ctx: click.Context, url: str | None) -> SyncHttpPort:
         settings = ctx.find_root().default_map or {}
         number = os.environ.get("PERDURE_PORT") or settings.get("send", {}).get("port") or 8288
         url = f"http://127.0.0.1:{number}"
-    return SyncHttpPort(url, reach=REACH_S)
+    port = SyncHttpPort(url, reach=REACH_S)
+    ctx.call_on_close(port.close)
+    return port

@@ -20,7 +20,6 @@ class Ready(Struct):
     url: str
     log: str
     functions: list[FunctionView]
-    took_s: float
 
 
 class Orders(Struct):
@@ -30,6 +29,8 @@ class Orders(Struct):
     listener: int
     link: int
     first: bool
+    asked_at: float
+    """Wall time at which this engine was asked for: it was awaited since then."""
     reload: bool
     as_json: bool
 

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
@@ -52,14 +51,13 @@ class Stopping:
 
 def run(served: Served, listener: socket.socket, ready: Callable[[Ready], None], on_stop: Callable[[], None]) -> None:
     """Returns after a signal, when all has drained. `ready` is called once, when requests are taken."""
-    began = time.monotonic()
     app = load_app(served.app)
     # A step allocates much that lives on for a while and little that is cyclic: with the default thresholds the
     # collector takes 1.9 µs of each step (SPEED.md, finding 1). Cycles are freed later, and the engine makes none.
     gc.set_threshold(10_000, 50, 1_000)
     log_to_stderr()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(app, served, listener, ready, Stopping(on_stop), began))
+        runner.run(_run(app, served, listener, ready, Stopping(on_stop)))
 
 
 async def _run(
@@ -68,7 +66,6 @@ async def _run(
     listener: socket.socket,
     ready: Callable[[Ready], None],
     stopping: Stopping,
-    began: float,
 ) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -79,7 +76,7 @@ async def _run(
         server = GatewayServer(_config(gateway))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         functions = await engine.port.functions()
-        ready(Ready(app.name, url_of(listener), served.log, functions, time.monotonic() - began))
+        ready(Ready(app.name, url_of(listener), served.log, functions))
         asked = asyncio.create_task(stopping.asked.wait())
         await asyncio.wait([serving, asked], return_when=asyncio.FIRST_COMPLETED)
         _close_gateway(gateway)

@@ -25,7 +25,7 @@ LOOK_MS = 100
 DRAIN_S = 10.0
 """How long the old code may take to stop on a reload. Killing it then loses nothing: its log is whole."""
 
-CRASHED = "the engine died ({}): starting it again"
+SHORTEST_PAUSE_S = 0.25
 
 
 class Supervisor:
@@ -42,6 +42,8 @@ class Supervisor:
         self._link: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._first = True
+        self._asked_at = time.time()
+        self._pause_s = SHORTEST_PAUSE_S
         self._watched: list[str] = []
         self._stop = Event()
         self._signals = 0
@@ -102,7 +104,13 @@ class Supervisor:
             self._port = int(self._listener.getsockname()[1])  # Port 0 became a port, which stays.
         ours, theirs = socket.socketpair()
         orders = Orders(
-            self._served, self._listener.fileno(), theirs.fileno(), self._first, self._reload, self._as_json
+            self._served,
+            self._listener.fileno(),
+            theirs.fileno(),
+            self._first,
+            self._asked_at,
+            self._reload,
+            self._as_json,
         )
         with theirs:
             self._process = subprocess.Popen(
@@ -112,6 +120,7 @@ class Supervisor:
         self._link = ours
 
     def _reloaded(self, changed: set[str]) -> None:
+        self._asked_at = time.time()
         names = ", ".join(sorted(changed)[:3]) + (" …" if len(changed) > 3 else "")
         say(f"{names} changed", as_json=self._as_json)
         self._end_process()
@@ -125,9 +134,7 @@ class Supervisor:
             return None
         self._end_process()
         if code < 0:
-            say(CRASHED.format(signal.Signals(-code).name), "bold red", as_json=self._as_json)
-            self._stop.wait(0.5)
-            self._start()
+            self._crashed(signal.Signals(-code).name)
             return None
         mendable = code == exits.FAILED or (code == exits.USAGE and not self._first)
         if not mendable or not self._reload:
@@ -136,6 +143,15 @@ class Supervisor:
         self._close_listener()
         say("waiting for a change", "bold", as_json=self._as_json)
         return None
+
+    def _crashed(self, reason: str) -> None:
+        """One that dies as soon as it has started is not started at once for ever."""
+        self._pause_s = SHORTEST_PAUSE_S if time.time() - self._asked_at > 10 else min(self._pause_s * 2, 10)
+        say(f"the engine died ({reason}): starting it again in {self._pause_s:g}s", "bold red", as_json=self._as_json)
+        self._stop.wait(self._pause_s)
+        self._asked_at = time.time()
+        if not self._signals:
+            self._start()
 
     def _read_link(self) -> None:
         if self._link is None or not select.select([self._link], [], [], 0)[0]:
