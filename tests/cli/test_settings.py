@@ -21,7 +21,7 @@ def asked(args: list[str]) -> dict[str, Any]:
     @click.command("serve")
     @engine_options
     @click.pass_context
-    def serve(ctx: click.Context, **options: Any) -> None:
+    def serve(ctx: click.Context, /, **options: Any) -> None:
         got.update(options)
 
     done = CliRunner().invoke(Main(commands=[serve]), ["serve", *args])

@@ -2,8 +2,12 @@
 
 import asyncio
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from perdure_connectors.http import gateway
 from perdure_schemas.payload import ErrorInfo
 from tests.http.fake_port import FakePort
 from tests.http.serving import client_of
@@ -198,6 +202,17 @@ async def test_methods_and_paths_that_are_not_there(port: FakePort) -> None:
     assert lost.status_code == 404
     assert "GET / lists the routes" in lost.json()["detail"]
     assert "/v1/runs" in index.json()["routes"]
+
+
+async def test_it_mounts_under_any_path(port: FakePort) -> None:
+    port.add("r1")
+    app = Starlette(routes=[Mount("/jobs", gateway(port, "shop"))])
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost/jobs") as client:
+        assert (await client.get("/v1/runs/r1")).status_code == 200
+        again = await client.post("/v1/runs/r1/rerun")
+        assert (await client.get("/nothing")).status_code == 404
+    assert again.headers["location"] == "/jobs/v1/runs/r1-again"
 
 
 async def test_health(port: FakePort) -> None:

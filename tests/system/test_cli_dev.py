@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,8 +219,6 @@ def test_two_engines_on_one_log_or_one_port(serve: EngineProcess, folder: Path) 
 
 
 def test_a_page_elsewhere_is_refused_and_inngest_clients_are_not(serve: EngineProcess) -> None:
-    import urllib.request
-
     request = urllib.request.Request(f"http://127.0.0.1:{serve.port}/e/key", b'{"name":"a"}', {"Host": "evil.example"})
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request)

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import uvicorn
@@ -121,12 +121,12 @@ class InertFormatter(logging.Formatter):
         return inert(super().format(record), lines=True)
 
 
-def log_to_stderr(streams: Sequence[logging.Handler] = ()) -> None:
+def log_to_stderr() -> None:
     """What the app logs is seen, unless it has set logging up itself."""
     root = logging.getLogger()
     if root.handlers:
         return
-    handler = streams[0] if streams else logging.StreamHandler()
+    handler = logging.StreamHandler()
     handler.setFormatter(InertFormatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
