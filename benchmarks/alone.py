@@ -1,0 +1,45 @@
+"""One run at a time: how long a caller waits, and whether a long run slows down."""
+
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.measure import Result, percentile
+from benchmarks.programs import app, marked, marks, steps
+from perdure import Engine
+
+
+async def latency(folder: Path, *, runs: int) -> Result:
+    """One run of one step after another; then one run of fifty."""
+    async with Engine(app, log=f"embedded://{folder}/log"):
+        for _ in range(50):
+            await steps.call(1)
+        took = [await _ms(1) for _ in range(runs)]
+        fifty = [await _ms(50) / 50 for _ in range(10)]
+    return {
+        "p50_ms": round(percentile(took, 0.5), 3),
+        "p99_ms": round(percentile(took, 0.99), 3),
+        "ms_per_step_of_50": round(percentile(fifty, 0.5), 3),
+    }
+
+
+async def _ms(count: int) -> float:
+    began = time.perf_counter()
+    await steps.call(count)
+    return (time.perf_counter() - began) * 1000
+
+
+async def long(folder: Path, *, steps_of_run: int) -> Result:
+    """One run of many steps: processor time and time of its last thousand steps over those of its first."""
+    async with Engine(app, log=f"embedded://{folder}/log"):
+        await steps.call(1000)
+        marks.clear()
+        await marked.call(steps_of_run)
+    thousands = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks)]
+    first, last = thousands[0], thousands[-1]
+    return {
+        "cpu_us_step_first": round(first[1] * 1000, 1),
+        "cpu_us_step_last": round(last[1] * 1000, 1),
+        "last_over_first_cpu": round(last[1] / first[1], 3),
+        "last_over_first_time": round(last[0] / first[0], 3),
+    }
