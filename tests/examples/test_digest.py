@@ -26,9 +26,11 @@ async def test_one_run_per_user_at_eight() -> None:
 
 async def test_every_morning_again() -> None:
     async with TestEngine(app, start=EVENING) as engine:
-        await engine.advance("3d")
-        assert [run.output for run in engine.all_runs(morning)] == [3, 3, 3]
-        assert len(engine.all_runs(send_digest)) == 9
+        seen: set[str] = set()
+        for _ in range(3):
+            await engine.advance("1d")
+            seen.update(run.id for run in engine.all_runs(send_digest))
+        assert len(seen) == 3 * len(USERS)
 
 
 async def test_one_users_trouble_is_hers_alone() -> None:
