@@ -192,7 +192,8 @@ async def main(source: Path) -> None:
             await engine.send(REVIEWED(Review("upload-1", approved=True)))
             await engine.finish()
             print(*db.execute("SELECT 'mail to ' || recipient, text FROM outbox").fetchone(), sep=": ")
-            print(*db.execute("SELECT iata, name, place FROM airports LIMIT 5"), "…", sep="\n  ")
+            for row in db.execute("SELECT iata, name, place FROM airports LIMIT 5"):
+                print(" ", *row, sep="  ")
 
 
 if __name__ == "__main__":

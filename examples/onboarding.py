@@ -4,6 +4,7 @@ The function runs three others side by side and sees each one's result or error,
 her team by child functions, and writes again after a day. It survives restarts of the web server: run it, post a
 sign-up, kill it, run it again.
 
+    pip install perdure fastapi uvicorn
     python examples/onboarding.py [FOLDER]               serves on 127.0.0.1:8000, keeps everything in FOLDER
     curl -X POST localhost:8000/signup --json '{"email": "ada@x.org", "company": "acme", "team": ["bob@x.org"]}'
     curl localhost:8000/users/ada@x.org                  what she sees

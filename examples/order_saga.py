@@ -1,7 +1,8 @@
 """An order as a saga: reserve, charge, ship; and if it fails or is cancelled on the way, undo what was done.
 
-The handlers `on_failure` and `on_cancel` are runs of their own, with steps and retries. They see which steps of the run
-have a result, and undo those. The bank takes the key of the step, so that a charge that runs twice is paid once.
+The handlers `on_failure` and `on_cancel` are runs of their own, with steps and retries. `ended.result` tells them what
+the log has of the run. What the log cannot have is a step that was in flight at the cancel: it may have done its work,
+and its result counts no more. Where that matters, as with money, undo by a key and not by a result.
 
     python examples/order_saga.py                        four orders with four fates, in a moment
     perdure dev examples.order_saga:app                  the same code, served
@@ -21,8 +22,8 @@ from msgspec import Struct
 from perdure import App, Context, Ended, Event, EventType, NonRetriable, current_step
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS payments (key TEXT PRIMARY KEY, cents INTEGER, refunded INTEGER DEFAULT 0);
-CREATE TABLE IF NOT EXISTS holds (key TEXT PRIMARY KEY, state TEXT DEFAULT 'reserved');
+CREATE TABLE IF NOT EXISTS payments (key TEXT PRIMARY KEY, cents INTEGER, state TEXT);
+CREATE TABLE IF NOT EXISTS holds (key TEXT PRIMARY KEY, state TEXT);
 """
 
 
@@ -53,12 +54,15 @@ class Bank:
         """The id of the payment; the same for the same key. None: declined."""
         if cents > 100_000:
             return None
-        self.db.execute("INSERT INTO payments (key, cents) VALUES (?, ?) ON CONFLICT DO NOTHING", (key, cents))
-        return key
+        self.db.execute("INSERT INTO payments VALUES (?, ?, 'paid') ON CONFLICT DO NOTHING", (key, cents))
+        for (payment,) in self.db.execute("SELECT key FROM payments WHERE key = ? AND state = 'paid'", (key,)):
+            return str(payment)
+        return None
 
-    async def refund(self, charge_id: str) -> None:
-        """Gives the money back. Twice is once."""
-        self.db.execute("UPDATE payments SET refunded = 1 WHERE key = ?", (charge_id,))
+    async def refund(self, key: str) -> None:
+        """Gives back what was paid under this key, and takes nothing under it any more. Twice is once."""
+        self.db.execute("UPDATE payments SET state = 'refunded' WHERE key = ? AND state = 'paid'", (key,))
+        self.db.execute("INSERT INTO payments VALUES (?, 0, 'void') ON CONFLICT DO NOTHING", (key,))
 
 
 class Warehouse:
@@ -70,7 +74,7 @@ class Warehouse:
 
     async def reserve(self, key: str) -> str:
         """The id of the hold; the same for the same key."""
-        self.db.execute("INSERT INTO holds (key) VALUES (?) ON CONFLICT DO NOTHING", (key,))
+        self.db.execute("INSERT INTO holds VALUES (?, 'reserved') ON CONFLICT DO NOTHING", (key,))
         return key
 
     async def release(self, hold: str) -> None:
@@ -120,17 +124,17 @@ async def release(hold: str) -> None:
 
 @app.step
 async def charge(order: Order) -> Receipt:
-    """Asks the bank for the money: by the same key on every attempt."""
-    paid = await bank.pay(order.cents, key=current_step().key)
+    """Asks the bank for the money: by the same key on every attempt, and one that `undo` knows."""
+    paid = await bank.pay(order.cents, key=current_step().run_id)
     if paid is None:
         raise CardDeclined(order.id)
     return Receipt(paid)
 
 
 @app.step
-async def refund(receipt: Receipt) -> None:
-    """Undoes `charge`."""
-    await bank.refund(receipt.charge_id)
+async def refund(key: str) -> None:
+    """Undoes `charge`, however far it came."""
+    await bank.refund(key)
 
 
 @app.step(retries=20)
@@ -142,8 +146,7 @@ async def ship(order: Order, hold: str) -> str:
 
 async def undo(ctx: Context, ended: Ended) -> None:
     """Runs after a failure, a timeout or a cancel, and takes back what had been done by then."""
-    if receipt := ended.result(charge):
-        await refund(receipt)
+    await refund(ended.run_id)
     if hold := ended.result(reserve):
         await release(hold)
 

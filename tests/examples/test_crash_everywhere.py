@@ -102,8 +102,8 @@ async def test_order_saga(evict: bool) -> None:
         await engine.finish()
         assert sorted(run.status for run in engine.all_runs(fulfil)) == ["cancelled", "completed", "failed", "failed"]
         db = examples.order_saga.bank.db
-        payments = db.execute("SELECT cents, refunded FROM payments ORDER BY cents").fetchall()
-        assert payments == [(900, 0), (1_500, 1), (4_000, 1)]
+        payments = db.execute("SELECT cents, state FROM payments WHERE cents > 0 ORDER BY cents").fetchall()
+        assert payments == [(900, "paid"), (1_500, "refunded"), (4_000, "refunded")]
         holds = [state for (state,) in db.execute("SELECT state FROM holds ORDER BY state")]
         assert holds == ["released", "released", "released", "shipped"]
 
