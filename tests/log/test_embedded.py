@@ -89,6 +89,7 @@ async def test_more_records_than_one_flush_takes(log: EmbeddedLog, monkeypatch: 
     readings = [Reading(), Reading()]
     for partition, reading in enumerate(readings):
         log.follow(partition, 0, reading)
+    ticket = 0
     for index in range(1_050):
         ticket = log.append(index % 2, b"%d" % index)
         if index in (100, 200, 777):

@@ -23,6 +23,7 @@ from perdure.errors import LogCorrupt, LogError, LogFull, LogInUse, LogMismatch
 from perdure.log.tails import Tail, tail
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+_DAMAGED = ("Corruption", "No such file", "does not exist")
 _MARGIN_BYTES = 1 << 20
 WRITE_BUFFER_BYTES = 32 << 20
 
@@ -44,7 +45,9 @@ class Disk:
         self._expected = at_least
         mode = _recovery_mode(self.path)
         try:
-            self._attach(Rdict(str(self.path), _database(mode), _families(), AccessType.read_write()))
+            self._attach(
+                Rdict(str(self.path), _database(mode, new=at_least == 0), _families(), AccessType.read_write())
+            )
         except Exception as error:
             raise self.explain(error) from error
         if self.sequence() < at_least:
@@ -110,7 +113,7 @@ class Disk:
         text = str(error)
         if any(sign in text for sign in _FULL):
             return LogFull(_full(self.directory, text))
-        if "Corruption" in text:
+        if any(sign in text for sign in _DAMAGED):
             return LogCorrupt(
                 f"{self.directory} is damaged: {text}. Nothing is skipped: restore the directory from a backup"
             )
@@ -159,9 +162,10 @@ def _recovery_mode(path: Path) -> DBRecoveryMode:
     return DBRecoveryMode.tolerate_corrupted_tail_records()
 
 
-def _database(mode: DBRecoveryMode) -> Options:
+def _database(mode: DBRecoveryMode, *, new: bool = False) -> Options:
     options = Options(raw_mode=True)  # the other mode unpickles what it reads
-    options.create_if_missing(True)
+    # Never where a log has been: RocksDB would remove, as not its own, all that the lost files had named.
+    options.create_if_missing(new)
     options.create_missing_column_families(True)
     options.set_wal_recovery_mode(mode)
     options.set_keep_log_file_num(3)

@@ -1,21 +1,25 @@
-"""Looks at the ends of RocksDB's own logs before RocksDB does, since opening rewrites them.
+"""Looks through RocksDB's own logs before RocksDB does, since opening rewrites them.
 
-RocksDB's WAL and manifest are blocks of 32 KiB, filled with records:
+RocksDB's WAL and manifest are blocks of 32 KiB, filled with records, none of which crosses a block:
 
     | crc32c 4, masked | length 2 | type 1 | payload | next record ...
 
-A record that reaches beyond the end of the file is a torn write: RocksDB leaves it out without a word, as it should,
-for nobody was told that it is there. But a flipped bit in the *length* of a whole record looks just the same, and
-takes all that follows with it: acknowledged records, or the manifest's word that a table exists. The checksum tells
-the two apart: if some shorter length makes it right, then the record is whole and its length is a lie. All other
-damage fails RocksDB's checksums by itself.
+Their checksums catch damage to payloads. Damage to a header can look like something innocent, and then takes all
+that follows with it, without a word: acknowledged records, or the manifest's word that a table exists.
+
+- A length that reaches beyond the file is what a torn write leaves, and is rightly left out: nobody was told of it.
+  The checksum tells the two apart: if some shorter length makes it right, the record is whole and its length a lie.
+- A type of zero with no length is what preallocated space looks like; but nothing follows that.
+- The types of recycled files, which are never written here, end a WAL; in a manifest RocksDB reads on for ever.
 """
 
 from enum import Enum
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 _BLOCK = 32 << 10
 _HEADER = 7
+_TYPES = range(1, 5)  # full, first, middle, last
 
 
 class Tail(Enum):
@@ -25,19 +29,30 @@ class Tail(Enum):
 
 
 def tail(path: Path) -> Tail:
-    """How the file's last block ends. Reads no more than this block: elsewhere RocksDB notices a wrong length."""
+    """How the file ends, and whether its headers lead there. About 0.2 s for the largest WAL of small records."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
-        file.seek(size // _BLOCK * _BLOCK)
-        block = file.read()
-    at = 0
-    while at + _HEADER <= len(block):
-        end = at + _HEADER + int.from_bytes(block[at + 4 : at + 6], "little")
-        if end > len(block):
-            return Tail.DAMAGED if _is_whole(block[at:]) else Tail.TORN
-        at = end
-    # Up to six bytes are too few for a header: a torn one, or zeros.
-    return Tail.TORN if any(block[at:]) else Tail.WHOLE
+        if size == 0:  # cannot be mapped
+            return Tail.WHOLE
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            for begin in range(0, size, _BLOCK):
+                end = _block(data, begin, min(begin + _BLOCK, size))
+                if end is not Tail.WHOLE:
+                    # Only the last block can be torn.
+                    return end if begin + _BLOCK >= size else Tail.DAMAGED
+    return Tail.WHOLE
+
+
+def _block(data: mmap, at: int, end: int) -> Tail:
+    while at + _HEADER <= end:
+        length = data[at + 4] | data[at + 5] << 8
+        if data[at + 6] not in _TYPES:
+            return Tail.DAMAGED if any(data[at:end]) else Tail.TORN
+        if at + _HEADER + length > end:
+            return Tail.DAMAGED if _is_whole(data[at:end]) else Tail.TORN
+        at += _HEADER + length
+    # Up to six bytes are too few for a header: padding, or the beginning of a torn one.
+    return Tail.TORN if any(data[at:end]) else Tail.WHOLE
 
 
 def _is_whole(rest: bytes) -> bool:
