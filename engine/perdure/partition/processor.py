@@ -174,6 +174,11 @@ class Processor:
             self._reader.close()
         self._host.halted(self.partition, self.halted)
 
+    @property
+    def last_ticket(self) -> int:
+        """Ticket of the last effect: once it is acknowledged, who gets the effects has folded them."""
+        return self._last_ticket
+
     def append(self, record: Record) -> int:
         """Append to this partition's own journal. Returns the ticket."""
         if self.halted:

@@ -19,6 +19,7 @@ from perdure.sdk.event_input import new_event_id
 from perdure.sdk.events import Event
 from perdure.sdk.function import Function
 from perdure.sdk.handle import RunHandle
+from perdure.sdk.http_port import HttpPort
 from perdure.sdk.port import Enqueue, Port, RunOutcome, RunStatus
 from perdure.sdk.sender import Sender, event_body
 from perdure.worker.arguments import CallOptions, arguments_json
@@ -36,6 +37,8 @@ class Client(Sender):
         self.apps = (app, *more)
         self._log_url = log
         self._port: Port | None = None
+        self._own: HttpPort | None = None
+        """The connection that this client opened itself, and closes."""
 
     @property
     def port(self) -> Port:
@@ -74,14 +77,13 @@ class Client(Sender):
                 f"Client(log={url!r}): an embedded log belongs to the process of its Engine; from another one say "
                 f"log={DEFAULT_URL!r}, the address of its gateway (perdure dev, perdure serve, Engine.asgi())"
             )
-        from perdure.sdk.http_port import HttpPort
-
-        return HttpPort(url)
+        self._own = HttpPort(url)
+        return self._own
 
     async def _close(self) -> None:
-        close = getattr(self._port, "close", None)
-        if close is not None and self._log_url.startswith("http"):
-            await close()
+        if self._own is not None:
+            await self._own.close()
+            self._own = None
 
     async def send_many(self, events: Iterable[Event[Any]], /) -> list[str]:
         """Sends events together; their ids in order, once all are durable."""

@@ -74,7 +74,7 @@ class LocalPort:
         return run
 
     async def result(self, run_id: str, timeout_ms: int | None = None) -> RunOutcome:
-        state = self._known(run_id)
+        state = await self._find(run_id)
         if state.status not in TERMINAL:
             waiter = self._node.waiter(run_id)
             if timeout_ms is None:
@@ -89,7 +89,7 @@ class LocalPort:
 
     def outcome(self, run_id: str) -> RunOutcome:
         """How an ended run ended."""
-        state = self._known(run_id)
+        state = self.known(run_id)
         result = self._raw(state, state.result) if state.result is not None else UNSET
         return RunOutcome(run_id, _status(state), result, state.error)
 
@@ -97,7 +97,15 @@ class LocalPort:
         processor = self._node.processor_of(state.id)
         return Raw(self._node.worker.payload_bytes(processor, payload, field))
 
-    def _known(self, run: str) -> RunState:
+    async def _find(self, run: str) -> RunState:
+        """The run, also one whose request is on its way from another partition."""
+        try:
+            return self.known(run)
+        except UnknownRun:
+            await self._node.effects()
+            return self.known(run)
+
+    def known(self, run: str) -> RunState:
         try:
             state = self._node.state(run)
         except ValueError:
@@ -107,7 +115,7 @@ class LocalPort:
         return state
 
     async def status(self, run_id: str) -> RunStatus:
-        return self.shown(self._known(run_id))
+        return self.shown(await self._find(run_id))
 
     def shown(self, state: RunState) -> RunStatus:
         """The fold's status; a running run that waits only for the log is shown as suspended."""
@@ -119,26 +127,25 @@ class LocalPort:
         return "suspended" if (execution is None or execution.idle) and not held else "running"
 
     async def cancel(self, run_id: str, reason: str = "") -> None:
-        self._known(run_id)
+        await self._find(run_id)
         record = RunCancelRequested(run_id, secrets.token_hex(8), reason, v=V)
         await self._node.log.acknowledge(self._node.processor_of(run_id).append(record))
 
-    async def rerun(self, run_id: str) -> str:
-        self._known(run_id)
-        command = secrets.token_hex(16)
+    async def rerun(self, run_id: str, command: str = "") -> str:
+        """`command`: the same one asked for again gives the same run."""
+        await self._find(run_id)
+        command = command or secrets.token_hex(16)
         new_run = routing.run_id(run_id, command)
         record = RunRerunRequested(run_id, new_run, command, v=V)
         await self._node.log.acknowledge(self._node.processor_of(run_id).append(record))
-        for _ in range(1_000):
-            if self._node.state(new_run) is not None:
-                break
-            await asyncio.sleep(0.005)
+        await self._node.effects()
         return new_run
 
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:
         """Newest first. Looks at every run that the window keeps: the history service indexes them."""
+        await self._node.effects()
         found: list[RunSummary] = []
         for processor in self._node.processors:
             for _, state in processor.view.runs.items():
@@ -168,7 +175,7 @@ class LocalPort:
         )
 
     async def run(self, run_id: str) -> RunDetail:
-        state = self._known(run_id)
+        state = await self._find(run_id)
         node = self._node
         reader = RunReader(node.processor_of(run_id), node.worker)
         ops = reader.read(state)

@@ -124,6 +124,10 @@ class Node:
             processor.view.runs.forget(run)
         return state
 
+    async def effects(self) -> None:
+        """Returns when all that was folded so far has reached the partitions that it concerns."""
+        await self.log.acknowledge(max(processor.last_ticket for processor in self.processors))
+
     def waiter(self, run: str) -> "asyncio.Future[None]":
         """Done when the run has ended. Registered before the run is asked for, it misses nothing."""
         waiter: asyncio.Future[None] = self._loop.create_future()

@@ -22,6 +22,7 @@ from perdure.sdk.node import Node
 from perdure.sdk.port import Port
 from perdure.sdk.sender import event_body
 from perdure.sdk.step import Step, is_async
+from perdure.testing.port import TestPort
 from perdure.testing.runs import Run, run_of
 from perdure.worker.arguments import CallOptions
 
@@ -29,6 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 START = datetime(2026, 1, 1, tzinfo=UTC)
+KEPT_MS = 10 * 365 * 86_400_000
 PATIENCE_SECONDS = 20.0
 """Real time that a step, or code outside steps, may take before a test is told that it is stuck."""
 
@@ -74,17 +76,18 @@ class TestEngine(Client):
             await self._stack.enter_async_context(self.app.lifespan())
         await self._start()
         await self.settle()
-        return LocalPort(self.node)
+        return TestPort(self)
 
     async def _start(self) -> None:
         waiters = self._node.waiters if self._node is not None else {}
         while True:
             node = self._node = Node(self.app, self.log, evict=self._evict, ticking=False)
             node.waiters = waiters
+            # A test looks back as far as it likes.
+            node.definition = replace(node.definition, window_ms=KEPT_MS)
             await self.log.open()
             opening = asyncio.ensure_future(node.open())
             if await self._until_crash(opening):
-                self._port = LocalPort(node)
                 return
             await self._kill(node)
 
@@ -111,11 +114,11 @@ class TestEngine(Client):
             self._node = None
         await self._stack.aclose()
 
-    def _next(self, what: str) -> str:
+    def next_id(self, what: str) -> str:
         self._count += 1
         return f"{what}-{self._count}"
 
-    async def _through(self, operation: Callable[[], Awaitable[T]]) -> T:
+    async def through(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Do it, again after a crash: a client that got no answer asks again. Then let all happen that can."""
         # What is asked for later is later by the log's clock too: an earlier event is no answer to a later trigger.
         self.now += timedelta(milliseconds=1)
@@ -145,11 +148,11 @@ class TestEngine(Client):
 
     async def send_many(self, events: Any, /) -> list[str]:
         """Sends events; returns when nothing more can happen by itself. Ids are given in order: `event-1`, …"""
-        bodies = [event_body(event, self._next("event")) for event in events]
+        bodies = [event_body(event, self.next_id("event")) for event in events]
         return await self._send(bodies)
 
     async def _send(self, bodies: list[EventBody]) -> list[str]:
-        return await self._through(lambda: self.port.send(bodies))
+        return await self.port.send(bodies)
 
     async def enqueue(
         self, function: Function[..., R], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, /
@@ -157,8 +160,8 @@ class TestEngine(Client):
         """Starts a run; returns when nothing more can happen by itself."""
         request = enqueue_request(function, args, kwargs, options)
         if not request.idempotency_key:
-            request = replace(request, idempotency_key=self._next("enqueue"))
-        return RunHandle(function, await self._through(lambda: self.port.enqueue(request)))
+            request = replace(request, idempotency_key=self.next_id("enqueue"))
+        return RunHandle(function, await self.port.enqueue(request))
 
     async def settle(self) -> None:
         """Let everything happen that needs no time: steps, results, deliveries."""

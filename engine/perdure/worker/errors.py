@@ -1,9 +1,14 @@
 """Exceptions to the log and back: what failed, with the user's own traceback, and never a pickle."""
 
+import asyncio
+import concurrent.futures
+import os
 import sys
 import traceback
 
 import msgspec
+
+import perdure.errors
 from perdure_schemas.payload import ErrorInfo
 
 from perdure.errors import Failed, NonRetriable, PayloadError, RunFailed, StepError, qualified_name
@@ -11,7 +16,7 @@ from perdure.worker.payloads import encode
 
 TRACEBACK_LIMIT_CHARS = 8_000
 MESSAGE_LIMIT_CHARS = 4_000
-_OURS = ("/perdure/", "/asyncio/", "\\perdure\\", "\\asyncio\\")
+_OURS = tuple(os.path.dirname(module.__file__ or "") + os.sep for module in (perdure.errors, asyncio, concurrent.futures))
 
 
 def describe(error: BaseException, *, attempts: int = 1, step: str = "", run: str = "") -> ErrorInfo:
@@ -43,7 +48,7 @@ def describe(error: BaseException, *, attempts: int = 1, step: str = "", run: st
 def user_traceback(error: BaseException) -> str:
     """The traceback with the user's own frames; the engine's and asyncio's say nothing to a reader."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not any(part in frame.filename for part in _OURS)]
+    own = [frame for frame in frames if not frame.filename.startswith(_OURS)]
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or list(frames)[-1:])]
     lines += traceback.format_exception_only(error)
     if error.__cause__ is not None:

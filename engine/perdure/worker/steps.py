@@ -143,7 +143,11 @@ class _Attempt:
         finally:
             branch.in_body -= 1
             del execution.bodies[op]
-            in_step.reset(token)
+            try:
+                in_step.reset(token)
+            except ValueError:
+                # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
+                pass
         if execution.signal is not None:
             raise type(execution.signal)
         self._completed(attempt, encoded, (monotonic_ns() - began) // 1000)

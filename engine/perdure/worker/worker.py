@@ -124,7 +124,7 @@ class Worker:
             elif kind is Start:
                 self._start(partition, act.run)  # type: ignore[union-attr]
             elif isinstance(act, Retry | Attempted):
-                self._go(partition, act.run, act.op)
+                self._go(partition, act)
             elif isinstance(act, Parked):
                 self.executions.pop(act.run, None)
                 self.processors[partition].rest(act.run)
@@ -147,16 +147,19 @@ class Worker:
         else:
             execution.deliver(Delivered(act.op, act.outcome, act.at))
 
-    def _go(self, partition: int, run: str, op: str) -> None:
-        execution = self.executions.get(run)
+    def _go(self, partition: int, act: Retry | Attempted) -> None:
+        execution = self.executions.get(act.run)
         if execution is None:
-            self._start(partition, run)
+            self._start(partition, act.run)
             return
-        if run in self._fresh:
+        if act.run in self._fresh:
             return
+        if isinstance(act, Retry):
+            # It failed and waited: what comes now was not running when the process died.
+            execution.suspect = False
         if execution.idle:
             self._wake(execution)
-        execution.go(op)
+        execution.go(act.op)
 
     def _wake(self, execution: Execution) -> None:
         execution.idle = False

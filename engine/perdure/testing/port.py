@@ -1,0 +1,82 @@
+"""The port of a test engine: asks again what a crash left unanswered, as a client would."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from perdure.flow.states import TERMINAL
+from perdure.sdk.local_port import LocalPort
+from perdure.sdk.node import Node
+from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure_schemas.event import EventBody
+
+T = TypeVar("T")
+
+
+class Crashable(Protocol):
+    """A test engine, as its port sees it."""
+
+    @property
+    def node(self) -> Node: ...
+
+    async def through(self, operation: Callable[[], Awaitable[T]]) -> T: ...
+
+    async def settle(self) -> None: ...
+
+    def next_id(self, what: str) -> str: ...
+
+
+class TestPort:
+    """See `Port`. Every answer comes when nothing more can happen by itself."""
+
+    __test__ = False
+
+    def __init__(self, engine: Crashable) -> None:
+        self._engine = engine
+
+    def _local(self) -> LocalPort:
+        """The port of the engine's present life: a crash gives it another."""
+        return LocalPort(self._engine.node)
+
+    async def send(self, events: Sequence[EventBody]) -> list[str]:
+        return await self._engine.through(lambda: self._local().send(events))
+
+    async def enqueue(self, request: Enqueue) -> str:
+        return await self._engine.through(lambda: self._local().enqueue(request))
+
+    async def result(self, run_id: str, timeout_ms: int | None = None) -> RunOutcome:
+        await self._engine.settle()
+        if self._local().known(run_id).status not in TERMINAL:
+            # Waiters outlive a crash; who waits here leaves the clock to the test.
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
+                await self._engine.node.waiter(run_id)
+        return self._local().outcome(run_id)
+
+    async def status(self, run_id: str) -> RunStatus:
+        return await self._engine.through(lambda: self._local().status(run_id))
+
+    async def cancel(self, run_id: str, reason: str = "") -> None:
+        await self._engine.through(lambda: self._local().cancel(run_id, reason))
+
+    async def rerun(self, run_id: str) -> str:
+        command = self._engine.next_id("rerun")
+        return await self._engine.through(lambda: self._local().rerun(run_id, command))
+
+    async def runs(
+        self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
+    ) -> tuple[list[RunSummary], str]:
+        return await self._engine.through(
+            lambda: self._local().runs(function=function, status=status, event_id=event_id, limit=limit, cursor=cursor)
+        )
+
+    async def run(self, run_id: str) -> RunDetail:
+        return await self._engine.through(lambda: self._local().run(run_id))
+
+    async def knows_event(self, event_id: str) -> bool:
+        return await self._engine.through(lambda: self._local().knows_event(event_id))
+
+    async def functions(self) -> list[FunctionView]:
+        return await self._engine.through(lambda: self._local().functions())
+
+    def ready(self) -> Mapping[str, str]:
+        return self._local().ready()
