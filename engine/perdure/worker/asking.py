@@ -45,12 +45,9 @@ def call(
         )
 
     what = (list(args), dict(kwargs), options, awaited)
-    opened = execution.open(function.id, what, opening)
-    return _result(execution, opened, function) if awaited else _handle(execution, opened, function)
-
-
-async def _result(execution: Execution, opened: Coroutine[Any, Any, Any], function: FunctionSpec) -> Any:
-    return result_of(execution, await opened, function.returns)
+    if awaited:
+        return execution.open(function.id, what, opening, lambda answer: result_of(execution, answer, function.returns))
+    return execution.open(function.id, what, opening, lambda opened: _handle(execution, opened, function))
 
 
 def result_of(execution: Execution, answer: object, returns: Any) -> Any:
@@ -61,11 +58,10 @@ def result_of(execution: Execution, answer: object, returns: Any) -> Any:
     raise rebuild_run_failed(answer.error, answer.of)
 
 
-async def _handle(execution: Execution, opened: Coroutine[Any, Any, Any], function: FunctionSpec) -> Any:
-    outcome = await opened
-    assert isinstance(outcome, OpOpened)
-    assert isinstance(outcome.opening, Call)
-    return execution.worker.handle(function, outcome.opening.run)
+def _handle(execution: Execution, opened: object, function: FunctionSpec) -> Any:
+    assert isinstance(opened, OpOpened)
+    assert isinstance(opened.opening, Call)
+    return execution.worker.handle(function, opened.opening.run)
 
 
 def trigger_of_arguments(function: FunctionSpec, arguments: bytes | Raw) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure_schemas.records import V, AskedOp, OpClosed, OpOpened, Opening, RunParked, StepCompleted, StepFailed
 
@@ -23,7 +23,7 @@ from perdure.flow.lines import StoredLine, is_immediate, op_name
 from perdure.flow.states import RunState
 from perdure.partition import Processor
 from perdure.worker.arguments import CallOptions
-from perdure.worker.delivery import GO, Delivered, Diverged, Evicted, Go, Outcome
+from perdure.worker.delivery import GO, Delivered, Diverged, Evicted, Go
 from perdure.worker.idle import tasks_idle
 from perdure.worker.lineage import Branch, InStep, current_branch, here
 from perdure.worker.payloads import digest
@@ -32,6 +32,7 @@ from perdure.worker.spec import FunctionSpec, StepSpec
 if TYPE_CHECKING:
     from perdure.worker.worker import Worker
 
+R = TypeVar("R")
 _IN_BODY = object()
 _EMPTY = Context()
 Asked = Delivered | Go
@@ -102,10 +103,16 @@ class Execution:
         if self.queue:
             self.worker.settler.watch(self)
 
-    def adopt(self, task: "asyncio.Future[Any]") -> None:
-        """A task that the run created."""
+    def adopt(self, task: "asyncio.Future[Any]", coro: Coroutine[Any, Any, Any]) -> None:
+        """A task that the run created for `coro`."""
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard, context=_EMPTY)
+
+        def ended(task: "asyncio.Future[Any]") -> None:
+            self.tasks.discard(task)
+            # A task that was cancelled before its first turn leaves its coroutine unstarted.
+            coro.close()
+
+        task.add_done_callback(ended, context=_EMPTY)
 
     # Asking
 
@@ -193,14 +200,21 @@ class Execution:
         """Another function's run: see `asking.py`."""
         return self.worker.call(self, function, args, kwargs, options, awaited=awaited)
 
-    def open(self, name: str, what: tuple[Any, ...], opening: Callable[[str], Opening]) -> Coroutine[Any, Any, Outcome]:
-        """An op that is not a step. Its identity is taken now; the opening is made when it goes to the log."""
+    def open(
+        self, name: str, what: tuple[Any, ...], opening: Callable[[str], Opening], then: Callable[[Any], R]
+    ) -> Coroutine[Any, Any, R]:
+        """An op that is not a step. Its identity is taken now; the opening is made when it goes to the log.
+
+        `then` makes of the outcome what user code gets.
+        """
         _, op = self.begin(name)
-        coroutine = self._open(op, digest(name, what, {})[0], opening)
+        coroutine = self._open(op, digest(name, what, {})[0], opening, then)
         self.unawaited[op] = coroutine
         return coroutine
 
-    async def _open(self, op: str, asked: str, opening: Callable[[str], Opening]) -> Outcome:
+    async def _open(
+        self, op: str, asked: str, opening: Callable[[str], Opening], then: Callable[[Any], R]
+    ) -> R:
         self.unawaited.pop(op, None)
         delivered = await self.obtain(op, asked)
         while delivered is None:
@@ -210,7 +224,7 @@ class Execution:
             self.worker.may_rest(self)
             answer = await self.wait(op)
             delivered = None if isinstance(answer, Go) else answer
-        return delivered.outcome
+        return then(delivered.outcome)
 
     # Delivering
 

@@ -84,7 +84,7 @@ class TaskFactory:
         tracked = _tracked(child, coro)
         cast("Any", tracked).__qualname__ = getattr(coro, "__qualname__", "task")
         task = make(loop, tracked, context=context, **options)
-        branch.execution.adopt(task)
+        branch.execution.adopt(task, coro)
         return task
 
 

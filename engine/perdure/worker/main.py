@@ -50,6 +50,7 @@ async def main(execution: Execution) -> None:
     finally:
         if execution.signal is None:
             execution.unwind(Evicted())
+        execution.never_awaited()
 
 
 async def _call(execution: Execution) -> bytes:

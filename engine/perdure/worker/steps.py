@@ -1,9 +1,9 @@
 """Steps: run the body, write its result, hand over what was read back.
 
-    1 asked: a recorded outcome is served; else
-    2 the body runs (in a thread if it is a plain function), under its timeout
-    3 its result goes through JSON, as it will on replay, and is appended: one append a step
-    4 the outcome comes back from the log; a failure with attempts left waits for its timer, then 2 again
+1 asked: a recorded outcome is served; else
+2 the body runs (in a thread if it is a plain function), under its timeout
+3 its result goes through JSON, as it will on replay, and is appended: one append a step
+4 the outcome comes back from the log; a failure with attempts left waits for its timer, then 2 again
 """
 
 import asyncio
@@ -33,7 +33,9 @@ GRACE_SECONDS = 1.0
 _FINAL = (NonRetriable, PayloadError, DefinitionError, OutsideRun)
 
 
-def step(execution: Execution, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+def step(
+    execution: Execution, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Coroutine[Any, Any, Any]:
     """A step of a run. Its identity is taken now, when it is called."""
     branch, op = execution.begin(spec.name)
     coroutine = _step(execution, branch, op, spec, args, kwargs)
@@ -44,49 +46,94 @@ def step(execution: Execution, spec: StepSpec, args: tuple[Any, ...], kwargs: Ma
 async def _step(
     execution: Execution, branch: Branch, op: str, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
+    """In one piece, since every coroutine and object here is paid for by each step."""
     del execution.unawaited[op]
     asked, given = digest(spec.name, args, kwargs)
     delivered = execution.ask(op, asked)
     if delivered is None and execution.replaying:
         delivered = await execution.obtain(op, asked)
-    attempt = _Attempt(execution, branch, op, spec, asked, given)
+    attempt: _Attempt | None = None
     while delivered is None:
-        answer = await attempt.once(args, kwargs)
-        delivered = None if isinstance(answer, Go) else answer
-    return attempt.value_of(delivered)
+        attempt = _Attempt(execution, op, spec, asked, given)
+        if execution.suspect or op in execution.state.open:
+            answer = await attempt.gate()
+            if answer is not None:
+                delivered = None if isinstance(answer, Go) else answer
+                continue
+        try:
+            # 2 and 3: after this the attempt's record is on its way to the log
+            token = in_step.set(attempt)
+            execution.bodies[op] = attempt
+            branch.in_body += 1
+            try:
+                if spec.is_async and spec.timeout_ms is None:
+                    value = await spec.fn(*args, **kwargs)
+                else:
+                    value = await _guarded(attempt, spec, args, kwargs)
+                attempt.encoded, attempt.kept = round_trip(value, spec.returns)
+            except (asyncio.CancelledError, Exception) as error:
+                if attempt.broke(error):
+                    raise
+            finally:
+                branch.in_body -= 1
+                del execution.bodies[op]
+                try:
+                    in_step.reset(token)
+                except ValueError:
+                    # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
+                    pass
+            attempt.write()
+            # 4
+            answer = await execution.wait(op)
+            delivered = None if isinstance(answer, Go) else answer
+        finally:
+            if attempt.alone:
+                execution.worker.one_suspect.release()
+    outcome = delivered.outcome
+    if isinstance(outcome, StepFailed):
+        raise rebuild_step_error(outcome.error, spec.name)
+    assert isinstance(outcome, StepCompleted), f"I4: a step's outcome is a {type(outcome).__name__}"
+    result = outcome.result
+    if attempt is not None and attempt.raw is not None and not result.encoded and result.inline == attempt.raw:
+        # The round trip already made the private copy that decoding would make.
+        return attempt.kept
+    return decoder_for(spec.returns)(execution.worker.payload_bytes(execution.processor, result))
 
 
-class _Attempt:
-    """The attempts of one step that is not in the log."""
+class _Attempt(InStep):
+    """One attempt of a step that is not in the log. It is what `current_step()` knows of it, too."""
 
-    __slots__ = ("asked", "branch", "encoded", "execution", "given", "kept", "op", "spec")
+    __slots__ = ("alone", "asked", "began", "encoded", "given", "kept", "raw", "spec")
 
-    def __init__(self, execution: Execution, branch: Branch, op: str, spec: StepSpec, asked: str, given: bytes) -> None:
+    def __init__(self, execution: Execution, op: str, spec: StepSpec, asked: str, given: bytes) -> None:
         self.execution = execution
-        self.branch = branch
         self.op = op
+        self.name = spec.name
+        self.attempt = 1
+        self.cancelled = False
         self.spec = spec
         self.asked = asked
         self.given = given
-        self.encoded: Raw | None = None
+        self.alone = False
+        self.encoded: bytes | None = None
+        self.raw: Raw | None = None
         self.kept: Any = None
+        self.began = monotonic_ns()
 
-    async def once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Delivered | Go:
-        """One attempt, or the wait for its time to come."""
+    async def gate(self) -> Delivered | Go | None:
+        """What comes before an attempt that is not simply the first. None: go ahead."""
         execution = self.execution
         opened = execution.state.open.get(self.op)
-        if opened is not None and opened.due is not None:
-            execution.worker.may_rest(execution)
-            return await execution.wait(self.op)
-        attempt = 1 if opened is None else opened.attempt
-        if execution.suspect:
-            answer = await self._as_suspect(attempt, args, kwargs)
-        else:
-            await self._run(attempt, args, kwargs)
-            answer = await execution.wait(self.op)
+        if opened is not None:
+            self.attempt = opened.attempt
+            if opened.due is not None:
+                execution.worker.may_rest(execution)
+                return await execution.wait(self.op)
+        answer = await self._as_suspect() if execution.suspect else None
+        self.began = monotonic_ns()
         return answer
 
-    async def _as_suspect(self, attempt: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Delivered | Go:
+    async def _as_suspect(self) -> Delivered | Go | None:
         """The process died when this step may have been running: say so before it runs again.
 
         From the second death on, suspects run one at a time, so that the one that kills is found.
@@ -94,70 +141,57 @@ class _Attempt:
         execution, op = self.execution, self.op
         crashes = execution.state.crashes.get(op)
         if crashes is not None and crashes.alone + crashes.last_alone >= DEATHS_ALONE:
-            message = f"the process died {crashes.count} times while step {self.spec.name!r} ran"
-            self._fail(attempt, ErrorInfo("perdure.errors.Crashed", message, attempts=crashes.count, step=op), None, 0)
+            message = f"the process died {crashes.count} times while step {self.name!r} ran"
+            self._fail(ErrorInfo("perdure.errors.Crashed", message, attempts=crashes.count, step=op), None, 0)
             return await execution.wait(op)
         if crashes is None or crashes.count < 1:
-            return await self._announced(attempt, args, kwargs, alone=False)
-        async with execution.worker.one_suspect:
-            return await self._announced(attempt, args, kwargs, alone=True)
+            return await self._announced(alone=False)
+        one_suspect = execution.worker.one_suspect
+        await one_suspect.acquire()
+        try:
+            answer = await self._announced(alone=True)
+            self.alone = answer is None
+        finally:
+            if not self.alone:
+                one_suspect.release()
+        return answer
 
-    async def _announced(
-        self, attempt: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, alone: bool
-    ) -> Delivered | Go:
+    async def _announced(self, *, alone: bool) -> Delivered | None:
         execution = self.execution
         owner = execution.processor.owner
         execution.processor.append(StepAttempted(execution.run_id, self.op, owner, alone, v=V))
         answer = await execution.wait(self.op)
-        if not isinstance(answer, Go):
-            return answer
-        await self._run(attempt, args, kwargs)
-        return await execution.wait(self.op)
+        return None if isinstance(answer, Go) else answer
 
-    async def _run(self, attempt: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Steps 2 and 3: after this the attempt's record is on its way to the log."""
-        execution, branch, spec, op = self.execution, self.branch, self.spec, self.op
-        inside = InStep(execution, op, spec.name, attempt)
-        token = in_step.set(inside)
-        execution.bodies[op] = inside
-        branch.in_body += 1
-        began = monotonic_ns()
-        try:
-            if spec.is_async and spec.timeout_ms is None:
-                value = await spec.fn(*args, **kwargs)
-            else:
-                value = await _guarded(inside, spec, args, kwargs)
-            encoded, self.kept = round_trip(value, spec.returns)
-        except asyncio.CancelledError as error:
-            inside.cancelled = True
-            if execution.signal is None and not _cancelling():
-                self._failed(attempt, error, (monotonic_ns() - began) // 1000)
-                return
-            execution.close(op)
-            raise
-        except Exception as error:
-            if execution.signal is not None:
-                raise type(execution.signal) from None
-            self._failed(attempt, error, (monotonic_ns() - began) // 1000)
+    def broke(self, error: BaseException) -> bool:
+        """The body raised: its failure goes to the log. True if the error is not the body's and is to be raised on."""
+        execution = self.execution
+        if isinstance(error, asyncio.CancelledError):
+            self.cancelled = True
+            if execution.signal is not None or _cancelling():
+                execution.close(self.op)
+                return True
+        elif execution.signal is not None:
+            raise type(execution.signal) from None
+        policy, attempt = self.spec.retries, self.attempt
+        final = isinstance(error, _FINAL) or (isinstance(error, policy.never_on)) or attempt > policy.limit
+        retry_in_ms = None if final else _retry_in(policy, attempt, error, execution.worker.now_ms())
+        info = describe(error, attempts=attempt, step=self.name, run=execution.run_id)
+        self._fail(info, retry_in_ms, (monotonic_ns() - self.began) // 1000)
+        return False
+
+    def write(self) -> None:
+        """Append the result, unless the body failed."""
+        execution, encoded = self.execution, self.encoded
+        if encoded is None:
             return
-        finally:
-            branch.in_body -= 1
-            del execution.bodies[op]
-            try:
-                in_step.reset(token)
-            except ValueError:
-                # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
-                pass
         if execution.signal is not None:
             raise type(execution.signal)
-        self._completed(attempt, encoded, (monotonic_ns() - began) // 1000)
-
-    def _completed(self, attempt: int, encoded: bytes, took_us: int) -> None:
-        execution = self.execution
-        self.encoded = Raw(encoded)
-        payload = execution.worker.payload(self.encoded)
+        self.raw = Raw(encoded)
+        took_us = (monotonic_ns() - self.began) // 1000
+        payload = execution.worker.payload(self.raw)
         execution.processor.append(
-            StepCompleted(execution.run_id, self.op, attempt, self.asked, payload, self._shown(), took_us, v=V)
+            StepCompleted(execution.run_id, self.op, self.attempt, self.asked, payload, self._shown(), took_us, v=V)
         )
 
     def _shown(self) -> Raw | UnsetType:
@@ -165,33 +199,13 @@ class _Attempt:
         shown = self.spec.record_input and len(self.given) <= INLINE_LIMIT_BYTES and not self.execution.worker.coded
         return Raw(self.given) if shown else UNSET
 
-    def _failed(self, attempt: int, error: BaseException, took_us: int) -> None:
-        policy = self.spec.retries
-        final = isinstance(error, _FINAL) or (isinstance(error, policy.never_on)) or attempt > policy.limit
-        retry_in_ms = None if final else _retry_in(policy, attempt, error, self.execution.worker.now_ms())
-        info = describe(error, attempts=attempt, step=self.spec.name, run=self.execution.run_id)
-        self._fail(attempt, info, retry_in_ms, took_us)
-
-    def _fail(self, attempt: int, info: ErrorInfo, retry_in_ms: int | None, took_us: int) -> None:
+    def _fail(self, info: ErrorInfo, retry_in_ms: int | None, took_us: int) -> None:
         execution = self.execution
         shown = self._shown()
         execution.processor.append(
-            StepFailed(execution.run_id, self.op, attempt, self.asked, info, retry_in_ms, shown, took_us, v=V)
+            StepFailed(execution.run_id, self.op, self.attempt, self.asked, info, retry_in_ms, shown, took_us, v=V)
         )
         execution.worker.may_rest(execution)
-
-    def value_of(self, delivered: Delivered) -> Any:
-        """What user code gets: the same value live and on replay."""
-        outcome = delivered.outcome
-        if isinstance(outcome, StepFailed):
-            raise rebuild_step_error(outcome.error, self.spec.name)
-        assert isinstance(outcome, StepCompleted), f"I4: a step's outcome is a {type(outcome).__name__}"
-        result = outcome.result
-        if self.encoded is not None and not result.encoded and result.inline == self.encoded:
-            # The round trip already made the private copy that decoding would make.
-            return self.kept
-        raw = self.execution.worker.payload_bytes(self.execution.processor, result)
-        return decoder_for(self.spec.returns)(raw)
 
 
 def _cancelling() -> bool:
