@@ -107,15 +107,14 @@ class Context(Sender):
         execution = self._inside()
         key = wait_key(execution.function.defined, event, match, where, self._trigger)
         timeout_ms = None if timeout is None else parse_ms(timeout, what="timeout")
-        opened = execution.open(
+        return execution.open(
             f"wait:{key.event}",
             (key.key, key.where, timeout_ms),
             lambda op: Wait(key.key, key.event, key.where, timeout_ms),
+            lambda outcome: self._waited(outcome, key),
         )
-        return self._waited(opened, key)
 
-    async def _waited(self, opened: Coroutine[Any, Any, Any], key: WaitKey) -> Event[Any] | None:
-        outcome = await opened
+    def _waited(self, outcome: object, key: WaitKey) -> Event[Any] | None:
         if isinstance(outcome, TimerFired):
             return None
         assert isinstance(outcome, MatchOffered), f"I4: a wait's outcome is a {type(outcome).__name__}"
@@ -146,12 +145,9 @@ class Context(Sender):
         """Sleeps for a duration, or until a moment; minutes or months, across restarts."""
         if isinstance(until, datetime):
             moment = until_ms(until, 0, what="sleep")
-            return self._slept(self._inside().open("sleep", (moment,), lambda op: Sleep(until=moment)))
+            return self._inside().open("sleep", (moment,), lambda op: Sleep(until=moment), _nothing)
         for_ms = parse_ms(until, what="sleep")
-        return self._slept(self._inside().open("sleep", (f"{for_ms}ms",), lambda op: Sleep(for_ms=for_ms)))
-
-    async def _slept(self, opened: Coroutine[Any, Any, Any]) -> None:
-        await opened
+        return self._inside().open("sleep", (f"{for_ms}ms",), lambda op: Sleep(for_ms=for_ms), _nothing)
 
     def timeout(self, after: Duration, /) -> AbstractAsyncContextManager[None]:
         """A durable `asyncio.timeout`: raises `TimeoutError` in the block when log time is up."""
@@ -190,24 +186,28 @@ class Context(Sender):
         """Sends events as one op. Events without an id get one from the op, the same on replay."""
         execution = self._inside()
         listed = list(events)
-        opened = execution.open(
+        return execution.open(
             f"send:{listed[0].name}" if listed else "send",
             tuple(listed),
             lambda op: Send(tuple(event_body(e, run_id(self.run_id, op, str(i))) for i, e in enumerate(listed))),
+            _sent_ids,
         )
-        return self._sent(opened)
-
-    async def _sent(self, opened: Coroutine[Any, Any, Any]) -> list[str]:
-        outcome = await opened
-        assert isinstance(outcome, OpOpened)
-        assert isinstance(outcome.opening, Send)
-        return [event.id for event in outcome.opening.events]
 
     def _inside(self) -> Execution:
         if current() is not self._execution:
             where = "in a step" if in_step.get() is not None else "outside its run"
             raise OutsideRun(f"this Context was used {where}: its methods belong to the function's own code")
         return self._execution
+
+
+def _nothing(outcome: object) -> None:
+    """What a sleep gives."""
+
+
+def _sent_ids(opened: object) -> list[str]:
+    assert isinstance(opened, OpOpened)
+    assert isinstance(opened.opening, Send)
+    return [event.id for event in opened.opening.events]
 
 
 def current_run() -> Context:

@@ -37,8 +37,7 @@ class RunHandle(Generic[R_co]):
             context = cast("Any", execution.context)
             async with context.timeout(timeout):
                 return await self.result()
-        answer = await execution.open("result", (self.id,), lambda op: Watch(self.id, "result"))
-        _known(answer, self.id)
+        answer = await execution.open("result", (self.id,), lambda op: Watch(self.id, "result"), self._known)
         return cast("R_co", result_of(execution, answer, self._function.spec.returns))
 
     async def status(self) -> RunStatus:
@@ -46,8 +45,8 @@ class RunHandle(Generic[R_co]):
         execution = worker.current()
         if execution is None:
             return cast("RunStatus", await _client(self._function).port.status(self.id))
-        answer = await execution.open("status", (self.id,), lambda op: Watch(self.id, "status"))
-        return cast("RunStatus", _known(answer, self.id).status)
+        answer = await execution.open("status", (self.id,), lambda op: Watch(self.id, "status"), self._known)
+        return cast("RunStatus", answer.status)
 
     async def cancel(self, *, reason: str = "") -> None:
         """Cancels the run: its ops raise `RunCancelled`, its called children are cancelled, `on_cancel` runs."""
@@ -55,7 +54,7 @@ class RunHandle(Generic[R_co]):
         if execution is None:
             await _client(self._function).port.cancel(self.id, reason)
         else:
-            await execution.open("cancel", (self.id, reason), lambda op: CancelRun(self.id, reason))
+            await execution.open("cancel", (self.id, reason), lambda op: CancelRun(self.id, reason), lambda opened: None)
 
     async def rerun(self) -> "RunHandle[R_co]":
         """A new run with the same trigger or arguments."""
@@ -63,10 +62,18 @@ class RunHandle(Generic[R_co]):
         if execution is None:
             return RunHandle(self._function, await _client(self._function).port.rerun(self.id))
         own = execution.run_id
-        opened = await execution.open("rerun", (self.id,), lambda op: RerunRun(self.id, run_id(own, op)))
+        return await execution.open("rerun", (self.id,), lambda op: RerunRun(self.id, run_id(own, op)), self._rerun)
+
+    def _rerun(self, opened: object) -> "RunHandle[R_co]":
         assert isinstance(opened, OpOpened)
         assert isinstance(opened.opening, RerunRun)
         return RunHandle(self._function, opened.opening.new_run)
+
+    def _known(self, answer: object) -> RunAnswered:
+        assert isinstance(answer, RunAnswered), f"I4: a watch's outcome is a {type(answer).__name__}"
+        if answer.status == "unknown":
+            raise UnknownRun(f"no run {self.id!r}: it never was, or ended longer ago than the window")
+        return answer
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self._function.id!r}>"
@@ -76,13 +83,6 @@ class RunHandle(Generic[R_co]):
 
     def __hash__(self) -> int:
         return hash(self.id)
-
-
-def _known(answer: object, run: str) -> RunAnswered:
-    assert isinstance(answer, RunAnswered), f"I4: a watch's outcome is a {type(answer).__name__}"
-    if answer.status == "unknown":
-        raise UnknownRun(f"no run {run!r}: it never was, or ended longer ago than the window")
-    return answer
 
 
 def _client(function: "Function[..., Any]") -> Any:

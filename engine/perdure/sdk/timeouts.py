@@ -23,7 +23,7 @@ class DurableTimeout:
     async def __aenter__(self) -> None:
         for_ms = self._for_ms
         opened = self._execution.open(
-            "timeout", (f"{for_ms}ms",), lambda op: Sleep(for_ms=for_ms, purpose="timeout")
+            "timeout", (f"{for_ms}ms",), lambda op: Sleep(for_ms=for_ms, purpose="timeout"), lambda fired: None
         )
         self._task = asyncio.current_task()
         assert self._task is not None

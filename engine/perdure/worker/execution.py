@@ -11,6 +11,8 @@ are handed out, and counts as asked. What the log holds and the run does not ask
 """
 
 import asyncio
+import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
@@ -335,6 +337,8 @@ class Execution:
             if not future.done():
                 future.set_exception(type(signal)())
         waited = set(map(id, self.waiting.values()))
+        for task in self.tasks:
+            task.add_done_callback(_ended, context=_EMPTY)
         everyone = [*self.tasks, self.root] if self.root is not None else [*self.tasks]
         current = asyncio.current_task() if self.loop.is_running() else None
         for task in everyone:
@@ -353,6 +357,13 @@ class Execution:
         """Ops whose outcome user code has not seen."""
         return [*self.waiting, *(one.op for one in self.queue)]
 
+    def never_asked(self) -> str:
+        """An op that the log holds and user code has not asked for, or nothing. Only a replay can find one."""
+        if not self.replaying:
+            return ""
+        held = (*(one.op for one in self.queue), *self.state.open)
+        return next((op for op in held if op not in self.waiting and op not in self.closed), "")
+
     def never_awaited(self) -> str:
         """The name of an op that was called and not awaited, or nothing."""
         name = next((op_name(op) for op in self.unawaited), "")
@@ -360,3 +371,17 @@ class Execution:
             coroutine.close()
         self.unawaited.clear()
         return name
+
+
+def _ended(task: "asyncio.Future[Any]") -> None:
+    """Nobody need be told that a task of a run that was told to stop did stop."""
+    if not task.cancelled():
+        forget(task.exception())
+
+
+def forget(error: BaseException | None) -> None:
+    """Drop what the frames of stopped user code hold, without a word of coroutines that were never awaited."""
+    if error is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            traceback.clear_frames(error.__traceback__)

@@ -9,10 +9,10 @@ from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo, Payload
 from perdure_schemas.records import V, AskedOp, RunErrored, RunFinished
 
-from perdure.errors import DefinitionError, Failed, NonRetriable, OutsideRun, PayloadError, RunCancelled
-from perdure.worker.delivery import Diverged, Evicted
+from perdure.errors import DefinitionError, Failed, NonRetriable, OutsideRun, PayloadError
+from perdure.worker.delivery import Evicted
 from perdure.worker.errors import describe
-from perdure.worker.execution import Execution
+from perdure.worker.execution import Execution, forget
 from perdure.worker.payloads import round_trip
 from msgspec import Raw
 
@@ -31,19 +31,13 @@ async def main(execution: Execution) -> None:
     """The root task of a run."""
     try:
         result = await _call(execution)
-    except (Evicted, Diverged, RunCancelled):
-        _stray(execution)
-    except ContinueAs as successor:
-        _continued(execution, successor.event)
-    except asyncio.CancelledError as error:
-        if execution.signal is None:
-            _failed(execution, error)
-    except Exception as error:
-        if execution.signal is None:
-            _failed(execution, error)
-    except BaseExceptionGroup:
-        # A TaskGroup wraps the signal that ended its children.
-        _stray(execution)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        if execution.signal is not None:
+            forget(error)
+        else:
+            _went_wrong(execution, error)
     else:
         if execution.signal is None:
             _returned(execution, result)
@@ -51,6 +45,24 @@ async def main(execution: Execution) -> None:
         if execution.signal is None:
             execution.unwind(Evicted())
         execution.never_awaited()
+
+
+def _went_wrong(execution: Execution, error: BaseException) -> None:
+    successor = _successor_in(error)
+    if successor is not None:
+        _continued(execution, successor.event)
+    elif isinstance(error, Exception | asyncio.CancelledError):
+        _failed(execution, error)
+    else:
+        # A signal that user code raised by itself, or one of its own: the run fails rather than vanish.
+        _failed(execution, RuntimeError(f"{type(error).__name__} is no Exception: functions raise those"))
+
+
+def _successor_in(error: BaseException) -> ContinueAs | None:
+    """A TaskGroup wraps what ends its tasks."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_successor_in, error.exceptions)), None)
+    return error if isinstance(error, ContinueAs) else None
 
 
 async def _call(execution: Execution) -> bytes:
@@ -70,16 +82,20 @@ async def _call(execution: Execution) -> bytes:
 
 
 def _returned(execution: Execution, encoded: bytes) -> None:
-    left = execution.queue[0].op if execution.queue else None
-    if execution.replaying:
-        left = left or next((op for op in execution.state.open if op not in execution.waiting), None)
-        if left is not None and left not in execution.closed:
-            held = execution.recorded.get(left, "")
-            execution.park(left, AskedOp(left, held), None, "is in the log, and the run returned without it")
-            return
+    if _parked(execution, "the run returned without it"):
+        return
     payload = execution.worker.payload(Raw(encoded))
     execution.processor.append(RunFinished(execution.run_id, "completed", payload, v=V))
     execution.worker.finished(execution)
+
+
+def _parked(execution: Execution, how: str) -> bool:
+    """What the log holds and nobody asked for: this code ends elsewhere than the one before it."""
+    left = execution.never_asked()
+    if left:
+        held = execution.recorded.get(left, "")
+        execution.park(left, AskedOp(left, held), None, f"is in the log, and {how}")
+    return bool(left)
 
 
 def _failed(execution: Execution, error: BaseException) -> None:
@@ -90,6 +106,8 @@ def _failed(execution: Execution, error: BaseException) -> None:
     info = describe(error, attempts=attempt, run=execution.run_id)
     if isinstance(error, Failed):
         info = _passed_on(info, error)
+    if final and _parked(execution, f"the run failed without it, by {info.type}: {info.message}"):
+        return
     if final:
         execution.processor.append(RunFinished(execution.run_id, "failed", error=info, v=V))
     else:
@@ -105,17 +123,13 @@ def _passed_on(info: ErrorInfo, error: Failed) -> ErrorInfo:
 
 
 def _continued(execution: Execution, event: EventBody) -> None:
+    if _parked(execution, "the run continued as another without it"):
+        return
     closes = tuple(execution.unread())
     execution.processor.append(
         RunFinished(execution.run_id, "continued", closes=closes, successor=event, v=V)
     )
     execution.worker.finished(execution)
-
-
-def _stray(execution: Execution) -> None:
-    """A signal that user code raised by itself, or kept for later: the run fails rather than vanish."""
-    if execution.signal is None:
-        _failed(execution, RuntimeError("a signal of the engine was raised by user code"))
 
 
 Main = Coroutine[Any, Any, None]
