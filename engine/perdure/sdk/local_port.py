@@ -36,6 +36,7 @@ class LocalPort:
         self._node = node
 
     async def send(self, events: Sequence[EventBody]) -> list[str]:
+        self._refuse_while_failing()
         ticket = 0
         for event in events:
             processor = self._node.processors[partition_of(event.id, self._node.log.partitions)]
@@ -43,8 +44,15 @@ class LocalPort:
         await self._node.log.acknowledge(ticket)
         return [event.id for event in events]
 
+    def _refuse_while_failing(self) -> None:
+        """A log that cannot write would keep the record and write it later: what is refused must not appear."""
+        failure = self._node.log.failure
+        if failure is not None:
+            raise failure
+
     def request(self, request: Enqueue) -> tuple[str, int]:
         """Append a background run. Its id and the ticket; `UnknownFunction`, `PayloadError`."""
+        self._refuse_while_failing()
         node = self._node
         spec = node.specs.get(request.function)
         if spec is None or spec.kind == "handler":
@@ -127,12 +135,14 @@ class LocalPort:
         return "suspended" if (execution is None or execution.idle) and not held else "running"
 
     async def cancel(self, run_id: str, reason: str = "") -> None:
+        self._refuse_while_failing()
         await self._find(run_id)
         record = RunCancelRequested(run_id, secrets.token_hex(8), reason, v=V)
         await self._node.log.acknowledge(self._node.processor_of(run_id).append(record))
 
     async def rerun(self, run_id: str, command: str = "") -> str:
         """`command`: the same one asked for again gives the same run."""
+        self._refuse_while_failing()
         await self._find(run_id)
         command = command or secrets.token_hex(16)
         new_run = routing.run_id(run_id, command)
