@@ -5,88 +5,18 @@ Nothing here assumes that offsets are dense over batches, that a flush takes a g
 
 import asyncio
 import random
-from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Protocol
 
 import pytest
 
-from perdure.log.protocol import Batch, Log
+from perdure.log.protocol import Batch
+from tests.log.conformance_stores import StoreConformance
+from tests.log.tools import Bench, Reading, flat, read_all, side, values, write
 
 _caller: ContextVar[str] = ContextVar("_caller", default="nobody")
 
-Record = tuple[int, bytes]
 
-
-class Bench(Protocol):
-    """An open log with two partitions or more, and ways to end it."""
-
-    log: Log
-
-    async def reopen(self) -> Log:
-        """Close, and open what was stored as the next process would."""
-        ...
-
-    async def crash(self) -> Log:
-        """Like `reopen`, but nothing is closed: only what was acknowledged is sure to be there."""
-        ...
-
-
-def flat(batches: Iterable[Batch]) -> list[Record]:
-    return [(batch.offset + index, value) for batch in batches for index, value in enumerate(batch.values)]
-
-
-def values(batches: Iterable[Batch]) -> list[bytes]:
-    return [value for batch in batches for value in batch.values]
-
-
-async def write(log: Log, records: Iterable[bytes], partition: int = 0) -> int:
-    """Append and wait; the last ticket."""
-    ticket = 0
-    for record in records:
-        ticket = log.append(partition, record)
-    await log.acknowledge(ticket)
-    return ticket
-
-
-def read_all(log: Log, partition: int = 0, limit_bytes: int = 1 << 20) -> list[Record]:
-    found: list[Record] = []
-    offset = log.start(partition)
-    while batches := log.read(partition, offset, limit_bytes=limit_bytes):
-        found += flat(batches)
-        offset = batches[-1].offset + len(batches[-1].values)
-    return found
-
-
-class Reading:
-    """A sink that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.batches: list[Batch] = []
-        self._wanted: int = 0
-        self._reached = asyncio.Event()
-
-    def __call__(self, batch: Batch) -> None:
-        self.batches.append(batch)
-        if len(self.values) >= self._wanted:
-            self._reached.set()
-
-    @property
-    def values(self) -> list[bytes]:
-        return values(self.batches)
-
-    async def until(self, count: int) -> list[bytes]:
-        """Wait until `count` records have come, and give a later, wrong one the chance to come too."""
-        self._wanted = count
-        if len(self.values) < count:
-            self._reached.clear()
-            async with asyncio.timeout(60):
-                await self._reached.wait()
-        await asyncio.sleep(0.01)
-        return self.values
-
-
-class Conformance:
+class Conformance(StoreConformance):
     async def test_records_stand_in_the_order_of_their_tickets(self, bench: Bench) -> None:
         log = bench.log
         tickets = [log.append(index % 2, b"%d" % index) for index in range(100)]
@@ -334,6 +264,11 @@ class Conformance:
         await write(log, [b"b"])
         assert await reading.until(1) == [b"a"]
 
+    async def test_close_twice_at_a_time(self, bench: Bench) -> None:
+        bench.log.append(0, b"a")
+        await asyncio.gather(bench.log.close(), bench.log.close())
+        assert [value for _, value in read_all(await bench.reopen())] == [b"a"]
+
     async def test_nothing_acknowledged_is_lost_in_a_crash(self, bench: Bench) -> None:
         log = bench.log
         rng = random.Random(3)
@@ -375,91 +310,3 @@ class Conformance:
         assert await side(log, "logs", 0, 2) == [b"alone", b"again"]
         assert values(log.read_side("logs", 0, 1)) == [b"again"]
         assert log.read_side("logs", 0, 9) == []
-
-    # Stores
-
-    async def test_store_gives_what_was_put(self, bench: Bench) -> None:
-        store = bench.log.store(0)
-        assert store.get(b"a") is None
-        store.write([(b"a", b"1"), (b"b", b""), (b"", b"root")], [])
-        assert [store.get(key) for key in (b"a", b"b", b"", b"c")] == [b"1", b"", b"root", None]
-        store.write([(b"a", b"2")], [b"b", b"never was"])
-        assert store.scan(b"") == [(b"", b"root"), (b"a", b"2")]
-        assert bench.log.store(1).scan(b"") == []
-
-    async def test_store_scans_in_order_of_keys(self, bench: Bench) -> None:
-        store = bench.log.store(1)
-        keys = [b"a", b"r/1", b"r/10", b"r/2", b"r/\xff", b"r/\xff\xff", b"s", b"\xff", b"\xff\xff"]
-        bench.log.store(0).write([(b"r/0", b"of the neighbour")], [])
-        store.write([(key, key) for key in reversed(keys)], [])
-        assert [key for key, _ in store.scan(b"")] == keys
-        assert [key for key, _ in store.scan(b"r/")] == keys[1:6]
-        assert [key for key, _ in store.scan(b"r/", start=b"r/10")] == keys[2:6]
-        assert [key for key, _ in store.scan(b"r/", start=b"r/11", limit=2)] == keys[3:5]
-        assert [key for key, _ in store.scan(b"r/", start=b"a")] == keys[1:6]
-        assert store.scan(b"r/", start=b"z") == []
-        assert [key for key, _ in store.scan(b"\xff")] == keys[7:]
-        assert [key for key, _ in store.scan(b"", limit=1)] == keys[:1]
-
-    async def test_store_clears_before_it_deletes_and_puts(self, bench: Bench) -> None:
-        store = bench.log.store(0)
-        store.write([(b"r/%d" % index, b"old") for index in range(10)] + [(b"s", b"stays")], [])
-        bench.log.store(1).write([(b"r/1", b"stays")], [])
-        store.write([(b"r/3", b"new"), (b"t", b"new")], [b"t"], clear=[b"r/", b"nothing"])
-        assert store.scan(b"") == [(b"r/3", b"new"), (b"s", b"stays"), (b"t", b"new")]
-        assert bench.log.store(1).get(b"r/1") == b"stays"
-
-    async def test_store_clears_many_keys(self, bench: Bench) -> None:
-        store = bench.log.store(0)
-        store.write([(b"r/%05d" % index, b"old") for index in range(2_500)] + [(b"s", b"stays")], [])
-        store.write([(b"r/1", b"new")], [], clear=[b"r/"])
-        assert store.scan(b"") == [(b"r/1", b"new"), (b"s", b"stays")]
-        store.write([(b"\xff\xff%d" % index, b"") for index in range(1_500)], [])
-        store.write([], [], clear=[b"\xff\xff"])
-        assert store.scan(b"") == [(b"r/1", b"new"), (b"s", b"stays")]
-
-    async def test_drop_store_forgets_one_partition_only(self, bench: Bench) -> None:
-        for partition in (0, 1):
-            bench.log.store(partition).write([(b"k", b"v")], [])
-        bench.log.drop_store(0)
-        assert bench.log.store(0).scan(b"") == []
-        assert bench.log.store(1).get(b"k") == b"v"
-
-    async def test_store_is_durable_with_the_next_append(self, bench: Bench) -> None:
-        bench.log.store(1).write([(b"k", b"v")], [])
-        await write(bench.log, [b"record"])
-        log = await bench.crash()
-        assert log.store(1).scan(b"") == [(b"k", b"v")]
-        log = await bench.reopen()
-        assert log.store(1).get(b"k") == b"v"
-
-    @pytest.mark.parametrize("seed", range(5))
-    async def test_store_equals_a_dict(self, bench: Bench, seed: int) -> None:
-        rng = random.Random(seed)
-        store = bench.log.store(0)
-        model: dict[bytes, bytes] = {}
-
-        def key() -> bytes:
-            return bytes(rng.choices((0, 97, 98, 255), k=rng.randrange(4)))
-
-        for _ in range(200):
-            puts = [(key(), b"%d" % rng.randrange(1000)) for _ in range(rng.randrange(5))]
-            deletes = [key() for _ in range(rng.randrange(3))]
-            clear = [key() for _ in range(rng.random() < 0.2)]
-            store.write(puts, deletes, clear=clear)
-            model = {k: v for k, v in model.items() if not k.startswith(tuple(clear))} if clear else model
-            for gone in deletes:
-                model.pop(gone, None)
-            model.update(puts)
-            prefix, start = key(), key()
-            expected = [(k, model[k]) for k in sorted(model) if k.startswith(prefix) and k >= start]
-            assert store.scan(prefix, start=start) == expected
-            assert store.get(prefix) == model.get(prefix)
-
-
-async def side(log: Log, topic: str, partition: int, count: int) -> list[bytes]:
-    """What the side topic holds, once `count` records are there."""
-    async with asyncio.timeout(60):
-        while len(found := values(log.read_side(topic, partition, 0))) < count:
-            await asyncio.sleep(0.01)
-    return found

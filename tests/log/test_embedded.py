@@ -16,7 +16,8 @@ from perdure.errors import LogCorrupt, LogError, LogInUse, LogMismatch
 from perdure.log import open_log
 from perdure.log.embedded import EmbeddedLog
 from perdure.log.protocol import Log
-from tests.log.conformance import Conformance, Reading, read_all, write
+from tests.log.conformance import Conformance
+from tests.log.tools import Reading, read_all, write
 
 
 class EmbeddedBench:

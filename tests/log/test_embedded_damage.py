@@ -13,8 +13,8 @@ import pytest
 
 from perdure.errors import LogCorrupt
 from perdure.log.embedded import EmbeddedLog
-from tests.log.conformance import Record, read_all, write
 from tests.log.test_embedded import child_environment
+from tests.log.tools import Record, read_all, write
 
 PARTITIONS = 2
 FLIPS = 120

@@ -8,7 +8,8 @@ from perdure.errors import LogError
 from perdure.log import open_log
 from perdure.log.memory import MemoryLog
 from perdure.log.protocol import Log
-from tests.log.conformance import Conformance, Reading, read_all, write
+from tests.log.conformance import Conformance
+from tests.log.tools import Reading, read_all, write
 
 
 class MemoryBench:

@@ -36,6 +36,7 @@ class Disk:
         self.path = directory / "db"
         self._expected = 0
         self._open = False
+        self._why_closed = LogError("the log is not open: `await log.open()` first")
 
     def open(self, at_least: int) -> None:
         """Open for reading and writing; `at_least` is the sequence number below which something is missing.
@@ -82,6 +83,9 @@ class Disk:
         except LogFull:
             self.open_read_only()
             raise
+        except LogError as error:
+            self._why_closed = error
+            raise
 
     def close(self) -> None:
         """Release the directory. RocksDB keeps its lock while any handle of it lives."""
@@ -109,7 +113,7 @@ class Disk:
         if isinstance(error, LogError):
             return error
         if not self._open and isinstance(error, (AttributeError, DbClosedError)):
-            return LogError("the log is not open: `await log.open()` first")
+            return type(self._why_closed)(str(self._why_closed))
         text = str(error)
         if any(sign in text for sign in _FULL):
             return LogFull(_full(self.directory, text))

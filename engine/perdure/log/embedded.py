@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections import deque
 from contextvars import Context
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rocksdict import WriteBatch
@@ -23,42 +22,18 @@ from perdure.log import rows
 from perdure.log.directory import Lock, Mark, prepare
 from perdure.log.disk import Disk
 from perdure.log.embedded_store import EmbeddedStore
-from perdure.log.encoding import KEY, encode, side_prefix, split
+from perdure.log.encoding import KEY, encode, split
+from perdure.log.flight import Flight, Lists
 from perdure.log.flusher import Flusher
 from perdure.log.protocol import Batch, Failed, Reader, Sink, Store
 from perdure.log.readers import Readers
+from perdure.log.side import SideRecord, SideTopics
 from perdure.log.tickets import Waiters
 
 # A flush takes at most this many records: after a full disk there may be millions.
 _FLUSH_RECORDS = 1 << 16
 _SIDE_DELAY_S = 0.05
 _RETRY_S = (0.1, 2.0)
-
-
-class _Lists(dict[int, list[bytes]]):
-    """Records by partition. A missing list is made, once per partition and flush, where the number is checked too."""
-
-    def __init__(self, partitions: int) -> None:
-        super().__init__()
-        self._partitions = partitions
-
-    def __missing__(self, partition: int) -> list[bytes]:
-        if self._partitions == 0:
-            raise LogError("the log is not open: `await log.open()` first")
-        if not 0 <= partition < self._partitions:
-            raise IndexError(f"partition {partition}: this log has {self._partitions}")
-        made = self[partition] = []
-        return made
-
-
-@dataclass(slots=True)
-class _Flight:
-    lists: dict[int, list[bytes]]
-    ticket: int
-    side: list[tuple[str, int, bytes]]
-    batches: list[Batch] = field(default_factory=list[Batch])
-    side_ends: dict[bytes, int] = field(default_factory=dict[bytes, int])
-    sequence: int = 0
 
 
 class EmbeddedLog:
@@ -78,6 +53,7 @@ class EmbeddedLog:
         self._waiters = Waiters()
         self._stores = [EmbeddedStore(self._disk, partition, self._write_state) for partition in range(partitions)]
         self._failure: LogError | None = None
+        self._recovering = False
         self._retry: asyncio.TimerHandle | None = None
         self._retry_s = _RETRY_S[0]
         self._quiet: asyncio.Future[None] | None = None
@@ -89,12 +65,12 @@ class EmbeddedLog:
 
     def _reset(self, partitions: int) -> None:
         """Nothing pending, nothing promised; 0 partitions refuse every append."""
-        self._lists = _Lists(partitions)
-        self._full: deque[tuple[_Lists, int]] = deque()
-        self._side: list[tuple[str, int, bytes]] = []
-        self._side_ends: dict[bytes, int] = {}
+        self._lists = Lists(partitions)
+        self._full: deque[tuple[Lists, int]] = deque()
+        self._side: list[SideRecord] = []
+        self._topics = SideTopics(self._disk)
         self._side_timer: asyncio.TimerHandle | None = None
-        self._flight: _Flight | None = None
+        self._flight: Flight | None = None
         self._flushing = False
         self._idle = True
         self._ticket = self._acknowledged = 0
@@ -143,13 +119,17 @@ class EmbeddedLog:
         elif self._side and self._idle:
             self._side_due()
         while self._flushing or not (self._idle or self._failure is not None):
-            self._quiet = self._loop.create_future()
-            await self._quiet
+            if self._quiet is None or self._quiet.done():
+                self._quiet = self._loop.create_future()
+            await asyncio.shield(self._quiet)  # shared, if `close` is called twice at a time
+        if not self._opened:
+            return
         self._opened = False
         for timer in (self._retry, self._side_timer):
             if timer is not None:
                 timer.cancel()
-        self._retry = self._failure = None
+        self._retry = None
+        self._well()
         self._readers.close()
         self._waiters.refuse(lambda: LogError("the log was closed before this was durable"))
         self._flusher.stop()
@@ -199,14 +179,8 @@ class EmbeddedLog:
             self._side_timer = self._loop.call_later(_SIDE_DELAY_S, self._side_due, context=Context())
 
     def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
-        prefix = side_prefix(topic, partition)
         try:
-            first, end = rows.first(self._disk.side, prefix), self._side_end(prefix)
-            if first is None or offset >= end:
-                return []
-            if offset < first:
-                raise IndexError(f"offset {offset} of {topic}, partition {partition}, is below its start, {first}")
-            return rows.read(self._disk.side, prefix, partition, offset, end, limit_bytes)
+            return self._topics.read(topic, partition, offset, limit_bytes)
         except IndexError:
             raise
         except Exception as error:
@@ -234,22 +208,32 @@ class EmbeddedLog:
             return
         lists, ticket = self._full.popleft() if self._full else self._take()
         side, self._side = self._side, []
-        self._flight = _Flight(lists, ticket, side)
+        self._flight = Flight(lists, ticket, side)
         self._send(self._flight)
 
-    def _take(self) -> tuple[_Lists, int]:
+    def _take(self) -> tuple[Lists, int]:
         """What is pending and its last ticket; new lists begin, and end at the latest with ticket `_last`."""
         taken = self._lists
-        self._lists = _Lists(self._partitions)
+        self._lists = Lists(self._partitions)
         self._last = self._ticket + _FLUSH_RECORDS
         return taken, self._ticket
 
-    def _send(self, flight: _Flight) -> None:
+    def _send(self, flight: Flight) -> None:
         """Write the flight and have it flushed. The same flight makes the same keys, however often it is written."""
         disk = self._disk
+        try:
+            disk.write(self._encode(flight))
+        except Exception as error:
+            self._fail(disk.explain(error))
+            return
+        flight.sequence = disk.sequence()
+        self._flushing = True
+        self._flusher.flush(disk.db.flush_wal)
+
+    def _encode(self, flight: Flight) -> WriteBatch:
         now = self.now_ms()
         batch = WriteBatch(raw_mode=True)
-        batch.set_default_column_family(disk.journal_handle)
+        batch.set_default_column_family(self._disk.journal_handle)
         batches: list[Batch] = []
         for partition, values in flight.lists.items():
             offset = self._ends[partition]
@@ -258,16 +242,9 @@ class EmbeddedLog:
                 batches.append(Batch(partition, offset, now, part))
                 offset += len(part)
         flight.batches = batches
-        try:
-            if flight.side:
-                self._put_side(batch, flight, now)
-            disk.write(batch)
-        except Exception as error:
-            self._fail(disk.explain(error))
-            return
-        flight.sequence = disk.sequence()
-        self._flushing = True
-        self._flusher.flush(disk.db.flush_wal)
+        if flight.side:
+            flight.side_ends = self._topics.put(batch, flight.side, now)
+        return batch
 
     def _done(self, error: Exception | None) -> None:
         """The flush is over."""
@@ -277,10 +254,12 @@ class EmbeddedLog:
             self._fail(self._disk.explain(error or LogError("a flush without a flight")))
             return
         self._flight = None
+        if self._recovering:
+            self._well()
         self._acknowledged = flight.ticket
         for batch in flight.batches:
             self._ends[batch.partition] = batch.offset + len(batch.values)
-        self._side_ends.update(flight.side_ends)
+        self._topics.advance(flight.side_ends)
         self._mark.advance(flight.sequence)
         self._waiters.release(flight.ticket)
         # The next flush first: the disk works while the readers do.
@@ -295,9 +274,10 @@ class EmbeddedLog:
     def _fail(self, error: LogError) -> None:
         """Refuse whoever waits, keep what is queued, and try again later; after damage, never."""
         self._failure = error
+        self._recovering = False
         self._idle = False
         self._side.clear()
-        self._side_ends.clear()
+        self._topics.forget()
         if self._flight is not None and not self._flushing:
             self._flight.side.clear()
             self._flight.side_ends.clear()
@@ -321,14 +301,20 @@ class EmbeddedLog:
         except LogError as error:
             self._fail(error)
             return
-        self._failure = None
-        self._retry_s = _RETRY_S[0]
         if self._flight is not None:
+            self._recovering = True  # all is well once this has gone through
             self._send(self._flight)
-        elif self._lists or self._full:
+            return
+        self._well()
+        if self._lists or self._full:
             self._kick()
         else:
             self._idle = True
+
+    def _well(self) -> None:
+        self._recovering = False
+        self._failure = None
+        self._retry_s = _RETRY_S[0]
 
     def _open_disk(self) -> LogFull | None:
         """Open RocksDB and find where each partition begins and ends; the failure if it can only be read now."""
@@ -379,24 +365,6 @@ class EmbeddedLog:
         if self._side and self._idle:
             self._idle = False
             self._kick()
-
-    def _put_side(self, batch: WriteBatch, flight: _Flight, now: int) -> None:
-        groups: dict[bytes, list[bytes]] = {}
-        for topic, partition, value in flight.side:
-            groups.setdefault(side_prefix(topic, partition), []).append(value)
-        for prefix, values in groups.items():
-            end = self._side_end(prefix)
-            for part in split(values):
-                batch.put(prefix + end.to_bytes(8, "big"), encode(now, part), self._disk.side_handle)
-                end += len(part)
-            flight.side_ends[prefix] = end
-
-    def _side_end(self, prefix: bytes) -> int:
-        end = self._side_ends.get(prefix)
-        if end is None:
-            end, _ = rows.last(self._disk.side, prefix)
-            self._side_ends[prefix] = end
-        return end
 
     def _tell_quiet(self) -> None:
         if self._quiet is not None and not self._quiet.done():
