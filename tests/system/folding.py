@@ -1,0 +1,98 @@
+"""Folding logs again, to compare with what the engine keeps (I2, I7, I8)."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from msgspec import json
+from xxhash import xxh3_64_hexdigest
+
+from perdure.flow import decode, fold
+from perdure.flow.view import View
+from perdure.log.protocol import Batch, Log
+from perdure.partition.checkpoint import Position, load_position
+
+
+class Folded(NamedTuple):
+    """A view that has folded all records below `offset`, and how many of them changed something."""
+
+    view: View
+    offset: int
+    folded: int
+    ignored: int
+
+
+def records(log: Log, partition: int, upto: int | None = None) -> Iterator[tuple[int, int, bytes]]:
+    """(offset, timestamp, record) from the first one on, below `upto`."""
+    end = log.end(partition) if upto is None else upto
+    offset = log.start(partition)
+    while offset < end:
+        for batch in log.read(partition, offset):
+            yield from _cut(batch, end)
+            offset = batch.offset + len(batch.values)
+
+
+def _cut(batch: Batch, end: int) -> Iterator[tuple[int, int, bytes]]:
+    for index, raw in enumerate(batch.values):
+        if batch.offset + index < end:
+            yield batch.offset + index, batch.timestamp_ms, raw
+
+
+def fold_again(log: Log, partition: int, upto: int | None = None) -> Folded:
+    """A new view, from the first record on."""
+    view = View(partition, log.partitions)
+    folded = ignored = offset = 0
+    for offset, stamp_ms, raw in records(log, partition, upto):
+        if fold(view, decode(raw), raw, offset, stamp_ms):
+            folded += 1
+        else:
+            ignored += 1
+        view.effects.acts.clear()
+        view.effects.sends.clear()
+    return Folded(view, folded + ignored, folded, ignored)
+
+
+def stored(log: Log, partition: int) -> tuple[View, Position]:
+    """What the last checkpoint holds."""
+    position = load_position(log, partition)
+    view = View(partition, log.partitions, log.store(partition))
+    view.at, view.stamp = position.at, position.stamp
+    return view, position
+
+
+def check_store(log: Log, partition: int) -> Folded:
+    """The checkpoint equals a fold of the log up to it (I2), and names the record that it folded last (I7)."""
+    view, position = stored(log, partition)
+    again = fold_again(log, partition, position.offset)
+    assert again.folded + again.ignored == position.offset - log.start(partition), "I8"
+    assert_same(view, again.view, f"partition {partition}, checkpoint at {position.offset}")
+    if position.offset > log.start(partition):
+        last = log.read(partition, position.offset - 1, limit_bytes=1)[0].values[0]
+        assert xxh3_64_hexdigest(last) == position.anchor, f"I7: partition {partition} at {position.offset}"
+    return again
+
+
+def assert_same(one: View, other: View, where: str) -> None:
+    """I2, with the first difference in words."""
+    left, right = logical(one), logical(other)
+    for key in sorted({*left, *right}):
+        assert left.get(key) == right.get(key), f"I2: {where}: {key}: {_short(left, key)} ≠ {_short(right, key)}"
+
+
+def logical(view: View) -> dict[str, Any]:
+    """`View.logical()`, with raw payloads as the JSON that they are."""
+    state: dict[str, Any] = {"at": view.at}
+    for table in view.tables():
+        state.update((table.prefix.decode() + key, _plain(value)) for key, value in table.items())
+    state.update((repr(row), _plain(kept)) for row, kept in view.kept.items())
+    state.update(("o/" + run, [line[:4] for line in view.lines.load(run)]) for run in view.lines.runs())
+    for index in (view.timers, view.expiries):
+        state.update((repr(row), True) for row in index.rows())
+    return state
+
+
+def _plain(value: object) -> Any:
+    return json.decode(json.encode(value))
+
+
+def _short(state: dict[str, Any], key: str) -> str:
+    return repr(state[key])[:1_000] if key in state else "nothing"
