@@ -20,10 +20,10 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from perdure_schemas import records as r
 
 from perdure.flow import definitions, intake, matcher, ops, run, timer
 from perdure.flow.view import View
+from perdure_schemas import records as r
 
 FOLD_VERSION = 1
 """Changes when the same log would fold to another state: a store of another version is folded again."""
@@ -68,7 +68,7 @@ def decode(raw: bytes) -> r.AnyRecord:
     """Raises `UnreadableRecord` for a kind or a version that this code does not know."""
     try:
         record = _DECODER.decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableRecord(f"{error}: {raw[:200]!r}") from error
     if record.v > r.V:
         raise UnreadableRecord(f"version {record.v}, this code knows up to {r.V}: {raw[:200]!r}")

@@ -7,8 +7,10 @@ In one phase an event could pass a partition that did not copy it yet, and a wai
 (model/control.py: 28 to 49 of 60 seeds).
 """
 
+from perdure.flow.effects import Activated, OwnerKnown, Schedule, Start
+from perdure.flow.states import CronState
+from perdure.flow.view import View
 from perdure_schemas.records import (
-    V,
     AppActivated,
     AppDefined,
     AppPaths,
@@ -16,11 +18,8 @@ from perdure_schemas.records import (
     CronScheduled,
     OwnerReleased,
     OwnerStarted,
+    V,
 )
-
-from perdure.flow.effects import Activated, OwnerKnown, Schedule, Start
-from perdure.flow.states import CronState
-from perdure.flow.view import View
 
 CRON = "cron:"
 
@@ -78,22 +77,21 @@ def _schedule(view: View) -> None:
     assert routes is not None, "I13: activated before its paths were known here"
     for function, state in list(view.crons.items()):
         defined = routes.functions.get(function)
-        if defined is None or defined.cron is None:
+        if defined is None or defined.cron is None or (defined.cron.line, defined.cron.tz) != (state.line, state.tz):
+            # Dropped, not kept until the new fire is known: an owner that dies before it says so finds it missing.
             drop_cron(view, function, state)
     for defined in routes.functions.values():
-        if defined.cron is None or view.partition_of(CRON + defined.id) != view.partition:
-            continue
-        state = view.crons.get(defined.id)
-        if state is None or (state.line, state.tz) != (defined.cron.line, defined.cron.tz):
+        mine = view.partition_of(CRON + defined.id) == view.partition
+        if defined.cron is not None and mine and view.crons.get(defined.id) is None:
             view.effects.acts.append(Schedule(defined.id))
 
 
 def _try_parked(view: View) -> None:
     routes = view.routes()
     assert routes is not None, "I13: activated before its paths were known here"
-    for run in view.parked.keys():
+    for run, code in list(view.parked.items()):
         state = view.runs.get(run)
-        if state is not None and state.parked is not None and state.parked.code != routes.definition.digest:
+        if state is not None and code != routes.definition.digest:
             state.parked = None
             state.status = "running"
             view.runs.touch(run)
@@ -129,8 +127,9 @@ def timer_key(entity: str, timer: str, setter: int) -> bytes:
 
 
 def parse_timer_key(key: bytes) -> tuple[str, str, int]:
-    """(entity, timer, setter) of a due index's key. A step's name may hold any character but NUL."""
-    entity, timer, setter = key.split(b"\0")
+    """(entity, timer, setter) of a due index's key. Only the timer, with a step's name in it, may hold a NUL."""
+    entity, _, rest = key.partition(b"\0")
+    timer, _, setter = rest.rpartition(b"\0")
     return entity.decode(), timer.decode(), int(setter)
 
 

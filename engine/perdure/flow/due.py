@@ -29,22 +29,33 @@ class DueIndex:
 
     def add(self, due: int, key: bytes) -> None:
         """`due` in milliseconds since the epoch."""
-        row = self._row(due, key)
-        self._deletes.pop(row, None)
-        self._puts[row] = None
+        self._puts[self._row(due, key)] = None
         if due <= self._loaded_until:
             self._near[key] = due
             heappush(self._heap, (due, key))
 
     def remove(self, due: int, key: bytes) -> None:
-        row = self._row(due, key)
+        self._near.pop(key, None)
+        self._drop(self._row(due, key))
+
+    def _drop(self, row: bytes) -> None:
+        # What was added and removed between two checkpoints never reaches the store.
         if row in self._puts:
             del self._puts[row]
-            if row in self._sealed_puts:
-                self._deletes[row] = None
         else:
             self._deletes[row] = None
-        self._near.pop(key, None)
+
+    def take(self, at: int, limit: int) -> list[bytes]:
+        """Remove up to `limit` entries due by `at`; returns their keys, earliest first."""
+        self._load(at)
+        taken: list[bytes] = []
+        heap = self._heap
+        while heap and heap[0][0] <= at and len(taken) < limit:
+            due, key = heappop(heap)
+            if self._near.get(key) == due:
+                self.remove(due, key)
+                taken.append(key)
+        return taken
 
     def due(self, at: int, limit: int) -> list[tuple[int, bytes]]:
         """Up to `limit` entries due by `at`, earliest first, without removing them."""

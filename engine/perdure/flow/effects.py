@@ -1,6 +1,7 @@
 """What a fold asks for. Appends are performed whenever a record is folded; the rest only by a living owner."""
 
 from msgspec import Struct
+
 from perdure_schemas.records import (
     MatchOffered,
     OpClosed,

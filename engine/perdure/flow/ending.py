@@ -1,10 +1,16 @@
 """The end of a run: everything that it holds elsewhere is given back, and who waits for it is told."""
 
 import msgspec
+
+from perdure.flow.definitions import timer_key
+from perdure.flow.effects import Ended
+from perdure.flow.lines import op_name
+from perdure.flow.routing import is_run_id, run_id
+from perdure.flow.states import OpenOp, RunState
+from perdure.flow.view import View
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload, Ref
 from perdure_schemas.records import (
-    V,
     Ending,
     EventReceived,
     ListedWait,
@@ -14,14 +20,8 @@ from perdure_schemas.records import (
     RunCancelRequested,
     RunRequested,
     StepCompleted,
+    V,
 )
-
-from perdure.flow.definitions import timer_key
-from perdure.flow.effects import Ended
-from perdure.flow.lines import op_name
-from perdure.flow.routing import run_id
-from perdure.flow.states import OpenOp, RunState
-from perdure.flow.view import View
 
 FAILED_EVENT = "perdure/function.failed"
 _ENCODE = msgspec.json.Encoder().encode
@@ -42,7 +42,7 @@ def end(
     run.status = status
     run.ended_at, run.ended_offset = at, view.offset
     run.result = result
-    run.error = error or _error_of(status, reason, run)
+    run.error = error or error_of(status, reason, run)
     _let_go(view, run)
     _start_handler(view, run)
     if status == "failed":
@@ -55,14 +55,14 @@ def end(
         view.parked.delete(run.id)
         run.parked = None
     run.watchers = []
-    run.keys, run.taken, run.got, run.crashes, run.copies = {}, {}, {}, {}, {}
+    run.waits, run.keys, run.taken, run.got, run.crashes, run.copies = {}, {}, {}, {}, {}, {}
     view.lines.clear(run.id)
     view.runs.touch(run.id)
     forget_later(view, run, at)
     view.effects.acts.append(Ended(run.id, status))
 
 
-def _error_of(status: str, reason: str, run: RunState) -> ErrorInfo | None:
+def error_of(status: str, reason: str, run: RunState) -> ErrorInfo | None:
     if status == "cancelled":
         return ErrorInfo("perdure.errors.RunCancelled", reason or "the run was cancelled", run=run.id)
     if status == "discarded":
@@ -71,25 +71,20 @@ def _error_of(status: str, reason: str, run: RunState) -> ErrorInfo | None:
 
 
 def forget_later(view: View, run: RunState, at: int) -> None:
-    routes = view.routes()
-    window_ms = routes.definition.window_ms if routes else 172_800_000
-    view.expiries.add(at + window_ms, b"r/" + run.id.encode())
+    view.expiries.add(at + view.window_ms(), b"r/" + run.id.encode())
 
 
 def _let_go(view: View, run: RunState) -> None:
-    waited_on: dict[str, None] = {}
     for name, op in run.open.items():
         if op.due is not None:
             view.timers.remove(op.due, timer_key(run.id, name, op.setter))
-        if op.type == "wait":
-            waited_on[op.key] = None
         if op.child:
             _cancel_child(view, run, op)
     run.open = {}
     for name, timer in run.timers.items():
         view.timers.remove(timer.due, timer_key(run.id, name, timer.setter))
     run.timers = {}
-    for key in waited_on:
+    for key in run.waits:
         cursor = run.keys[key]
         cursor.g += 1
         view.send(view.partition_of(key), MatchSubscribed(run.id, key, cursor.g, _NO_WAITS, v=V))
@@ -120,9 +115,8 @@ def answer(view: View, run: RunState, watcher: str, op: str) -> None:
 
 def _start_handler(view: View, run: RunState) -> None:
     """`on_failure` and `on_cancel` are runs of their own. They get the last result of each step by name."""
-    routes = view.routes()
-    defined = routes.functions.get(run.function) if routes else None
-    if defined is None or routes is None or run.status not in ("failed", "cancelled"):
+    defined = view.defined(run) if run.status in ("failed", "cancelled") else None
+    if defined is None:
         return
     handler = defined.on_failure if run.status == "failed" else defined.on_cancel
     if not handler:
@@ -135,7 +129,7 @@ def _start_handler(view: View, run: RunState) -> None:
             run_of_handler,
             handler,
             "handler",
-            number=routes.number,
+            number=max(view.meta.current, run.number),
             event_id=run.event_id,
             since=view.stamp,
             metadata=run.metadata,
@@ -148,22 +142,28 @@ def _start_handler(view: View, run: RunState) -> None:
 def _results(view: View, run: RunState) -> dict[str, Payload]:
     results: dict[str, Payload] = {}
     functions: dict[str, str] = {}
+    room = INLINE_LIMIT_BYTES
     for line in view.lines.load(run.id):
         record = line.record
         name = op_name(line.op)
         if isinstance(record, OpOpened):
             functions[line.op] = getattr(record.opening, "function", "")
-        elif record is None:
-            results[name] = Payload(ref=Ref(view.partition, line.offset))
-        elif isinstance(record, StepCompleted) or (isinstance(record, RunAnswered) and record.status == "completed"):
-            if record.result is not None:
-                results[functions.get(line.op) or name] = record.result
+        elif line.kind == "step.completed":
+            room -= len(line.raw)
+            if isinstance(record, StepCompleted) and room >= 0:
+                results[name] = record.result
+            else:
+                # All of them inline could be more than a record may have.
+                results[name] = Payload(ref=Ref(view.partition, line.offset))
+        elif isinstance(record, RunAnswered) and record.status == "completed" and record.result is not None:
+            results[functions.get(line.op) or name] = record.result
     return results
 
 
 def _send_failed(view: View, run: RunState) -> None:
-    """`perdure/function.failed`, but not for what such an event itself started: that would never end."""
-    if run.cause == "event" and run.event_id.endswith(":failed"):
+    """`perdure/function.failed`, but not for what began with such an event: that would never end."""
+    before, _, about = run.event_id.rpartition(":")
+    if about == "failed" and is_run_id(before):
         return
     error = run.error or ErrorInfo("", "")
     data = {

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+from perdure.flow.expressions import bind, get_path, join_key, join_value
+from perdure.flow.routes import Routes, Trigger
+from perdure.flow.routing import run_id
+from perdure.flow.view import View
 from perdure_schemas.definition import CancelDefined, FunctionDefined
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, Payload, Ref
-from perdure_schemas.records import V, CancelRule, EventKeyed, EventReceived, RunRequested
-
-from perdure.flow.expressions import bind, get_path, join_key, join_value
-from perdure.flow.routing import run_id
-from perdure.flow.view import View
+from perdure_schemas.records import CancelRule, EventKeyed, EventReceived, RunRequested, V
 
 _DECODE = msgspec.json.Decoder().decode
 _ENCODE = msgspec.json.Encoder().encode
@@ -34,20 +35,16 @@ def event_received(view: View, record: EventReceived, at: int) -> None:
     if view.seen.get(event.id) is not None:
         return
     routes = view.routes()
-    window_ms = routes.definition.window_ms if routes else 172_800_000
     view.seen.put(event.id, 1)
-    view.expiries.add(at + window_ms, b"e/" + event.id.encode())
+    view.expiries.add(at + view.window_ms(), b"e/" + event.id.encode())
     paths = view.meta.paths.get(event.name)
     triggered = routes.triggered_by(event.name) if routes else []
     if not paths and not triggered:
         return
     seen = event_view(event)
     copies = _send_copies(view, event, seen, paths) if paths else {}
-    started: set[str] = set()
-    for function, where in triggered:
-        if function.id not in started and (where is None or where.matches(seen, None)):
-            started.add(function.id)
-            _request(view, function, event, seen, copies)
+    if routes is not None and triggered:
+        _start_triggered(view, routes, triggered, event, seen, copies)
 
 
 def _send_copies(view: View, event: EventBody, seen: Mapping[str, Any], paths: Mapping[str, int]) -> dict[str, int]:
@@ -62,31 +59,48 @@ def _send_copies(view: View, event: EventBody, seen: Mapping[str, Any], paths: M
     return copies
 
 
-def _request(
-    view: View, function: FunctionDefined, event: EventBody, seen: Mapping[str, Any], copies: dict[str, int]
+def _start_triggered(
+    view: View,
+    routes: Routes,
+    triggered: list[Trigger],
+    event: EventBody,
+    seen: Mapping[str, Any],
+    copies: dict[str, int],
 ) -> None:
-    assert (routes := view.routes()) is not None
-    whole = _ENCODE(event)
-    large = len(whole) > INLINE_LIMIT_BYTES
-    run = run_id(routes.definition.app, function.id, event.id)
-    view.send_to_run(
-        run,
-        RunRequested(
+    trigger: Payload | None = None
+    started: set[str] = set()
+    for function, where in triggered:
+        if function.id in started or (where is not None and not where.matches(seen, None)):
+            continue
+        started.add(function.id)
+        trigger = trigger or payload_of(event, view.partition, view.offset)
+        run = run_id(routes.definition.app, function.id, event.id)
+        view.send_to_run(
             run,
-            function.id,
-            "event",
-            number=routes.number,
-            event=Payload(ref=Ref(view.partition, view.offset)) if large else Payload(msgspec.Raw(whole)),
-            event_id=event.id,
-            source=view.partition,
-            since=view.stamp,
-            copies=copies,
-            rules=cancel_rules(function, seen),
-            due=event.ts if event.ts is not None and event.ts > view.at else None,
-            discard_after_ms=function.discard_after_ms,
-            v=V,
-        ),
-    )
+            RunRequested(
+                run,
+                function.id,
+                "event",
+                number=routes.number,
+                event=trigger,
+                event_id=event.id,
+                source=view.partition,
+                since=view.stamp,
+                copies=copies,
+                rules=cancel_rules(function, seen),
+                due=event.ts if event.ts is not None and event.ts > view.at else None,
+                discard_after_ms=function.discard_after_ms,
+                v=V,
+            ),
+        )
+
+
+def payload_of(event: EventBody, partition: int, offset: int) -> Payload:
+    """A whole event as a payload: itself, or the place of the record that brought it."""
+    whole = _ENCODE(event)
+    if len(whole) > INLINE_LIMIT_BYTES:
+        return Payload(ref=Ref(partition, offset))
+    return Payload(msgspec.Raw(whole))
 
 
 def cancel_rules(function: FunctionDefined, trigger: Mapping[str, Any]) -> tuple[CancelRule, ...]:
@@ -100,4 +114,6 @@ def _rule(defined: CancelDefined, trigger: Mapping[str, Any]) -> CancelRule | No
     if not defined.path:
         return CancelRule(join_key(defined.event, "", ""), where, defined.timeout_ms)
     value = join_value(get_path(trigger, defined.equals) if defined.equals else defined.value)
-    return None if value is None else CancelRule(join_key(defined.event, defined.path, value), where, defined.timeout_ms)
+    return (
+        None if value is None else CancelRule(join_key(defined.event, defined.path, value), where, defined.timeout_ms)
+    )

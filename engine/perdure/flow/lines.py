@@ -1,20 +1,24 @@
 """A run's lines: what its replay needs, in log order. One row of the store for each run and checkpoint.
 
-    line    <at> <offset> <the record as it stands in the log>
-            <at> <offset> ><op>            where the record is large: it is read from the journal
+line    <at> <offset> <the record as it stands in the log>
+        <at> <offset> ><kind> "<op>"           where the record is large: it is read from the journal
 """
 
 from typing import NamedTuple
 
 import msgspec
-from perdure_schemas.payload import INLINE_LIMIT_BYTES
-from perdure_schemas.records import Call, CancelRun, OpOpened, RerunRun, Send, TimerFired
 
 from perdure.flow.effects import Line
 from perdure.flow.tables import Backing
+from perdure_schemas.payload import INLINE_LIMIT_BYTES
+from perdure_schemas.records import Call, CancelRun, OpOpened, RerunRun, Send, TimerFired
 
 _PREFIX = b"o/"
+_LONGEST = INLINE_LIMIT_BYTES + 512
+_OPENING = "opening"
 _DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+_ENCODE = msgspec.json.Encoder().encode
+_DECODE_OP = msgspec.json.Decoder(str).decode
 
 
 class StoredLine(NamedTuple):
@@ -25,6 +29,7 @@ class StoredLine(NamedTuple):
     op: str
     raw: bytes
     record: Line | None
+    kind: str
 
 
 def op_name(op: str) -> str:
@@ -40,9 +45,11 @@ def is_immediate(opened: OpOpened) -> bool:
     return isinstance(opening, Send | CancelRun | RerunRun)
 
 
-def closes_op(record: Line) -> bool:
-    """Whether a line settles its op for good: an outcome or a close, not a mere opening."""
-    return not isinstance(record, OpOpened) or is_immediate(record)
+def _kind(record: Line) -> str:
+    """The record's kind; `opening` for an op.opened that waits for another record to be its outcome."""
+    if isinstance(record, OpOpened) and not is_immediate(record):
+        return _OPENING
+    return str(record.__struct_config__.tag)
 
 
 class Lines:
@@ -57,9 +64,11 @@ class Lines:
         self._sealed_clears: dict[str, None] = {}
         self._done: dict[str, set[str]] = {}
 
-    def add(self, run: str, op: str, at: int, offset: int, raw: bytes) -> None:
-        body = raw if len(raw) <= INLINE_LIMIT_BYTES + 512 else b">" + op.encode()
-        line = b"%d %d %b" % (at, offset, body)
+    def add(self, run: str, op: str, at: int, offset: int, raw: bytes, record: Line) -> None:
+        """`raw` is the record as it stands in the log; one written by others may have more than one line."""
+        if len(raw) > _LONGEST or b"\n" in raw:
+            raw = b">%b %b" % (_kind(record).encode(), _ENCODE(op))
+        line = b"%d %d %b" % (at, offset, raw)
         lines = self._new.get(run)
         if lines is None:
             self._new[run] = [line]
@@ -75,10 +84,7 @@ class Lines:
         """Ops that have an outcome or are closed. Kept in memory until `release`."""
         done = self._done.get(run)
         if done is None:
-            done = self._done[run] = set()
-            for line in self.load(run):
-                if line.record is None or closes_op(line.record):
-                    done.add(line.op)
+            done = self._done[run] = {line.op for line in self.load(run) if line.kind != _OPENING}
         return done
 
     def load(self, run: str) -> list[StoredLine]:
@@ -132,7 +138,8 @@ class Lines:
 def _parse(line: bytes) -> StoredLine:
     at, offset, body = line.split(b" ", 2)
     if body[:1] == b">":
-        return StoredLine(int(at), int(offset), body[1:].decode(), body, None)
+        kind, _, name = body[1:].partition(b" ")
+        return StoredLine(int(at), int(offset), _DECODE_OP(name), body, None, kind.decode())
     record = _DECODER.decode(body)
     op = record.timer if isinstance(record, TimerFired) else record.op
-    return StoredLine(int(at), int(offset), op, body, record)
+    return StoredLine(int(at), int(offset), op, body, record, _kind(record))

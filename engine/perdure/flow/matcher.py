@@ -7,27 +7,21 @@ was not consumed and that a listed wait accepts. Positions are journal offsets o
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-from perdure_schemas.payload import INLINE_LIMIT_BYTES, Payload, Ref
-from perdure_schemas.records import V, EventKeyed, ListedWait, MatchOffered, MatchSubscribed
-
 from perdure.flow.expressions import compile_where
-from perdure.flow.intake import event_view
+from perdure.flow.intake import event_view, payload_of
 from perdure.flow.states import KeptEvent, MatchState, Subscription
-from perdure.flow.view import View
-
-_ENCODE = msgspec.json.Encoder().encode
-DEFAULT_LOOKBACK_MS = 86_400_000
+from perdure.flow.view import DEFAULT_LOOKBACK_MS, View
+from perdure_schemas.records import EventKeyed, ListedWait, MatchOffered, MatchSubscribed, V
 
 
 def event_keyed(view: View, record: EventKeyed, at: int) -> None:
     """A copy arrives: kept for the look-back, and offered to who subscribed."""
-    kept = KeptEvent(view.offset, record.event, record.at)
-    row = _row(record.key, view.offset)
-    view.kept.put(row, kept)
-    name_paths = view.meta.paths.get(record.event.name, {})
-    lookback_ms = max(name_paths.values(), default=DEFAULT_LOOKBACK_MS)
-    view.expiries.add(at + lookback_ms + 1, b"k/" + row.encode())
+    meta = view.meta
+    meta.high = max(meta.high, record.at)
+    kept = KeptEvent(view.offset, record.event, record.at, meta.high)
+    row = view.kept.add(record.key, kept)
+    lookback_ms = max(meta.paths.get(record.event.name, {}).values(), default=DEFAULT_LOOKBACK_MS)
+    view.expiries.add(at + lookback_ms + 1, row)
     state = view.matches.get(record.key)
     if state is None:
         return
@@ -41,7 +35,8 @@ def event_keyed(view: View, record: EventKeyed, at: int) -> None:
 
 def match_subscribed(view: View, record: MatchSubscribed, at: int) -> None:
     """A newer subscription replaces the run's earlier one on this key; an empty list ends it."""
-    state = view.matches.get(record.key) or MatchState()
+    known = view.matches.get(record.key)
+    state = known or MatchState()
     sub_id = record.run if record.rule < 0 else f"{record.run}!{record.rule}"
     state.subs.pop(sub_id, None)
     if record.waits:
@@ -62,7 +57,8 @@ def match_subscribed(view: View, record: MatchSubscribed, at: int) -> None:
         )
         if not _answer(view, record.key, sub, at):
             state.subs[sub_id] = sub
-    _keep_or_drop(view, record.key, state)
+    if known is not None or state.subs:
+        _keep_or_drop(view, record.key, state)
 
 
 def _keep_or_drop(view: View, key: str, state: MatchState) -> None:
@@ -72,21 +68,19 @@ def _keep_or_drop(view: View, key: str, state: MatchState) -> None:
         view.matches.delete(key)
 
 
-def _row(key: str, position: int) -> str:
-    return f"{key}\0{position:016x}"
-
-
 def _answer(view: View, key: str, sub: Subscription, at: int) -> bool:
-    """Look through all kept events for the earliest acceptable one. Whether it was offered."""
-    after = -1
-    rows = [kept for _, kept in view.kept.items(key + "\0")]
-    if sub.own is not None:
-        # The order of the copies here decides what came after the trigger: two partitions' clocks cannot.
-        sub.blind = view.meta.inseq.get(sub.source, 0) < sub.own
-        if sub.blind:
-            return False
-        after = next((kept.position for kept in rows if kept.event.id == sub.event_id), -1)
-    return any(_offer_if(view, key, sub, kept, at) for kept in rows if kept.position > after)
+    """Look for the earliest acceptable one among the kept events that were not consumed. Whether it was offered."""
+    first = min(sub.upto + 1, *sub.but) if sub.but else sub.upto + 1
+    if sub.own is None:
+        found = view.kept.since(key, first, sub.since, view.offset)
+        return any(_offer_if(view, key, sub, kept, at) for kept in found)
+    # The order of the copies here decides what came after the trigger: two partitions' clocks cannot.
+    sub.blind = view.meta.inseq.get(sub.source, 0) < sub.own
+    if sub.blind:
+        return False
+    rows = list(view.kept.since(key, first, sub.since, view.offset))
+    trigger = next((kept.position for kept in rows if kept.event.id == sub.event_id), -1)
+    return any(_offer_if(view, key, sub, kept, at) for kept in rows if kept.position > trigger)
 
 
 def _offer_if(view: View, key: str, sub: Subscription, kept: KeptEvent, at: int) -> bool:
@@ -105,8 +99,6 @@ def _offer_if(view: View, key: str, sub: Subscription, kept: KeptEvent, at: int)
         if sub.hole is None:
             sub.hole = position
         return False
-    whole = _ENCODE(kept.event)
-    large = len(whole) > INLINE_LIMIT_BYTES
     view.send_to_run(
         sub.run,
         MatchOffered(
@@ -115,7 +107,7 @@ def _offer_if(view: View, key: str, sub: Subscription, kept: KeptEvent, at: int)
             sub.g,
             kept.event.id,
             position,
-            Payload(ref=Ref(view.partition, position)) if large else Payload(msgspec.Raw(whole)),
+            payload_of(kept.event, view.partition, position),
             op=wait.op,
             rule=sub.rule,
             hole=sub.hole,

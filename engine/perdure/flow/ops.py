@@ -3,10 +3,17 @@
 from collections.abc import Callable
 
 import msgspec
+
+from perdure.flow.definitions import timer_key
+from perdure.flow.effects import Attempted, Deliver, Outcome
+from perdure.flow.ending import end
+from perdure.flow.lines import is_immediate
+from perdure.flow.routing import is_run_id, run_id
+from perdure.flow.states import Crashes, OpenOp, RunState, Taken
+from perdure.flow.view import View
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, Payload, Ref
 from perdure_schemas.records import (
-    V,
     Call,
     CancelRun,
     EventReceived,
@@ -16,8 +23,8 @@ from perdure_schemas.records import (
     MatchOffered,
     MatchSubscribed,
     OpClosed,
-    OpOpened,
     Opening,
+    OpOpened,
     Parent,
     RerunRun,
     RunAnswered,
@@ -31,19 +38,14 @@ from perdure_schemas.records import (
     StepCompleted,
     StepFailed,
     TimerFired,
+    V,
     Wait,
     Watch,
 )
 
-from perdure.flow.definitions import timer_key
-from perdure.flow.effects import Attempted, Deliver, Outcome
-from perdure.flow.ending import end
-from perdure.flow.lines import is_immediate
-from perdure.flow.routing import run_id
-from perdure.flow.states import Crashes, OpenOp, RunState, Taken
-from perdure.flow.view import View
-
 _ENCODE = msgspec.json.Encoder().encode
+SKEW_MS = 3_600_000
+"""Partitions' clocks may differ by this much: what one has forgotten no other brings again."""
 
 
 def shorten(payload: Payload | None, place: Ref) -> Payload | None:
@@ -58,16 +60,30 @@ def shorten(payload: Payload | None, place: Ref) -> Payload | None:
 
 def _settle(view: View, run: RunState, op: str, outcome: Outcome, at: int) -> None:
     """The op has its outcome: its line is written, and the run may go on."""
-    opened = run.open.pop(op, None)
-    if opened is not None:
-        if opened.due is not None:
-            view.timers.remove(opened.due, timer_key(run.id, op, opened.setter))
-        view.runs.touch(run.id)
-    if run.crashes and run.crashes.pop(op, None) is not None:
-        view.runs.touch(run.id)
-    view.lines.done(run.id).add(op)
-    view.lines.add(run.id, op, at, view.offset, view.raw)
+    if run.open or run.crashes:
+        _unopen(view, run, op)
+    lines = view.lines
+    lines.done(run.id).add(op)
+    lines.add(run.id, op, at, view.offset, view.raw, outcome)
     view.effects.acts.append(Deliver(run.id, op, outcome, at, view.offset))
+
+
+def _unopen(view: View, run: RunState, op: str) -> OpenOp | None:
+    """The op is no longer open, nor a wait on its key. Returns what it was, if it was."""
+    if run.crashes.pop(op, None) is not None:
+        view.runs.touch(run.id)
+    opened = run.open.pop(op, None)
+    if opened is None:
+        return None
+    view.runs.touch(run.id)
+    if opened.due is not None:
+        view.timers.remove(opened.due, timer_key(run.id, op, opened.setter))
+    if opened.key:
+        waits = run.waits[opened.key]
+        del waits[op]
+        if not waits:
+            del run.waits[opened.key]
+    return opened
 
 
 def step_completed(view: View, record: StepCompleted, at: int) -> None:
@@ -87,6 +103,8 @@ def step_failed(view: View, record: StepFailed, at: int) -> None:
     if record.retry_in_ms is None:
         _settle(view, run, record.op, record, at)
         return
+    if opened is not None and opened.due is not None:
+        view.timers.remove(opened.due, timer_key(run.id, record.op, opened.setter))
     due = at + record.retry_in_ms
     run.open[record.op] = OpenOp("step", record.digest, record.attempt + 1, due, view.offset)
     view.timers.add(due, timer_key(run.id, record.op, view.offset))
@@ -115,14 +133,14 @@ def op_opened(view: View, record: OpOpened, at: int) -> None:
         _OPENERS[type(record.opening)](view, run, record, at)
         _settle(view, run, record.op, record, at)
         return
-    view.lines.add(run.id, record.op, at, view.offset, view.raw)
+    view.lines.add(run.id, record.op, at, view.offset, view.raw, record)
     _OPENERS[type(record.opening)](view, run, record, at)
 
 
 def _open_sleep(view: View, run: RunState, record: OpOpened, at: int) -> None:
     opening = record.opening
     assert isinstance(opening, Sleep)
-    due = opening.until if opening.until is not None else at + (opening.for_ms or 0)
+    due = max(at, opening.until if opening.until is not None else at + (opening.for_ms or 0))
     op = OpenOp("sleep", record.digest, due=due, setter=view.offset, purpose=opening.purpose)
     run.open[record.op] = op
     view.timers.add(due, timer_key(run.id, record.op, view.offset))
@@ -132,9 +150,8 @@ def _open_wait(view: View, run: RunState, record: OpOpened, at: int) -> None:
     opening = record.opening
     assert isinstance(opening, Wait)
     due = None if opening.timeout_ms is None else at + opening.timeout_ms
-    run.open[record.op] = OpenOp(
-        "wait", record.digest, due=due, setter=view.offset, key=opening.key, where=opening.where
-    )
+    run.open[record.op] = OpenOp("wait", record.digest, due=due, setter=view.offset, key=opening.key)
+    run.waits.setdefault(opening.key, {})[record.op] = opening.where
     if due is not None:
         view.timers.add(due, timer_key(run.id, record.op, view.offset))
     run.keys.setdefault(opening.key, KeyCursor())
@@ -174,19 +191,24 @@ def _open_watch(view: View, run: RunState, record: OpOpened, at: int) -> None:
     opening = record.opening
     assert isinstance(opening, Watch)
     run.open[record.op] = OpenOp("watch", record.digest)
-    view.send_to_run(opening.run, RunWatched(opening.run, Parent(run.id, record.op), opening.want, v=V))
+    if is_run_id(opening.run):
+        view.send_to_run(opening.run, RunWatched(opening.run, Parent(run.id, record.op), opening.want, v=V))
+    else:
+        view.send_to_run(run.id, RunAnswered(run.id, record.op, opening.run, "unknown", v=V))
 
 
 def _open_cancel(view: View, run: RunState, record: OpOpened, at: int) -> None:
     opening = record.opening
     assert isinstance(opening, CancelRun)
-    view.send_to_run(opening.run, RunCancelRequested(opening.run, reason=opening.reason, v=V))
+    if is_run_id(opening.run):
+        view.send_to_run(opening.run, RunCancelRequested(opening.run, reason=opening.reason, v=V))
 
 
 def _open_rerun(view: View, run: RunState, record: OpOpened, at: int) -> None:
     opening = record.opening
     assert isinstance(opening, RerunRun)
-    view.send_to_run(opening.run, RunRerunRequested(opening.run, opening.new_run, v=V))
+    if is_run_id(opening.run):
+        view.send_to_run(opening.run, RunRerunRequested(opening.run, opening.new_run, v=V))
 
 
 _OPENERS: dict[type[Opening], Callable[[View, RunState, OpOpened, int], None]] = {
@@ -219,18 +241,15 @@ def op_closed(view: View, record: OpClosed, at: int) -> None:
     run = view.live(record.run)
     if run is not None and close_op(view, run, record.op):
         view.lines.done(run.id).add(record.op)
-        view.lines.add(run.id, record.op, at, view.offset, view.raw)
+        view.lines.add(run.id, record.op, at, view.offset, view.raw, record)
 
 
 def close_op(view: View, run: RunState, op: str) -> bool:
     """User code does not want the op any more. A wait gives its event back. Whether that changed anything."""
-    opened = run.open.pop(op, None)
-    view.runs.touch(run.id)
+    opened = _unopen(view, run, op)
     if opened is None:
         return _give_back(view, run, op) or op not in view.lines.done(run.id)
-    if opened.due is not None:
-        view.timers.remove(opened.due, timer_key(run.id, op, opened.setter))
-    if opened.type == "wait":
+    if opened.key:
         subscribe(view, run, opened.key)
     if opened.child:
         view.send_to_run(opened.child, RunCancelRequested(opened.child, reason=f"closed by {run.id}", v=V))
@@ -242,14 +261,13 @@ def subscribe(view: View, run: RunState, key: str, *, again: bool = False) -> No
 
     `again`: after an event was taken or given back; then an empty list needs no word.
     """
-    waits = tuple(ListedWait(op, opened.where) for op, opened in run.open.items() if opened.key == key)
-    if again and not waits:
+    listed = run.waits.get(key)
+    if again and not listed:
         return
+    waits = tuple(ListedWait(op, where) for op, where in listed.items()) if listed else ()
     cursor = run.keys[key]
     cursor.g += 1
     view.runs.touch(run.id)
-    routes = view.routes()
-    defined = routes.functions.get(run.function) if routes else None
     view.send(
         view.partition_of(key),
         MatchSubscribed(
@@ -264,7 +282,7 @@ def subscribe(view: View, run: RunState, key: str, *, again: bool = False) -> No
             since=run.since,
             own=run.copies.get(key),
             source=run.source,
-            lookback_ms=defined.lookback_ms if defined else 86_400_000,
+            lookback_ms=view.lookback_ms(run),
             v=V,
         ),
     )
@@ -289,19 +307,21 @@ def match_offered(view: View, record: MatchOffered, at: int) -> None:
         subscribe(view, run, record.key)
         return
     assert record.op in run.open, "I12: the latest subscription lists a wait that is not open"
-    run.got[record.op] = Taken(record.event_id, record.key, record.position)
-    run.taken.setdefault(record.event_id, []).append(record.key)
+    _forget_taken(run, at - view.lookback_ms(run) - SKEW_MS)
+    run.got[record.op] = Taken(record.event_id, record.key, record.position, at)
+    run.taken[record.event_id] = at
     _settle(view, run, record.op, record, at)
     subscribe(view, run, record.key, again=True)
 
 
 def _mark(cursor: KeyCursor, position: int, hole: int | None) -> None:
+    """Consumed, or as good as: all below the earliest event that was passed over, and this one."""
     if position in cursor.but:
         cursor.but.remove(position)
-    elif hole is None:
-        cursor.upto = max(cursor.upto, position)
-        cursor.also = [other for other in cursor.also if other > cursor.upto]
-    else:
+        return
+    cursor.upto = max(cursor.upto, position if hole is None else hole - 1)
+    cursor.also = [other for other in cursor.also if other > cursor.upto]
+    if position > cursor.upto:
         cursor.also.append(position)
 
 
@@ -312,11 +332,28 @@ def _unmark(cursor: KeyCursor, position: int) -> None:
         cursor.but.append(position)
 
 
+def _forget_taken(run: RunState, before: int) -> None:
+    """What was consumed so long ago that no matcher keeps it: a run's state is as large as its look-back."""
+    while run.got:
+        op, taken = next(iter(run.got.items()))
+        if taken.at >= before:
+            break
+        del run.got[op]
+    while run.taken:
+        event_id, at = next(iter(run.taken.items()))
+        if at >= before:
+            break
+        del run.taken[event_id]
+        for cursor in run.keys.values():
+            cursor.elsewhere.pop(event_id, None)
+
+
 def _give_back(view: View, run: RunState, op: str) -> bool:
     """A wait that took an event was closed before its result was delivered: the event is free again."""
     taken = run.got.pop(op, None)
     if taken is None:
         return False
+    view.runs.touch(run.id)
     run.taken.pop(taken.event_id, None)
     _unmark(run.keys[taken.key], taken.position)
     for key, cursor in run.keys.items():
@@ -346,7 +383,7 @@ def successor_of(view: View, run: RunState, event: EventBody) -> None:
             parent=run.parent,
             metadata=run.metadata,
             rerun_of=run.rerun_of,
-            heritage=Heritage(run.keys, run.taken),
+            heritage=Heritage(run.keys, {event_id: [str(at)] for event_id, at in run.taken.items()}),
             v=V,
         ),
     )

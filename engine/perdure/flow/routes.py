@@ -1,9 +1,10 @@
 """A definition made quick to ask: which functions does an event trigger?"""
 
-from perdure_schemas.definition import Definition, FunctionDefined
-
 from perdure.flow.expressions import Condition, compile_where
 from perdure.flow.patterns import name_matches
+from perdure_schemas.definition import Definition, FunctionDefined
+
+Trigger = tuple[FunctionDefined, Condition | None]
 
 
 class Routes:
@@ -13,7 +14,7 @@ class Routes:
         self.number = number
         self.definition = definition
         self.functions = {function.id: function for function in definition.functions}
-        self._exact: dict[str, list[tuple[FunctionDefined, Condition | None]]] = {}
+        self._exact: dict[str, list[Trigger]] = {}
         self._wild: list[tuple[str, FunctionDefined, Condition | None]] = []
         for function in definition.functions:
             for trigger in function.triggers:
@@ -23,7 +24,7 @@ class Routes:
                 else:
                     self._exact.setdefault(trigger.event, []).append((function, condition))
 
-    def triggered_by(self, name: str) -> list[tuple[FunctionDefined, Condition | None]]:
+    def triggered_by(self, name: str) -> list[Trigger]:
         """Functions with a trigger for this name, each with its condition; a function may stand twice."""
         exact = self._exact.get(name, [])
         if not self._wild:

@@ -1,11 +1,13 @@
 """Where an entity lives, and how runs get their ids. The engine's own hash: clients of a broker disagree on theirs."""
 
+import re
 from hashlib import blake2b
 
 from xxhash import xxh3_64_intdigest
 
 _ROUTE_DIGITS = 4
 _RUN_ID_LENGTH = _ROUTE_DIGITS + 32
+_RUN_ID = re.compile(f"[0-9a-f]{{{_RUN_ID_LENGTH}}}")
 
 
 def partition_of(entity: str, partitions: int) -> int:
@@ -22,8 +24,13 @@ def run_id(*parts: str) -> str:
     return f"{xxh3_64_intdigest(name.encode()) & 0xFFFF:04x}{name}"
 
 
+def is_run_id(text: str) -> bool:
+    """Whether this could be a run's id: user code may ask for any text."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
 def partition_of_run(run: str, partitions: int) -> int:
     """Partition of a run: its id carries its routing. Raises ValueError if `run` is not a run id."""
-    if len(run) != _RUN_ID_LENGTH:
+    if not is_run_id(run):
         raise ValueError(f"{run!r} is not a run id: those have {_RUN_ID_LENGTH} hex digits")
     return int(run[:_ROUTE_DIGITS], 16) % partitions

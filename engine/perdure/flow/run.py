@@ -1,15 +1,20 @@
 """Run: requested, started, cancelled, parked, finished. What its ops do is in `ops.py`, its end in `ending.py`.
 
-    run.requested ─► queued ─(due)─► running ─► completed | failed | continued      by run.finished
-                                      │   ▲
-                                      ▼   │ other code, or a command
-                                     parked
-    any of these ─► cancelled   by run.cancel_requested or a cancel rule;   queued ─► discarded   when too late
+run.requested ─► queued ─(due)─► running ─► completed | failed | continued      by run.finished
+                                  │   ▲
+                                  ▼   │ other code, or a command
+                                 parked
+any of these ─► cancelled   by run.cancel_requested or a cancel rule;   queued ─► discarded   when too late
 """
 
+from perdure.flow.definitions import timer_key
+from perdure.flow.effects import Parked, Start
+from perdure.flow.ending import answer, end, error_of, forget_later
+from perdure.flow.ops import close_op, shorten, successor_of
+from perdure.flow.states import TERMINAL, ParkedState, RunState, RunTimer, Watcher
+from perdure.flow.view import View
 from perdure_schemas.payload import Ref
 from perdure_schemas.records import (
-    V,
     CancelRule,
     KeyCursor,
     ListedWait,
@@ -23,25 +28,23 @@ from perdure_schemas.records import (
     RunRerunRequested,
     RunUnparked,
     RunWatched,
+    V,
 )
-
-from perdure.flow.definitions import timer_key
-from perdure.flow.effects import Parked, Start
-from perdure.flow.ending import answer, end, forget_later
-from perdure.flow.ops import close_op, shorten, successor_of
-from perdure.flow.states import TERMINAL, ParkedState, RunState, RunTimer, Watcher
-from perdure.flow.view import View
 
 
 def run_requested(view: View, record: RunRequested, at: int) -> None:
     """The first request of a run counts; it registers its cancel rules and starts, now or when due."""
-    if view.runs.get(record.run) is not None:
+    known = view.runs.get(record.run)
+    if known is not None:
+        if known.status in TERMINAL and record.parent is not None:
+            # Cancelled before it was requested: whoever calls it must not wait for ever.
+            answer(view, known, record.parent.run, record.parent.op)
         return
     run = _new_run(view, record, at)
     view.runs.put(run.id, run)
     view.lines.begin(run.id)
     for index, rule in enumerate(run.rules):
-        _subscribe_rule(view, run, index, rule, at)
+        _subscribe_rule(view, run, index, rule)
     due = at + record.delay_ms if record.delay_ms is not None else record.due
     if due is not None and due > at:
         set_run_timer(view, run, "start", due)
@@ -73,7 +76,7 @@ def _new_run(view: View, record: RunRequested, at: int) -> RunState:
         requested_at=at,
         requested_offset=view.offset,
         keys={key: _heir(cursor) for key, cursor in heritage.keys.items()} if heritage else {},
-        taken=dict(heritage.taken) if heritage else {},
+        taken={event_id: int(taken) for event_id, (taken,) in heritage.taken.items()} if heritage else {},
     )
 
 
@@ -82,9 +85,7 @@ def _heir(cursor: KeyCursor) -> KeyCursor:
     return KeyCursor(0, cursor.upto, cursor.also, cursor.but, cursor.elsewhere)
 
 
-def _subscribe_rule(view: View, run: RunState, index: int, rule: CancelRule, at: int) -> None:
-    routes = view.routes()
-    defined = routes.functions.get(run.function) if routes else None
+def _subscribe_rule(view: View, run: RunState, index: int, rule: CancelRule) -> None:
     view.send(
         view.partition_of(rule.key),
         MatchSubscribed(
@@ -98,7 +99,7 @@ def _subscribe_rule(view: View, run: RunState, index: int, rule: CancelRule, at:
             own=run.copies.get(rule.key),
             source=run.source,
             until=None if rule.timeout_ms is None else run.since + rule.timeout_ms,
-            lookback_ms=defined.lookback_ms if defined else 86_400_000,
+            lookback_ms=view.lookback_ms(run),
             v=V,
         ),
     )
@@ -108,8 +109,7 @@ def start(view: View, run: RunState, at: int) -> None:
     """User code may run from here on; the run's own timeout begins."""
     run.status = "running"
     view.runs.touch(run.id)
-    routes = view.routes()
-    defined = routes.functions.get(run.function) if routes else None
+    defined = view.defined(run)
     if defined is not None and defined.timeout_ms is not None:
         set_run_timer(view, run, "timeout", at + defined.timeout_ms)
     view.effects.acts.append(Start(run.id))
@@ -129,6 +129,7 @@ def run_cancel_requested(view: View, record: RunCancelRequested, at: int) -> Non
     run = view.runs.get(record.run)
     if run is None:
         run = RunState(record.run, "", "cancelled", requested_at=at, ended_at=at, ended_offset=view.offset)
+        run.error = error_of("cancelled", record.reason, run)
         view.runs.put(run.id, run)
         forget_later(view, run, at)
     elif run.status not in TERMINAL:
@@ -186,7 +187,7 @@ def run_unparked(view: View, record: RunUnparked, at: int) -> None:
 def run_errored(view: View, record: RunErrored, at: int) -> None:
     """The function itself raised: it runs again, on what it has recorded, after a backoff."""
     run = view.live(record.run)
-    if run is None or record.attempt != run.attempt:
+    if run is None or run.status != "running" or record.attempt != run.attempt:
         return
     run.attempt += 1
     set_run_timer(view, run, "retry", at + record.retry_in_ms)

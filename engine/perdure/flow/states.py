@@ -1,6 +1,7 @@
 """What the folds keep for each entity. Everything here is rebuilt by folding the log again."""
 
-from msgspec import Struct, field
+from msgspec import Struct
+
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo, Payload
 from perdure_schemas.records import CancelRule, Ending, KeyCursor, ListedWait, Owner, Parent
@@ -18,17 +19,17 @@ class OpenOp(Struct, omit_defaults=True):
     setter: int = -1
     """Offset of the record that set its timer; a fire that names another changes nothing."""
     key: str = ""
-    where: str = ""
     child: str = ""
     purpose: str = ""
 
 
 class Taken(Struct, omit_defaults=True):
-    """The event that a wait consumed, so that closing the wait undelivered can give it back."""
+    """The event that a wait consumed at log time `at`, so that closing the wait undelivered can give it back."""
 
     event_id: str
     key: str
     position: int
+    at: int
 
 
 class Crashes(Struct, omit_defaults=True):
@@ -71,23 +72,26 @@ class RunState(Struct, omit_defaults=True):
     event_id: str = ""
     source: int = -1
     since: int = 0
-    copies: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, int] = {}
     rules: tuple[CancelRule, ...] = ()
     parent: Parent | None = None
     discard_after_ms: int | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = {}
     rerun_of: str = ""
     ending: Ending | None = None
     requested_at: int = 0
     requested_offset: int = 0
     attempt: int = 1
-    open: dict[str, OpenOp] = field(default_factory=dict)
-    keys: dict[str, KeyCursor] = field(default_factory=dict)
-    taken: dict[str, list[str]] = field(default_factory=dict)
-    got: dict[str, Taken] = field(default_factory=dict)
-    crashes: dict[str, Crashes] = field(default_factory=dict)
-    watchers: list[Watcher] = field(default_factory=list)
-    timers: dict[str, RunTimer] = field(default_factory=dict)
+    open: dict[str, OpenOp] = {}
+    waits: dict[str, dict[str, str]] = {}
+    """Join key → open waits on it with their conditions, in order of opening."""
+    keys: dict[str, KeyCursor] = {}
+    taken: dict[str, int] = {}
+    """Events consumed by this run (and those it continues), with the log time of that; oldest first."""
+    got: dict[str, Taken] = {}
+    crashes: dict[str, Crashes] = {}
+    watchers: list[Watcher] = []
+    timers: dict[str, RunTimer] = {}
     parked: ParkedState | None = None
     ended_at: int | None = None
     ended_offset: int = -1
@@ -119,15 +123,16 @@ class Subscription(Struct, omit_defaults=True):
 class MatchState(Struct, omit_defaults=True):
     """One join key's subscriptions, in order of arrival. Its kept events stand in rows beside it."""
 
-    subs: dict[str, Subscription] = field(default_factory=dict)
+    subs: dict[str, Subscription] = {}
 
 
 class KeptEvent(Struct, omit_defaults=True):
-    """An event copy within the look-back. `at` is the event's own log timestamp."""
+    """An event copy within the look-back. `at` is the event's own log timestamp, `high` the largest seen so far."""
 
     position: int
     event: EventBody
     at: int
+    high: int
 
 
 class CronState(Struct, omit_defaults=True):
@@ -140,18 +145,20 @@ class CronState(Struct, omit_defaults=True):
 class Meta(Struct, omit_defaults=True):
     """What a partition knows of itself."""
 
-    inseq: dict[int, int] = field(default_factory=dict)
+    inseq: dict[int, int] = {}
     """Source partition → n of the last record taken from it."""
-    outseq: dict[int, int] = field(default_factory=dict)
+    outseq: dict[int, int] = {}
     """Destination partition → n of the last record sent there."""
     owner: Owner | None = None
     released: bool = True
     """The last owner stopped cleanly."""
     current: int = 0
     """Number of the active definition."""
-    numbers: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, int] = {}
     """Partition 0: digest → its latest number."""
     last_number: int = 0
-    ready: dict[int, int] = field(default_factory=dict)
-    paths: dict[str, dict[str, int]] = field(default_factory=dict)
+    ready: dict[int, int] = {}
+    paths: dict[str, dict[str, int]] = {}
     """Event name → match path → look-back in milliseconds, of all definitions ever seen."""
+    high: int = 0
+    """The largest log timestamp of an event copy that came here."""

@@ -1,10 +1,10 @@
 """Typed tables over a key-value backing: a cache of decoded values, and what changed since the last checkpoint.
 
-    get ──► cache ──► sealed (on its way to the store) ──► backing
-    put ──► cache + dirty ──seal()──► sealed + one write ──written()──► backing
+get ──► cache ──► sealed (on its way to the store) ──► backing
+put ──► cache + dirty ──seal()──► sealed + one write ──written()──► backing
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -36,12 +36,13 @@ _ENCODER = msgspec.json.Encoder()
 class Table(Generic[T]):
     """Values of one type by key. Values are changed in place; `touch` says so."""
 
-    def __init__(self, prefix: bytes, of: type[T], backing: Backing, *, decode: Callable[[bytes], T] | None = None) -> None:
+    def __init__(self, prefix: bytes, of: type[T], backing: Backing) -> None:
         self.prefix = prefix
         self._backing = backing
-        self._decode = decode or msgspec.json.Decoder(of).decode
+        self._decode = msgspec.json.Decoder(of).decode
         self.cache: dict[str, T] = {}
         self.dirty: dict[str, None] = {}
+        self._loaded: dict[str, None] = {}
         self._gone: set[str] = set()
         self._sealed: dict[str, bytes | None] = {}
 
@@ -54,6 +55,7 @@ class Table(Generic[T]):
         if raw is None:
             return None
         value = self.cache[key] = self._decode(raw)
+        self._loaded[key] = None
         return value
 
     def put(self, key: str, value: T) -> None:
@@ -76,28 +78,29 @@ class Table(Generic[T]):
         if key in self.dirty:
             return False
         self.cache.pop(key, None)
+        self._loaded.pop(key, None)
         return True
 
-    def keys(self, prefix: str = "") -> list[str]:
-        """Every key that begins with `prefix`, in order."""
+    def _rows(self) -> dict[str, bytes | None]:
+        """Every key with its stored value; None stands for a value that is in the cache."""
         skip = len(self.prefix)
-        begins = self.prefix + prefix.encode()
-        found = {row[skip:].decode() for row, _ in self._backing.scan(begins, begins)}
-        found.update(key for key, raw in self._sealed.items() if raw is not None and key.startswith(prefix))
-        found.difference_update(key for key, raw in self._sealed.items() if raw is None)
-        found.difference_update(self._gone)
-        found.update(key for key in self.dirty if key in self.cache and key.startswith(prefix))
-        return sorted(found)
+        found: dict[str, bytes | None] = {
+            row[skip:].decode(): raw for row, raw in self._backing.scan(self.prefix, self.prefix)
+        }
+        found.update(self._sealed)
+        for key in self._gone:
+            found.pop(key, None)
+        found.update((key, None) for key in self.dirty if key in self.cache)
+        return found
 
-    def items(self, prefix: str = "") -> Iterator[tuple[str, T]]:
-        """Every value by key, in order, without keeping in memory what was not there."""
-        for key in self.keys(prefix):
-            known = key in self.cache
-            value = self.get(key)
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Every value by key, in order, to be read. What was not in memory is not kept there."""
+        for key, raw in sorted(self._rows().items()):
+            value = self.cache.get(key)
             if value is not None:
                 yield key, value
-            if not known:
-                self.forget(key)
+            elif raw is not None:
+                yield key, self._decode(raw)
 
     def seal(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes]) -> None:
         """Hand over what changed since the last seal, for one write. One seal at a time."""
@@ -115,8 +118,9 @@ class Table(Generic[T]):
         self.dirty = {}
 
     def written(self) -> list[str]:
-        """The sealed changes are in the store: returns their keys, candidates for `forget`."""
-        keys = list(self._sealed)
-        self._gone.difference_update(key for key in keys if key not in self.dirty)
+        """The sealed changes are in the store: returns the keys that may leave memory, if `forget` lets them."""
+        keys = [*self._sealed, *self._loaded]
+        self._gone.difference_update(key for key in self._sealed if key not in self.dirty)
         self._sealed = {}
+        self._loaded.clear()
         return keys

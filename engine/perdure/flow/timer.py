@@ -1,8 +1,5 @@
 """Timer: what a fire does. It takes effect once, if the timer is the entity's present one, and never early (I9)."""
 
-from perdure_schemas.payload import ErrorInfo
-from perdure_schemas.records import V, RunRequested, TimerFired
-
 from perdure.flow.definitions import CRON, drop_cron, set_cron, timer_key
 from perdure.flow.effects import Refused, Retry, Schedule, Start
 from perdure.flow.ending import end
@@ -11,6 +8,8 @@ from perdure.flow.routing import run_id
 from perdure.flow.run import start
 from perdure.flow.states import CronState, OpenOp, RunState, RunTimer
 from perdure.flow.view import View
+from perdure_schemas.payload import ErrorInfo
+from perdure_schemas.records import RunRequested, TimerFired, V
 
 
 def timer_fired(view: View, record: TimerFired, at: int) -> None:

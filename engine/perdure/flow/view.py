@@ -4,23 +4,25 @@ The view is an overlay: it reads through to a backing (a partition's store, or n
 until a checkpoint takes it. Folding is the same whatever stands behind it.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from perdure_schemas.definition import Definition
-from perdure_schemas.records import Record
 
 from perdure.flow.due import DueIndex
 from perdure.flow.effects import Effects
+from perdure.flow.kept import Kept
 from perdure.flow.lines import Lines
 from perdure.flow.routes import Routes
 from perdure.flow.routing import partition_of, partition_of_run
-from perdure.flow.states import TERMINAL, CronState, KeptEvent, MatchState, Meta, RunState
+from perdure.flow.states import TERMINAL, CronState, MatchState, Meta, RunState
 from perdure.flow.tables import Backing, EmptyBacking, Table
+from perdure_schemas.definition import Definition, FunctionDefined
+from perdure_schemas.records import Record
 
 EXPIRIES_A_RECORD = 1_000
 """Bound on what one record lets expire: the rest goes with the next ones, the same in every fold of the log."""
+DEFAULT_LOOKBACK_MS = 86_400_000
+DEFAULT_WINDOW_MS = 172_800_000
 _ENCODE = msgspec.json.Encoder().encode
 _META = "meta"
 
@@ -35,11 +37,11 @@ class View:
         self.runs = Table(b"r/", RunState, backing)
         self.seen = Table(b"e/", int, backing)
         self.matches = Table(b"m/", MatchState, backing)
-        self.kept = Table(b"k/", KeptEvent, backing)
         self.definitions = Table(b"d/", Definition, backing)
         self.crons = Table(b"c/", CronState, backing)
         self.parked = Table(b"p/", str, backing)
         self.metas = Table(b"#", Meta, backing)
+        self.kept = Kept(backing)
         self.lines = Lines(backing)
         self.timers = DueIndex(b"t/", backing)
         self.expiries = DueIndex(b"x/", backing)
@@ -49,13 +51,14 @@ class View:
         self.offset = 0
         self.stamp = 0
         self.raw = b""
-        self._more_expires = False
+        self._more_expires = True
+        """Also at first: where the last owner stopped, more than one record's share may have been due."""
         self.effects = Effects()
         self._routes: Routes | None = None
 
     def tables(self) -> tuple[Table[Any], ...]:
         return (
-            self.runs, self.seen, self.matches, self.kept, self.definitions, self.crons, self.parked, self.metas,
+            self.runs, self.seen, self.matches, self.definitions, self.crons, self.parked, self.metas,
         )  # fmt: skip
 
     def live(self, run: str) -> RunState | None:
@@ -73,6 +76,28 @@ class View:
             routes = self._routes = Routes(self.meta.current, definition)
         return routes
 
+    def window_ms(self) -> int:
+        """How long ids of events and of ended runs are kept."""
+        routes = self.routes()
+        return routes.definition.window_ms if routes else DEFAULT_WINDOW_MS
+
+    def defined(self, run: RunState) -> FunctionDefined | None:
+        """The run's function as the active definition has it.
+
+        A run may come here from a partition where newer code is active already: then that code's, whose paths came
+        here before it was activated anywhere.
+        """
+        if run.number <= self.meta.current:
+            routes = self.routes()
+            return routes.functions.get(run.function) if routes else None
+        newer = self.definitions.get(str(run.number))
+        return next((one for one in newer.functions if one.id == run.function), None) if newer else None
+
+    def lookback_ms(self, run: RunState) -> int:
+        """How far back the run's waits look."""
+        defined = self.defined(run)
+        return defined.lookback_ms if defined else DEFAULT_LOOKBACK_MS
+
     def send(self, partition: int, record: Record) -> int:
         """Append `record` to a partition, with the next dense number for it. Returns that number."""
         outseq = self.meta.outseq
@@ -89,38 +114,45 @@ class View:
 
     def advance(self, stamp_ms: int) -> int:
         """Log time reaches `stamp_ms`; what expires by it goes. Returns the partition's `at`."""
-        if stamp_ms != self.stamp or self._more_expires:
-            self.stamp = stamp_ms
-            if stamp_ms > self.at:
-                self.at = stamp_ms
+        self.stamp = stamp_ms
+        if stamp_ms > self.at:
+            self.at = stamp_ms
+            self._expire()
+        elif self._more_expires:
             self._expire()
         return self.at
 
     def _expire(self) -> None:
-        expired = self.expiries.due(self.at, EXPIRIES_A_RECORD)
+        expired = self.expiries.take(self.at, EXPIRIES_A_RECORD)
         self._more_expires = len(expired) == EXPIRIES_A_RECORD
-        for due, key in expired:
-            self.expiries.remove(due, key)
-            table, _, name = key.partition(b"/")
-            if table == b"e":
-                self.seen.delete(name.decode())
-            elif table == b"k":
-                self.kept.delete(name.decode())
+        for key in expired:
+            kind = key[:2]
+            if kind == b"e/":
+                self.seen.delete(key[2:].decode())
+            elif kind == b"k/":
+                self.kept.delete(key)
             else:
-                self.runs.delete(name.decode())
+                self.runs.delete(key[2:].decode())
 
-    def logical(self) -> dict[str, Any]:
-        """Everything the folds have built, by key: two folds of one log are equal if and only if these are (I2)."""
-        state: dict[str, Any] = {"at": self.at}
+    def logical(self) -> dict[str, bytes]:
+        """Everything the folds have built, by key: two folds of one log are equal if and only if these are (I2).
+
+        Encoded, so that the order of what a value lists counts too: effects come in that order.
+        """
+        state = {"at": _ENCODE(self.at)}
         self.metas.touch(_META)
         for table in self.tables():
             for key, value in table.items():
-                state[table.prefix.decode() + key] = msgspec.to_builtins(value)
+                state[table.prefix.decode() + key] = _ENCODE(value)
+        for row, kept in self.kept.items():
+            state[repr(row)] = _ENCODE(kept)
         for run in self.lines.runs():
-            state["o/" + run] = [line[:4] for line in self.lines.load(run)]
+            state["o/" + run] = b"\n".join(
+                b"%d %d %b" % (line.at, line.offset, line.raw) for line in self.lines.load(run)
+            )
         for index in (self.timers, self.expiries):
             for row in index.rows():
-                state[repr(row)] = True
+                state[repr(row)] = b""
         return state
 
     def seal(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes], clears: list[bytes]) -> None:
@@ -128,18 +160,21 @@ class View:
         self.metas.touch(_META)
         for table in self.tables():
             table.seal(puts, deletes)
+        self.kept.seal(puts, deletes)
         self.lines.seal(puts, clears)
         self.timers.seal(puts, deletes)
         self.expiries.seal(puts, deletes)
 
-    def written(self) -> Iterator[str]:
-        """The sealed changes are stored. Yields runs that may leave memory; everything else leaves by itself."""
+    def written(self) -> list[str]:
+        """The sealed changes are stored. Returns runs that may leave memory; everything else leaves by itself."""
+        rested = self.runs.written()
         for table in self.tables():
-            for key in table.written():
-                if table is self.runs:
-                    yield key
-                elif table is not self.metas:
+            if table is not self.runs and table is not self.metas:
+                for key in table.written():
                     table.forget(key)
+        self.metas.written()
+        self.kept.written()
         self.lines.written()
         self.timers.written()
         self.expiries.written()
+        return rested
