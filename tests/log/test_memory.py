@@ -91,7 +91,12 @@ async def test_while_crashed_nothing_goes_anywhere(log: MemoryLog) -> None:
 async def test_the_hook_counts_from_the_beginning_of_the_object(log: MemoryLog) -> None:
     counts: list[int] = []
     await write(log, [b"a", b"b"])
-    log.on_append = lambda count: bool(counts.append(count))
+
+    def hook(count: int) -> bool:
+        counts.append(count)
+        return False
+
+    log.on_append = hook
     await write(log, [b"c"])
     log.crash()
     await log.open()
