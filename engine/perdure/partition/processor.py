@@ -99,7 +99,7 @@ class Processor:
         unclean = not meta.released
         self.owner = Owner((meta.owner.number if meta.owner else 0) + 1, secrets.token_hex(8))
         self.append(OwnerStarted(self.owner, self.code, FOLD_VERSION, v=V))
-        self._reader = self.log.follow(self.partition, self.offset, self.on_batch)
+        self._reader = self.log.follow(self.partition, self.offset, self.on_batch, failed=self._unreadable)
         runs: list[RunState] = []
         for run in sorted({*self._checkpointer.active, *self._touched}):
             state = self.view.live(run)
@@ -166,6 +166,9 @@ class Processor:
             for partition, raw in effects.sends:
                 self._last_ticket = append(partition, raw)
             effects.sends = []
+
+    def _unreadable(self, error: Exception) -> None:
+        self.halt(str(error))
 
     def halt(self, reason: str) -> None:
         """What must not be skipped was met: this partition stops, loudly, and the others go on."""
