@@ -16,9 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from perdure_schemas.records import V, AskedOp, OpClosed, OpOpened, Opening, RunParked, StepCompleted, StepFailed
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from perdure.errors import OutsideRun, RunCancelled
 from perdure.flow.lines import StoredLine, is_immediate, op_name
@@ -30,6 +28,7 @@ from perdure.worker.idle import tasks_idle
 from perdure.worker.lineage import Branch, InStep, current_branch, here
 from perdure.worker.payloads import digest
 from perdure.worker.spec import FunctionSpec, StepSpec
+from perdure_schemas.records import AskedOp, OpClosed, Opening, OpOpened, RunParked, StepCompleted, StepFailed, V
 
 if TYPE_CHECKING:
     from perdure.worker.worker import Worker
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 _IN_BODY = object()
 _EMPTY = Context()
+_NOWHERE = Branch(cast("Execution", None), "")
 Asked = Delivered | Go
 
 
@@ -352,6 +352,11 @@ class Execution:
     def cancel(self) -> None:
         """The run was cancelled, or failed by its own timeout."""
         self.unwind(RunCancelled("the run was cancelled"))
+
+    def ended(self) -> None:
+        """The root task is at its end. Without the cycles cut here, every run would have to wait for the collector."""
+        self.root = self.context = None
+        self.branch = _NOWHERE
 
     def unread(self) -> list[str]:
         """Ops whose outcome user code has not seen."""

@@ -3,18 +3,18 @@
 import asyncio
 from collections.abc import Coroutine
 from contextvars import copy_context
-from typing import Any
+from typing import Any, cast
 
-from perdure_schemas.event import EventBody
-from perdure_schemas.payload import ErrorInfo, Payload
-from perdure_schemas.records import V, AskedOp, RunErrored, RunFinished
+from msgspec import Raw
 
 from perdure.errors import DefinitionError, Failed, NonRetriable, OutsideRun, PayloadError
 from perdure.worker.delivery import Evicted
 from perdure.worker.errors import describe
 from perdure.worker.execution import Execution, forget
 from perdure.worker.payloads import round_trip
-from msgspec import Raw
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import ErrorInfo, Payload
+from perdure_schemas.records import AskedOp, RunErrored, RunFinished, V
 
 _FINAL = (Failed, NonRetriable, PayloadError, DefinitionError, OutsideRun)
 
@@ -45,6 +45,7 @@ async def main(execution: Execution) -> None:
         if execution.signal is None:
             execution.unwind(Evicted())
         execution.never_awaited()
+        execution.ended()
 
 
 def _went_wrong(execution: Execution, error: BaseException) -> None:
@@ -60,8 +61,9 @@ def _went_wrong(execution: Execution, error: BaseException) -> None:
 
 def _successor_in(error: BaseException) -> ContinueAs | None:
     """A TaskGroup wraps what ends its tasks."""
-    if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_successor_in, error.exceptions)), None)
+    while isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        error = next((one for one in group.exceptions if _successor_in(one)), group.exceptions[0])
     return error if isinstance(error, ContinueAs) else None
 
 
