@@ -87,7 +87,7 @@ async def test_branches_are_numbered_when_a_task_is_made(evict: bool) -> None:
         async def early() -> str:
             return await say("early")
 
-        return await asyncio.gather(late(), early())
+        return list(await asyncio.gather(late(), early()))
 
     async with TestEngine(app, evict=evict) as engine:
         await flow.enqueue()

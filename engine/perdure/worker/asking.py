@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw
-from perdure_schemas.records import Call, OpOpened, Opening, RunAnswered
 
 from perdure.flow.intake import cancel_rules
 from perdure.flow.routing import run_id
@@ -14,6 +13,7 @@ from perdure.worker.errors import rebuild_run_failed
 from perdure.worker.execution import Execution
 from perdure.worker.payloads import decoder_for
 from perdure.worker.spec import FunctionSpec
+from perdure_schemas.records import Call, Opening, OpOpened, RunAnswered
 
 
 def call(
@@ -71,7 +71,8 @@ def trigger_of_arguments(function: FunctionSpec, arguments: bytes | Raw) -> dict
     """
     positional, keywords = _decode(arguments)
     if function.kind == "event":
-        event: dict[str, Any] = positional[0] if positional else next(iter(keywords.values()), {})
+        given = [*positional, *keywords.values()]
+        event: dict[str, Any] = given[0] if given else {}
         return {"data": {}, "user": {}, **event}
     return {"name": "", "data": {**dict(zip(function.parameters, positional, strict=False)), **keywords}, "user": {}}
 

@@ -67,12 +67,12 @@ class TaskFactory:
     """Wraps the coroutines of a run's tasks, so that their moves are counted and their branch is known."""
 
     def __init__(self, previous: Factory | None) -> None:
-        self._previous = previous
+        self.previous = previous
 
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> "asyncio.Future[Any]":
-        make = self._previous or _plain_task
+        make = self.previous or _plain_task
         branch = here.get()
         if branch is None or in_step.get() is not None or branch.execution.signal is not None:
             return make(loop, coro, **options)
@@ -132,4 +132,4 @@ def uninstall(loop: asyncio.AbstractEventLoop) -> None:
     """Give the loop its earlier factory back, if ours still stands."""
     factory = cast("object", loop.get_task_factory())
     if isinstance(factory, TaskFactory):
-        loop.set_task_factory(cast("Any", factory._previous))
+        loop.set_task_factory(cast("Any", factory.previous))

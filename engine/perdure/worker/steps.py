@@ -9,22 +9,24 @@
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
 from contextvars import copy_context
+from functools import partial
 from time import monotonic_ns
 from typing import Any
 
 from msgspec import UNSET, Raw, UnsetType
-from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo
-from perdure_schemas.records import V, StepAttempted, StepCompleted, StepFailed
 
 from perdure.duration import until_ms
 from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError, RetryAfter
 from perdure.worker.delivery import Delivered, Go
 from perdure.worker.errors import describe, rebuild_step_error
 from perdure.worker.execution import Execution
-from perdure.worker.lineage import Branch, InStep, in_step
+from perdure.worker.lineage import Branch, InStep, here, in_step
 from perdure.worker.payloads import decoder_for, digest, round_trip
 from perdure.worker.spec import RetryPolicy, StepSpec
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo
+from perdure_schemas.records import StepAttempted, StepCompleted, StepFailed, V
 
 log = logging.getLogger("perdure.worker")
 DEATHS_ALONE = 3
@@ -53,6 +55,9 @@ async def _step(
     if delivered is None and execution.replaying:
         delivered = await execution.obtain(op, asked)
     attempt: _Attempt | None = None
+    if delivered is None:
+        # The op is the caller's, but in a step is the task that awaits it.
+        branch = here.get() or branch
     while delivered is None:
         attempt = _Attempt(execution, op, spec, asked, given)
         if execution.suspect or op in execution.state.open:
@@ -79,7 +84,7 @@ async def _step(
                 del execution.bodies[op]
                 try:
                     in_step.reset(token)
-                except ValueError:
+                except ValueError:  # noqa: SIM105 - `suppress` would cost each step an object
                     # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
                     pass
             attempt.write()
@@ -174,7 +179,7 @@ class _Attempt(InStep):
         elif execution.signal is not None:
             raise type(execution.signal) from None
         policy, attempt = self.spec.retries, self.attempt
-        final = isinstance(error, _FINAL) or (isinstance(error, policy.never_on)) or attempt > policy.limit
+        final = isinstance(error, (*_FINAL, *policy.never_on)) or attempt > policy.limit
         retry_in_ms = None if final else _retry_in(policy, attempt, error, execution.worker.now_ms())
         info = describe(error, attempts=attempt, step=self.name, run=execution.run_id)
         self._fail(info, retry_in_ms, (monotonic_ns() - self.began) // 1000)
@@ -221,32 +226,44 @@ def _retry_in(policy: RetryPolicy, attempt: int, error: BaseException, now_ms: i
 
 async def _guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A body that runs beside the run: in a thread, or in a task of its own so that its timeout binds."""
+    thread: Future[Any] | None = None
     if spec.is_async:
         work: asyncio.Future[Any] = asyncio.ensure_future(spec.fn(*args, **kwargs))
     else:
         context = copy_context()
-        pool = inside.execution.worker.threads
-        work = asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(spec.fn, *args, **kwargs))
+        thread = inside.execution.worker.threads.submit(context.run, partial(spec.fn, *args, **kwargs))
+        work = asyncio.wrap_future(thread)
     try:
         done, _ = await asyncio.wait({work}, timeout=None if spec.timeout_ms is None else spec.timeout_ms / 1000)
     except asyncio.CancelledError:
-        inside.cancelled = True
-        work.cancel()
-        await _abandon(work, spec)
+        await _abandon(work, thread, inside)
         raise
     if not done:
-        inside.cancelled = True
-        work.cancel()
-        await _abandon(work, spec)
+        await _abandon(work, thread, inside)
         raise TimeoutError(f"step {spec.name!r} took longer than {(spec.timeout_ms or 0) / 1000:g}s")
     return work.result()
 
 
-async def _abandon(work: "asyncio.Future[Any]", spec: StepSpec) -> None:
+async def _abandon(work: "asyncio.Future[Any]", thread: "Future[Any] | None", inside: InStep) -> None:
     """Give a cancelled body a moment to end; one that swallows the cancellation is left behind, and named."""
+    inside.cancelled = True
+    work.add_done_callback(_forget_outcome)
+    # A thread that has begun cannot be cancelled, and its future must not say that it was.
+    stops = work if thread is None else thread
+    stops.cancel()
     done, _ = await asyncio.wait({work}, timeout=GRACE_SECONDS)
     if not done:
-        log.warning("step %r goes on although it was cancelled: let CancelledError pass, or end at "
-                    "current_step().cancelled", spec.name)  # fmt: skip
-    elif not work.cancelled():
+        if thread is not None:
+            inside.execution.worker.threads.abandon()
+            work.cancel()
+        log.warning(
+            "step %r of run %s goes on although it was cancelled: let CancelledError pass, or end at "
+            "current_step().cancelled",
+            inside.name,
+            inside.execution.run_id,
+        )
+
+
+def _forget_outcome(work: "asyncio.Future[Any]") -> None:
+    if not work.cancelled():
         work.exception()

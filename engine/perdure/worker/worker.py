@@ -10,7 +10,6 @@ import asyncio
 import base64
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -28,12 +27,15 @@ from perdure.worker.idle import tasks_idle
 from perdure.worker.main import main
 from perdure.worker.settle import Settler
 from perdure.worker.spec import FunctionSpec
+from perdure.worker.stragglers import Stragglers, leave_behind
+from perdure.worker.threads import Threads
 
 log = logging.getLogger("perdure.worker")
 IDLE_RUNS = 1_000
 """Idle runs kept in memory; beyond, those whose replay is cheapest leave first."""
 _EVICT_AMONG = 64
-STRAGGLER_SECONDS = 5.0
+THREADS = 32
+"""`def` steps that run at the same time."""
 LOOK_AGAIN_SECONDS = 1.0
 
 
@@ -85,7 +87,8 @@ class Worker:
         self.held: dict[str, set[str]] = {}
         self.settler = Settler(self.loop)
         self.one_suspect = asyncio.Lock()
-        self.threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="perdure-step")
+        self.threads = Threads(THREADS)
+        self._stragglers = Stragglers(self.loop)
         self.coded = codec is not None
         self._codec = codec
         self._listener = listener
@@ -212,8 +215,7 @@ class Worker:
 
     def _see_off(self, execution: Execution) -> None:
         self._resting.pop(execution, None)
-        if execution.root is not None and not execution.root.done():
-            self.loop.call_later(STRAGGLER_SECONDS, _name_straggler, execution, context=Context())
+        self._stragglers.see_off(execution)
 
     # Rest and eviction
 
@@ -227,6 +229,7 @@ class Worker:
 
     def sweep(self) -> None:
         """Find who became idle, and keep the number of idle runs under the bound."""
+        self._stragglers.look()
         for execution in list(self._resting):
             if execution.gone():
                 del self._resting[execution]
@@ -292,22 +295,11 @@ class Worker:
     async def close(self) -> None:
         """Evict everyone: their results are in the log. Steps in flight are cancelled, and run again later."""
         self._closing = True
-        roots = [execution.root for execution in self.executions.values() if execution.root is not None]
-        for execution in list(self.executions.values()):
+        leaving = list(self.executions.values())
+        for execution in leaving:
             execution.evict()
-        if roots:
-            await asyncio.wait(roots, timeout=STRAGGLER_SECONDS)
+        await leave_behind(leaving)
         self.executions.clear()
         self.idle.clear()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown()
         lineage.uninstall(self.loop)
-
-
-def _name_straggler(execution: Execution) -> None:
-    if execution.root is not None and not execution.root.done():
-        log.warning(
-            "run %s of %r was told to stop and goes on: it swallows cancellation. Its ops all raise; "
-            "let CancelledError and RunCancelled pass.",
-            execution.run_id,
-            execution.function.id,
-        )
