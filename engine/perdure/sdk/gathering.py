@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 from perdure.errors import DefinitionError
-from perdure.worker.payloads import digest
 from perdure.worker.spec import StepSpec
 
 
@@ -78,44 +81,66 @@ async def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
 
 
 def guard_closure(spec: StepSpec) -> StepSpec:
-    """A closure's variables are no arguments: one that changes between the call and the run is an error."""
-    cells = getattr(spec.fn, "__closure__", None)
+    """A closure's variables are no arguments: one that changes between the call and the run is an error.
+
+    Changed means bound to something else. What a list holds is not looked at: each step would pay for all of it.
+    """
+    cells: Sequence[Any] | None = getattr(spec.fn, "__closure__", None)
     if not cells:
         return spec
-    names = spec.fn.__code__.co_freevars
-    before = _captured(names, cells)
+    names: Sequence[str] = spec.fn.__code__.co_freevars
+    before = _captured(cells)
     fn = spec.fn
 
     def check() -> None:
-        after = _captured(names, cells)
-        changed = next((name for name in names if before[name] != after[name]), None)
-        if changed is not None:
-            raise DefinitionError(
-                f"step {spec.name!r}: the captured variable {changed!r} changed before the step ran: "
-                f"pass it as an argument"
-            )
+        for name, was, now in zip(names, before, _captured(cells), strict=True):
+            if _changed(was, now):
+                raise DefinitionError(
+                    f"step {spec.name!r}: the captured variable {name!r} changed before the step ran: "
+                    f"pass it as an argument"
+                )
+
+    def ran() -> None:
+        """What the body itself changed does not count before its next attempt."""
+        before[:] = _captured(cells)
 
     if spec.is_async:
 
         async def checked_async(*args: Any, **kwargs: Any) -> Any:
             check()
-            return await fn(*args, **kwargs)
+            try:
+                return await fn(*args, **kwargs)
+            finally:
+                ran()
 
         return replace(spec, fn=checked_async)
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         check()
-        return fn(*args, **kwargs)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            ran()
 
     return replace(spec, fn=checked)
 
 
-def _captured(names: Sequence[str], cells: Sequence[Any]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, cell in zip(names, cells, strict=True):
+def _captured(cells: Sequence[Any]) -> list[object]:
+    found: list[object] = []
+    for cell in cells:
         try:
-            value = cell.cell_contents
+            found.append(cell.cell_contents)
         except ValueError:
-            value = None
-        found[name] = digest(name, (value,), {})[0] if not callable(value) else id(value)
+            found.append(_UNBOUND)
     return found
+
+
+def _changed(was: object, now: object) -> bool:
+    """A number that was counted up and down again is another object, and the same."""
+    if was is now:
+        return False
+    return not (type(was) is type(now) and isinstance(was, _SCALARS) and was == now)
+
+
+_UNBOUND = object()
+_SCALARS = (str, bytes, int, float, complex, bool, tuple, frozenset, datetime, timedelta, UUID, Decimal, Enum)

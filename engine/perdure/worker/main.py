@@ -115,6 +115,7 @@ def _failed(execution: Execution, error: BaseException) -> None:
     else:
         retry_in_ms = policy.delay_ms(attempt)
         execution.processor.append(RunErrored(execution.run_id, attempt, info, retry_in_ms, v=V))
+        execution.worker.backs_off(execution)
     execution.worker.finished(execution)
 
 

@@ -21,7 +21,7 @@ from perdure.duration import until_ms
 from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError, RetryAfter
 from perdure.worker.delivery import Delivered, Go
 from perdure.worker.errors import describe, rebuild_step_error
-from perdure.worker.execution import Execution
+from perdure.worker.execution import Asked, Execution
 from perdure.worker.lineage import Branch, InStep, here, in_step
 from perdure.worker.payloads import decoder_for, digest, round_trip
 from perdure.worker.spec import RetryPolicy, StepSpec
@@ -59,7 +59,7 @@ async def _step(
         # The op is the caller's, but in a step is the task that awaits it.
         branch = here.get() or branch
     while delivered is None:
-        attempt = _Attempt(execution, op, spec, asked, given)
+        attempt = _Attempt(execution, op, spec.name, spec, asked, given, monotonic_ns())
         if execution.suspect or op in execution.state.open:
             answer = await attempt.gate()
             if answer is not None:
@@ -76,7 +76,7 @@ async def _step(
                 else:
                     value = await _guarded(attempt, spec, args, kwargs)
                 attempt.encoded, attempt.kept = round_trip(value, spec.returns)
-            except (asyncio.CancelledError, Exception) as error:
+            except BaseException as error:
                 if attempt.broke(error):
                     raise
             finally:
@@ -84,46 +84,50 @@ async def _step(
                 del execution.bodies[op]
                 try:
                     in_step.reset(token)
-                except ValueError:  # noqa: SIM105 - `suppress` would cost each step an object
+                except ValueError:
                     # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
                     pass
-            attempt.write()
-            # 4
-            answer = await execution.wait(op)
+            if attempt.encoded is not None:
+                if execution.signal is not None:
+                    raise type(execution.signal)
+                attempt.write(attempt.encoded)
+            # 4: as `execution.wait`, without a coroutine of its own
+            future: asyncio.Future[Asked] | None = execution.expect(op)
+            try:
+                answer = await future
+            except asyncio.CancelledError:
+                execution.close(op)
+                raise
+            finally:
+                del execution.waiting[op]
+                future = None
             delivered = None if isinstance(answer, Go) else answer
         finally:
             if attempt.alone:
                 execution.worker.one_suspect.release()
     outcome = delivered.outcome
-    if isinstance(outcome, StepFailed):
-        raise rebuild_step_error(outcome.error, spec.name)
-    assert isinstance(outcome, StepCompleted), f"I4: a step's outcome is a {type(outcome).__name__}"
-    result = outcome.result
-    if attempt is not None and attempt.raw is not None and not result.encoded and result.inline == attempt.raw:
-        # The round trip already made the private copy that decoding would make.
-        return attempt.kept
-    return decoder_for(spec.returns)(execution.worker.payload_bytes(execution.processor, result))
+    if type(outcome) is StepCompleted:
+        result = outcome.result
+        if attempt is not None and attempt.raw is not None and result.inline == attempt.raw and not result.encoded:
+            # The round trip already made the private copy that decoding would make.
+            return attempt.kept
+        return decoder_for(spec.returns)(execution.worker.payload_bytes(execution.processor, result))
+    assert isinstance(outcome, StepFailed), f"I4: a step's outcome is a {type(outcome).__name__}"
+    raise rebuild_step_error(outcome.error, spec.name)
 
 
-class _Attempt(InStep):
+class _Attempt(InStep, eq=False):
     """One attempt of a step that is not in the log. It is what `current_step()` knows of it, too."""
 
-    __slots__ = ("alone", "asked", "began", "encoded", "given", "kept", "raw", "spec")
-
-    def __init__(self, execution: Execution, op: str, spec: StepSpec, asked: str, given: bytes) -> None:
-        self.execution = execution
-        self.op = op
-        self.name = spec.name
-        self.attempt = 1
-        self.cancelled = False
-        self.spec = spec
-        self.asked = asked
-        self.given = given
-        self.alone = False
-        self.encoded: bytes | None = None
-        self.raw: Raw | None = None
-        self.kept: Any = None
-        self.began = monotonic_ns()
+    spec: StepSpec
+    asked: str
+    given: bytes
+    began: int
+    alone: bool = False
+    """The only suspect that runs: it holds the lock."""
+    encoded: bytes | None = None
+    raw: Raw | None = None
+    kept: Any = None
 
     async def gate(self) -> Delivered | Go | None:
         """What comes before an attempt that is not simply the first. None: go ahead."""
@@ -171,6 +175,8 @@ class _Attempt(InStep):
     def broke(self, error: BaseException) -> bool:
         """The body raised: its failure goes to the log. True if the error is not the body's and is to be raised on."""
         execution = self.execution
+        if isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit):
+            return True
         if isinstance(error, asyncio.CancelledError):
             self.cancelled = True
             if execution.signal is not None or _cancelling():
@@ -185,16 +191,12 @@ class _Attempt(InStep):
         self._fail(info, retry_in_ms, (monotonic_ns() - self.began) // 1000)
         return False
 
-    def write(self) -> None:
-        """Append the result, unless the body failed."""
-        execution, encoded = self.execution, self.encoded
-        if encoded is None:
-            return
-        if execution.signal is not None:
-            raise type(execution.signal)
-        self.raw = Raw(encoded)
+    def write(self, encoded: bytes) -> None:
+        """Append the result."""
+        execution = self.execution
         took_us = (monotonic_ns() - self.began) // 1000
-        payload = execution.worker.payload(self.raw)
+        raw = self.raw = Raw(encoded)
+        payload = execution.worker.payload(raw)
         execution.processor.append(
             StepCompleted(execution.run_id, self.op, self.attempt, self.asked, payload, self._shown(), took_us, v=V)
         )
@@ -241,7 +243,11 @@ async def _guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs
     if not done:
         await _abandon(work, thread, inside)
         raise TimeoutError(f"step {spec.name!r} took longer than {(spec.timeout_ms or 0) / 1000:g}s")
-    return work.result()
+    try:
+        return work.result()
+    except SystemExit as error:
+        # It would end the thread alone, and must not end the process from here.
+        raise RuntimeError(f"step {spec.name!r} called sys.exit({error.code!r})") from error
 
 
 async def _abandon(work: "asyncio.Future[Any]", thread: "Future[Any] | None", inside: InStep) -> None:

@@ -1,9 +1,9 @@
 """The worker: runs in memory, and who stays there.
 
-    not resident ──(Start, or an outcome)──► resident ──(every task waits on ops only)──► idle
-          ▲                                     ▲                                          │
-          │                                     └───────────(an outcome)───────────────────┤
-          └────────────────────(more idle runs than the bound: evicted)────────────────────┘
+not resident ──(Start, or an outcome)──► resident ──(every task waits on ops only)──► idle
+      ▲                                     ▲                                          │
+      │                                     └───────────(an outcome)───────────────────┤
+      └────────────────────(more idle runs than the bound: evicted)────────────────────┘
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import msgspec
 from msgspec import Raw
-from perdure_schemas.payload import Payload
 
 from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, OwnerKnown, Parked, Retry, Start
 from perdure.flow.states import RunState
@@ -29,6 +28,7 @@ from perdure.worker.settle import Settler
 from perdure.worker.spec import FunctionSpec
 from perdure.worker.stragglers import Stragglers, leave_behind
 from perdure.worker.threads import Threads
+from perdure_schemas.payload import Payload
 
 log = logging.getLogger("perdure.worker")
 IDLE_RUNS = 1_000
@@ -95,6 +95,7 @@ class Worker:
         self._evict_always = evict
         self._idle_runs = idle_runs
         self._resting: dict[Execution, None] = {}
+        self._backing_off: dict[Execution, None] = {}
         self._unclean: set[str] = set()
         self._fresh: set[str] = set()
         self._closing = False
@@ -208,6 +209,10 @@ class Worker:
         self.idle.pop(execution.run_id, None)
         self._resting.pop(execution, None)
 
+    def backs_off(self, execution: Execution) -> None:
+        """The function failed and is begun again later: once the log says so, the run leaves memory."""
+        self._backing_off[execution] = None
+
     def left(self, execution: Execution) -> None:
         """The run's user code unwinds; what becomes of the run is in the log."""
         self.finished(execution)
@@ -230,6 +235,13 @@ class Worker:
     def sweep(self) -> None:
         """Find who became idle, and keep the number of idle runs under the bound."""
         self._stragglers.look()
+        for execution in list(self._backing_off):
+            if self.executions.get(execution.run_id) is not execution:
+                del self._backing_off[execution]
+            elif "retry" in execution.state.timers:
+                del self._backing_off[execution], self.executions[execution.run_id]
+                execution.processor.rest(execution.run_id)
+                execution.processor.release_run(execution.run_id)
         for execution in list(self._resting):
             if execution.gone():
                 del self._resting[execution]
