@@ -37,7 +37,7 @@ class StormOwner(OwnerOf):
 class Storm:
     """Subclasses say what user code, timers and owners append (`users`) and follow what is asked of them (`acted`)."""
 
-    def __init__(self, seed: int, partitions: int = 4) -> None:
+    def __init__(self, seed: int, partitions: int = 4, *, skewed: bool = False) -> None:
         self.random = Random(seed)
         self.partitions = partitions
         self.journals = [Journal() for _ in range(partitions)]
@@ -48,6 +48,7 @@ class Storm:
         self.late: list[tuple[int, bytes]] = []
         self.zombies: list[StormOwner] = []
         self._stalled: dict[int, int] = {}
+        self._skew = [self.random.choice([0, 0, 3, -3]) if skewed else 0 for _ in range(partitions)]
         self.owners = [self._own(partition) for partition in range(partitions)]
 
     def users(self, owner: StormOwner) -> list[Record]:
@@ -65,7 +66,7 @@ class Storm:
 
     def append(self, partition: int, raw: bytes) -> None:
         self.time += 1
-        self.journals[partition].records.append((self.now(), raw))
+        self.journals[partition].records.append((self.now() + self._skew[partition] * UNIT_MS, raw))
 
     def write(self, partition: int, record: Record, *, copied: float = 0.0) -> None:
         """From outside; a client that heard nothing sends it again."""
