@@ -573,3 +573,35 @@ async def test_a_base_exception_in_a_step_fails_it() -> None:
         await work()
 
     assert "strange" in failure(await finished(app, flow))
+
+
+async def test_an_error_whose_words_cannot_be_had_is_recorded_all_the_same() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise KeyError("no words")
+
+    app = App("shop")
+
+    @app.step(retries=0)
+    async def work() -> None:
+        raise Broken
+
+    @app.background
+    async def flow() -> None:
+        await work()
+
+    assert "its __str__ raised KeyError" in failure(await finished(app, flow))
+
+
+async def test_an_error_that_is_no_utf_8_is_recorded_all_the_same() -> None:
+    app = App("shop")
+
+    @app.step(retries=0)
+    async def work() -> None:
+        raise OSError("no file \udcff")
+
+    @app.background
+    async def flow() -> None:
+        await work()
+
+    assert "no file \\udcff" in failure(await finished(app, flow))

@@ -9,14 +9,15 @@ import traceback
 import msgspec
 
 import perdure.errors
-from perdure_schemas.payload import ErrorInfo
-
 from perdure.errors import Failed, NonRetriable, PayloadError, RunFailed, StepError, qualified_name
 from perdure.worker.payloads import encode
+from perdure_schemas.payload import ErrorInfo
 
 TRACEBACK_LIMIT_CHARS = 8_000
 MESSAGE_LIMIT_CHARS = 4_000
-_OURS = tuple(os.path.dirname(module.__file__ or "") + os.sep for module in (perdure.errors, asyncio, concurrent.futures))
+_OURS = tuple(
+    os.path.dirname(module.__file__ or "") + os.sep for module in (perdure.errors, asyncio, concurrent.futures)
+)
 
 
 def describe(error: BaseException, *, attempts: int = 1, step: str = "", run: str = "") -> ErrorInfo:
@@ -28,7 +29,7 @@ def describe(error: BaseException, *, attempts: int = 1, step: str = "", run: st
         except PayloadError:
             args = msgspec.UNSET
     bases = tuple(qualified_name(base) for base in type(error).__mro__[1:-1])
-    kind, message = qualified_name(type(error)), str(error)
+    kind, message = qualified_name(type(error)), _message(error)
     if isinstance(error, Failed):
         # A failure passed on keeps the class of what first went wrong.
         kind, message = error.error_type, error.message
@@ -45,16 +46,38 @@ def describe(error: BaseException, *, attempts: int = 1, step: str = "", run: st
     )
 
 
+def _message(error: BaseException) -> str:
+    try:
+        return _printable(str(error))
+    except Exception as broken:
+        return f"(its __str__ raised {type(broken).__name__})"
+
+
+def _printable(text: str) -> str:
+    """Lone surrogates, as in names of files, are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def user_traceback(error: BaseException) -> str:
     """The traceback with the user's own frames; the engine's and asyncio's say nothing to a reader."""
+    lines = _own_frames(error)
+    cause, shown = error.__cause__, {id(error)}
+    while cause is not None and id(cause) not in shown:
+        shown.add(id(cause))
+        lines += ["\ncaused by:\n", *_own_frames(cause)]
+        cause = cause.__cause__
+    text = _printable("".join(lines))
+    return text if len(text) <= TRACEBACK_LIMIT_CHARS else "…" + text[-TRACEBACK_LIMIT_CHARS:]
+
+
+def _own_frames(error: BaseException) -> list[str]:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_OURS)]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or list(frames)[-1:])]
-    lines += traceback.format_exception_only(error)
-    if error.__cause__ is not None:
-        lines += ["\ncaused by:\n", user_traceback(error.__cause__)]
-    text = "".join(lines)
-    return text if len(text) <= TRACEBACK_LIMIT_CHARS else "…" + text[-TRACEBACK_LIMIT_CHARS:]
+    return [
+        "Traceback (most recent call last):\n",
+        *traceback.format_list(own or list(frames)[-1:]),
+        *traceback.format_exception_only(error),
+    ]
 
 
 def rebuild_step_error(info: ErrorInfo, step: str) -> Exception:
