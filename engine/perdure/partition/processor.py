@@ -35,7 +35,7 @@ from perdure_schemas.records import (
     TimerFired,
 )
 
-from perdure.errors import LogCorrupt, PartitionHalted
+from perdure.errors import LogCorrupt, LogError, PartitionHalted
 from perdure.flow import FOLD_VERSION, UnreadableRecord, decode, fold
 from perdure.flow.effects import Act, Deliver, OwnerKnown, Retry, Schedule, Start
 from perdure.flow.states import RunState
@@ -80,12 +80,15 @@ class Processor:
         self._touched: dict[str, None] = {}
 
     def recover(self) -> None:
-        """Fold the tail to the end as it stands now, and append its effects again."""
+        """Fold the tail to the end as it stands now, and append its effects again. Raises `PartitionHalted`."""
         self._checkpointer.load_active()
         end = self.log.end(self.partition)
         while self.offset < end:
             for batch in self.log.read(self.partition, self.offset):
-                self._fold(batch)
+                try:
+                    self._fold(batch)
+                except Exception as error:
+                    raise PartitionHalted(self._why(error)) from error
         effects = self.view.effects
         for act in effects.acts:
             if isinstance(act, Start | Deliver | Retry):
@@ -99,7 +102,7 @@ class Processor:
         unclean = not meta.released
         self.owner = Owner((meta.owner.number if meta.owner else 0) + 1, secrets.token_hex(8))
         self.append(OwnerStarted(self.owner, self.code, FOLD_VERSION, v=V))
-        self._reader = self.log.follow(self.partition, self.offset, self.on_batch, failed=self._unreadable)
+        self._reader = self.log.follow(self.partition, self.offset, self.on_batch, failed=self.halt)
         runs: list[RunState] = []
         for run in sorted({*self._checkpointer.active, *self._touched}):
             state = self.view.live(run)
@@ -116,15 +119,15 @@ class Processor:
         """Steps 1 to 4 for a batch that was just read."""
         if self.halted:
             return
+        effects = self.view.effects
         try:
             self._fold(batch)
-        except (UnreadableRecord, LogCorrupt) as error:
-            self.halt(str(error))
         except Exception as error:
-            # A fold that fails has half a record in its overlay: nothing of it may reach the store.
-            log.exception("partition %d, offset %d", self.partition, self.offset)
-            self.halt(f"the fold failed: {type(error).__name__}: {error}")
-        effects = self.view.effects
+            # A fold that fails leaves half a record in the overlay and in the effects: nothing of it may reach the
+            # store or another partition. What the batch had before it is not stored either, and is folded again.
+            effects.acts, effects.sends = [], []
+            self.halt(error)
+            return
         acts, effects.acts = effects.acts, []
         if acts:
             self._perform(acts)
@@ -167,15 +170,22 @@ class Processor:
                 self._last_ticket = append(partition, raw)
             effects.sends = []
 
-    def _unreadable(self, error: Exception) -> None:
-        self.halt(str(error))
-
-    def halt(self, reason: str) -> None:
+    def halt(self, error: Exception) -> None:
         """What must not be skipped was met: this partition stops, loudly, and the others go on."""
-        self.halted = f"partition {self.partition} halted at offset {self.offset}: {reason}"
+        self.halted = self._why(error)
         if self._reader is not None:
             self._reader.close()
         self._host.halted(self.partition, self.halted)
+
+    def _why(self, error: Exception) -> str:
+        """Why this partition halts, and what to do."""
+        reason = str(error)
+        if isinstance(error, UnreadableRecord):
+            reason += ". Nothing is skipped: install the version of perdure that wrote this record, or a newer one"
+        elif not isinstance(error, LogError):
+            log.error("partition %d, offset %d", self.partition, self.offset, exc_info=error)
+            reason = f"the fold failed: {type(error).__name__}: {error}"
+        return f"partition {self.partition} halted at offset {self.offset}: {reason}"
 
     @property
     def last_ticket(self) -> int:
