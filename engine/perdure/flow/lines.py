@@ -32,6 +32,9 @@ class StoredLine(NamedTuple):
     kind: str
 
 
+_NewLine = tuple[int, int, str, bytes, Line]
+
+
 def op_name(op: str) -> str:
     """`insert` of the op `0.2/insert#7`."""
     return op.partition("/")[2].rpartition("#")[0]
@@ -57,7 +60,7 @@ class Lines:
 
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
-        self._new: dict[str, list[bytes]] = {}
+        self._new: dict[str, list[_NewLine]] = {}
         self._sealed: dict[str, list[bytes]] = {}
         self._fresh: set[str] = set()
         self._cleared: dict[str, None] = {}
@@ -65,15 +68,12 @@ class Lines:
         self._done: dict[str, set[str]] = {}
 
     def add(self, run: str, op: str, at: int, offset: int, raw: bytes, record: Line) -> None:
-        """`raw` is the record as it stands in the log; one written by others may have more than one line."""
-        if len(raw) > _LONGEST or b"\n" in raw:
-            raw = b">%b %b" % (_kind(record).encode(), _ENCODE(op))
-        line = b"%d %d %b" % (at, offset, raw)
+        """`raw` is the record as it stands in the log. It is put into words by `seal`: most runs end before."""
         lines = self._new.get(run)
         if lines is None:
-            self._new[run] = [line]
+            self._new[run] = [(at, offset, op, raw, record)]
         else:
-            lines.append(line)
+            lines.append((at, offset, op, raw, record))
 
     def begin(self, run: str) -> None:
         """A run that was just requested: nothing is stored of it, so nothing needs looking up."""
@@ -96,7 +96,7 @@ class Lines:
                 for _, chunk in self._backing.scan(prefix, prefix):
                     found.extend(_parse(line) for line in chunk.split(b"\n"))
             found.extend(_parse(line) for line in self._sealed.get(run, ()))
-        found.extend(_parse(line) for line in self._new.get(run, ()))
+        found.extend(map(_unwritten, self._new.get(run, ())))
         return found
 
     def clear(self, run: str) -> None:
@@ -123,16 +123,32 @@ class Lines:
 
     def seal(self, puts: list[tuple[bytes, bytes]], clears: list[bytes]) -> None:
         """Hand over what is new since the last seal, for one write."""
+        sealed: dict[str, list[bytes]] = {}
         for run, lines in self._new.items():
-            first = int(lines[0].split(b" ", 2)[1])
-            puts.append((_PREFIX + run.encode() + first.to_bytes(8, "big"), b"\n".join(lines)))
+            first = lines[0][1]
+            written = sealed[run] = [b"%d %d %b" % (at, offset, _body(op, raw, new)) for at, offset, op, raw, new in lines]
+            puts.append((_PREFIX + run.encode() + first.to_bytes(8, "big"), b"\n".join(written)))
         clears.extend(_PREFIX + run.encode() for run in self._cleared)
         self._fresh.clear()
-        self._sealed, self._new = self._new, {}
+        self._sealed, self._new = sealed, {}
         self._sealed_clears, self._cleared = self._cleared, {}
 
     def written(self) -> None:
         self._sealed, self._sealed_clears = {}, {}
+
+
+def _body(op: str, raw: bytes, record: Line) -> bytes:
+    """A record written by others may have more than one line, and a large one stands in the journal alone."""
+    if len(raw) > _LONGEST or b"\n" in raw:
+        return b">%b %b" % (_kind(record).encode(), _ENCODE(op))
+    return raw
+
+
+def _unwritten(line: _NewLine) -> StoredLine:
+    """As `_parse` would give it once it is stored: what a fold sends must not depend on when a checkpoint was."""
+    at, offset, op, raw, record = line
+    body = _body(op, raw, record)
+    return StoredLine(at, offset, op, body, record if body is raw else None, _kind(record))
 
 
 def _parse(line: bytes) -> StoredLine:
