@@ -51,10 +51,15 @@ def unbind(app: str, client: Caller) -> None:
             _bound.pop(app, None)
 
 
+def bound(app: str) -> Caller | None:
+    """The client opened last for `app`, if there is one."""
+    with _lock:
+        return next(reversed(_bound.get(app, [])), None)
+
+
 def client_for(app: str, what: str = "") -> Caller:
     """The client opened last for `app`. `what` wanted it, for the message. Raises `OutsideRun`."""
-    with _lock:
-        client = next(reversed(_bound.get(app, [])), None)
+    client = bound(app)
     if client is None:
         wanted = f"{what}: " if what else ""
         raise OutsideRun(f"{wanted}no engine for {app!r} in this process: open Engine(app) or Client(app)")

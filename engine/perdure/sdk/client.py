@@ -33,6 +33,9 @@ DEFAULT_URL = "http://127.0.0.1:8288"
 class Client(Sender):
     """An async context manager that serves its apps' `.call`, `.enqueue` and handles in this process."""
 
+    stands_in = False
+    """Whether an `Engine` opened for its app is this one: that of tests."""
+
     def __init__(self, app: App, *more: App, log: str = "") -> None:
         self.apps = (app, *more)
         self._log_url = log

@@ -1,18 +1,21 @@
 """The engine: one app (or several) embedded in this process."""
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from perdure_schemas.event import EventBody
 
 from perdure.errors import UnknownRun
 from perdure.log import open_log
+from perdure.sdk import binding
 from perdure.sdk.app import App
 from perdure.sdk.client import Client, enqueue_request, result_from
+from perdure.sdk.events import Event
 from perdure.sdk.function import Function
+from perdure.sdk.handle import RunHandle
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
 from perdure.sdk.port import Enqueue, FunctionView, Port, RunDetail, RunOutcome, RunStatus, RunSummary
@@ -33,33 +36,47 @@ class Engine(Client):
         super().__init__(app, *more, log=log or os.environ.get("PERDURE_LOG", DEFAULT_LOG))
         self._partitions = partitions
         self._stack = AsyncExitStack()
-        self._ports: dict[str, LocalPort] = {}
+        self._ports: dict[str, Port] = {}
+        self._stand_ins: dict[str, Client] = {}
         self.nodes: list[Node] = []
 
     async def _open(self) -> Port:
         self._stack = AsyncExitStack()
         try:
             for app in self.apps:
-                if app.lifespan is not None:
-                    await self._stack.enter_async_context(app.lifespan())
-                node = self._node(app)
-                await node.open()
-                self._stack.push_async_callback(node.close)
-                self.nodes.append(node)
-                self._ports[app.name] = LocalPort(node)
+                self._ports[app.name] = self._stand_in(app) or await self._embed(app)
         except BaseException:
-            await self._stack.aclose()
-            self.nodes.clear()
+            await self._close()
             raise
         return next(iter(self._ports.values())) if len(self.apps) == 1 else ManyPorts(self._ports)
+
+    def _stand_in(self, app: App) -> Port | None:
+        """The port of the test engine that serves the app in this process, if there is one."""
+        known = binding.bound(app.name)
+        if not isinstance(known, Client) or not known.stands_in:
+            return None
+        self._stand_ins[app.name] = known
+        return known.port
+
+    async def _embed(self, app: App) -> LocalPort:
+        if app.lifespan is not None:
+            await self._stack.enter_async_context(app.lifespan())
+        node = self._node(app)
+        await node.open()
+        self._stack.push_async_callback(node.close)
+        self.nodes.append(node)
+        return LocalPort(node)
 
     def _node(self, app: App) -> Node:
         return Node(app, open_log(_log_of(self._log_url, app, len(self.apps)), partitions=self._partitions))
 
     async def _close(self) -> None:
-        await self._stack.aclose()
-        self.nodes.clear()
-        self._ports.clear()
+        try:
+            await self._stack.aclose()
+        finally:
+            self.nodes.clear()
+            self._ports.clear()
+            self._stand_ins.clear()
 
     def port_of(self, app: str) -> Port:
         return self._ports.get(app, self.port)
@@ -69,6 +86,8 @@ class Engine(Client):
     ) -> R:
         """Starts a run and waits for its result. The start needs no acknowledgement of its own: the end implies it."""
         port = self._ports[function.app]
+        if not isinstance(port, LocalPort):
+            return await self._stand_ins[function.app].call(function, args, kwargs, options)
         run, ticket = port.request(enqueue_request(function, args, kwargs, options))
         node = next(node for node in self.nodes if node.app.name == function.app)
         if options.idempotency_key:
@@ -77,17 +96,29 @@ class Engine(Client):
         await node.waiter(run)
         return result_from(function, port.outcome(run))
 
+    async def enqueue(
+        self, function: Function[..., R], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, /
+    ) -> RunHandle[R]:
+        """Starts a run; returns when the log has it."""
+        stand_in = self._stand_ins.get(function.app)
+        return await (stand_in.enqueue if stand_in else super().enqueue)(function, args, kwargs, options)
+
+    async def send_many(self, events: Iterable[Event[Any]], /) -> list[str]:
+        """Sends events to all apps of this engine; their ids in order, once all are durable."""
+        alone = next(iter(self._stand_ins.values()), None) if len(self.apps) == 1 else None
+        return await (alone.send_many if alone else super().send_many)(events)
+
     def asgi(self) -> Callable[..., Awaitable[None]]:
         """The gateway as an ASGI app, to mount under any path. Needs `pip install perdure[server]`."""
         from perdure_connectors.http import gateway
 
-        return gateway(_Late(self), self.apps[0].name)
+        return gateway(cast("Port", _Late(self)), self.apps[0].name)
 
 
 class ManyPorts:
     """Several apps in one process: events go to all, runs are found where they are."""
 
-    def __init__(self, ports: Mapping[str, LocalPort]) -> None:
+    def __init__(self, ports: Mapping[str, Port]) -> None:
         self._ports = ports
 
     async def send(self, events: Sequence[EventBody]) -> list[str]:
@@ -101,7 +132,7 @@ class ManyPorts:
                 return await port.enqueue(request)
         return await next(iter(self._ports.values())).enqueue(request)
 
-    async def _of(self, run_id: str) -> LocalPort:
+    async def _of(self, run_id: str) -> Port:
         for port in self._ports.values():
             try:
                 await port.status(run_id)

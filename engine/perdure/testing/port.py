@@ -21,13 +21,15 @@ class Crashable(Protocol):
 
     async def through(self, operation: Callable[[], Awaitable[T]]) -> T: ...
 
+    async def asked(self, operation: Callable[[], Awaitable[T]]) -> T: ...
+
     async def settle(self) -> None: ...
 
     def next_id(self, what: str) -> str: ...
 
 
 class TestPort:
-    """See `Port`. Every answer comes when nothing more can happen by itself."""
+    """See `Port`. What changes something returns when nothing more can happen by itself; questions change nothing."""
 
     __test__ = False
 
@@ -53,7 +55,7 @@ class TestPort:
         return self._local().outcome(run_id)
 
     async def status(self, run_id: str) -> RunStatus:
-        return await self._engine.through(lambda: self._local().status(run_id))
+        return await self._engine.asked(lambda: self._local().status(run_id))
 
     async def cancel(self, run_id: str, reason: str = "") -> None:
         await self._engine.through(lambda: self._local().cancel(run_id, reason))
@@ -65,18 +67,18 @@ class TestPort:
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:
-        return await self._engine.through(
+        return await self._engine.asked(
             lambda: self._local().runs(function=function, status=status, event_id=event_id, limit=limit, cursor=cursor)
         )
 
     async def run(self, run_id: str) -> RunDetail:
-        return await self._engine.through(lambda: self._local().run(run_id))
+        return await self._engine.asked(lambda: self._local().run(run_id))
 
     async def knows_event(self, event_id: str) -> bool:
-        return await self._engine.through(lambda: self._local().knows_event(event_id))
+        return await self._engine.asked(lambda: self._local().knows_event(event_id))
 
     async def functions(self) -> list[FunctionView]:
-        return await self._engine.through(lambda: self._local().functions())
+        return await self._engine.asked(lambda: self._local().functions())
 
     def ready(self) -> Mapping[str, str]:
         return self._local().ready()
