@@ -41,9 +41,10 @@ class Context(Sender):
     run_id: str
     metadata: Mapping[str, str]
 
-    def __init__(self, execution: Execution, trigger: Mapping[str, Any]) -> None:
+    def __init__(self, execution: Execution, trigger: Callable[[], Mapping[str, Any]]) -> None:
         self._execution = execution
         self._trigger = trigger
+        """What waits compare with; made when a wait asks for it."""
         self.run_id = execution.run_id
         self.metadata = dict(execution.state.metadata)
         self._random: dict[str, random.Random] = {}
@@ -105,7 +106,7 @@ class Context(Sender):
         `match="data.x"`: `data.x` equals the trigger's; a mapping compares with values; `where` is an expression.
         """
         execution = self._inside()
-        key = wait_key(execution.function.defined, event, match, where, self._trigger)
+        key = wait_key(execution.function.defined, event, match, where, self._trigger())
         timeout_ms = None if timeout is None else parse_ms(timeout, what="timeout")
         return execution.open(
             f"wait:{key.event}",

@@ -88,8 +88,8 @@ class Engine(Client):
         port = self._ports[function.app]
         if not isinstance(port, LocalPort):
             return await self._stand_ins[function.app].call(function, args, kwargs, options)
-        run, ticket = port.request(enqueue_request(function, args, kwargs, options))
-        node = next(node for node in self.nodes if node.app.name == function.app)
+        run, ticket = port.request(enqueue_request(function, args, kwargs, options), checked=True)
+        node = port.node
         if options.idempotency_key:
             await node.log.acknowledge(ticket)
             return await self.result_of(function, run, None)

@@ -18,7 +18,6 @@ from perdure_schemas.records import (
 
 from perdure.errors import UnknownFunction, UnknownRun
 from perdure.flow.definitions import CRON
-from perdure.flow.intake import cancel_rules
 from perdure.flow import routing
 from perdure.flow.routing import partition_of
 from perdure.flow.states import TERMINAL, RunState
@@ -26,14 +25,14 @@ from perdure.sdk.journal import RunReader
 from perdure.sdk.node import Node
 from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import decode_arguments
-from perdure.worker.asking import trigger_of_arguments
+from perdure.worker.asking import rules_of_call
 
 
 class LocalPort:
     """See `Port`."""
 
     def __init__(self, node: Node) -> None:
-        self._node = node
+        self.node = self._node = node
 
     async def send(self, events: Sequence[EventBody]) -> list[str]:
         self._refuse_while_failing()
@@ -50,24 +49,28 @@ class LocalPort:
         if failure is not None:
             raise failure
 
-    def request(self, request: Enqueue) -> tuple[str, int]:
-        """Append a background run. Its id and the ticket; `UnknownFunction`, `PayloadError`."""
+    def request(self, request: Enqueue, *, checked: bool = False) -> tuple[str, int]:
+        """Append a background run. Its id and the ticket; `UnknownFunction`, `PayloadError`.
+
+        `checked`: the arguments were just written by the function's own signature in this process.
+        """
         self._refuse_while_failing()
         node = self._node
         spec = node.specs.get(request.function)
         if spec is None or spec.kind == "handler":
             known = ", ".join(sorted(one.id for one in node.specs.values() if one.kind != "handler"))
             raise UnknownFunction(f"no function {request.function!r} in app {node.app.name!r} (has {known})")
-        decode_arguments(spec, request.arguments)
+        if not checked:
+            decode_arguments(spec, request.arguments)
         key = request.idempotency_key
-        command = f"key:{key}" if key else secrets.token_hex(16)
+        command = f"key:{key}" if key else node.new_command()
         run = routing.run_id(node.app.name, spec.id, command)
         record = RunRequested(
             run,
             spec.id,
             "enqueue",
             arguments=node.worker.payload(request.arguments),
-            rules=cancel_rules(spec.defined, trigger_of_arguments(spec, request.arguments)),
+            rules=rules_of_call(spec, request.arguments),
             delay_ms=request.delay_ms,
             discard_after_ms=request.discard_after_ms,
             metadata=request.metadata,

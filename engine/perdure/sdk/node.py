@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from contextvars import Context
+from itertools import count
 from typing import Any
 
 from perdure_schemas.records import V, AppDefined
@@ -45,7 +47,8 @@ class Node:
         self._timer_due = 0
         self._loop: asyncio.AbstractEventLoop
         self.halted: dict[int, str] = {}
-        self._failing = False
+        self._commands = count(1)
+        self._command_prefix = secrets.token_hex(16)
 
     async def open(self) -> None:
         """Raises `LogError`s of the data directory; each says what to do."""
@@ -127,6 +130,10 @@ class Node:
     async def effects(self) -> None:
         """Returns when all that was folded so far has reached the partitions that it concerns."""
         await self.log.acknowledge(max(processor.last_ticket for processor in self.processors))
+
+    def new_command(self) -> str:
+        """An id for a command that brought none: unique in this process by counting, and in the world by chance."""
+        return f"{self._command_prefix}{next(self._commands)}"
 
     def waiter(self, run: str) -> "asyncio.Future[None]":
         """Done when the run has ended. Registered before the run is asked for, it misses nothing."""

@@ -1,6 +1,7 @@
 """What a run's function is called with: its Context, its event, its arguments, what ended."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,19 +28,27 @@ def prepare(execution: Execution) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     state, function = execution.state, execution.function
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = {}
-    trigger: Mapping[str, Any] = {"name": "", "data": {}, "user": {}}
+    trigger: Callable[[], Mapping[str, Any]] = _nothing
     if state.ending is not None:
         args = (_ended(execution, state.ending),)
     elif state.event is not None:
         raw = execution.processor.payload(state.event, field="event")
-        trigger = event_view(_decode_body(raw))
+        trigger = partial(_trigger_of_event, raw)
         args = (_event(raw, function.data_types, function.id),)
     elif state.arguments is not None:
         raw = execution.worker.payload_bytes(execution.processor, state.arguments, "arguments")
         args, kwargs = decode_arguments(function, raw)
-        trigger = trigger_of_arguments(function, raw)
+        trigger = partial(trigger_of_arguments, function, raw)
     context = execution.context = Context(execution, trigger)
     return ((context, *args) if function.takes_context else args), kwargs
+
+
+def _nothing() -> Mapping[str, Any]:
+    return {"name": "", "data": {}, "user": {}}
+
+
+def _trigger_of_event(raw: bytes) -> Mapping[str, Any]:
+    return event_view(_decode_body(raw))
 
 
 def _event(raw: bytes, types: Mapping[str, Any], function: str) -> Any:

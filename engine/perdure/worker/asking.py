@@ -13,7 +13,7 @@ from perdure.worker.errors import rebuild_run_failed
 from perdure.worker.execution import Execution
 from perdure.worker.payloads import decoder_for
 from perdure.worker.spec import FunctionSpec
-from perdure_schemas.records import Call, Opening, OpOpened, RunAnswered
+from perdure_schemas.records import Call, CancelRule, Opening, OpOpened, RunAnswered
 
 
 def call(
@@ -41,7 +41,7 @@ def call(
             options.delay_ms,
             options.discard_after_ms,
             options.metadata,
-            cancel_rules(function.defined, trigger_of_arguments(function, arguments)),
+            rules_of_call(function, arguments),
         )
 
     what = (list(args), dict(kwargs), options, awaited)
@@ -75,6 +75,13 @@ def trigger_of_arguments(function: FunctionSpec, arguments: bytes | Raw) -> dict
         event: dict[str, Any] = given[0] if given else {}
         return {"data": {}, "user": {}, **event}
     return {"name": "", "data": {**dict(zip(function.parameters, positional, strict=False)), **keywords}, "user": {}}
+
+
+def rules_of_call(function: FunctionSpec, arguments: bytes | Raw) -> tuple[CancelRule, ...]:
+    """The cancel rules of a run that is called by name."""
+    if not function.defined.cancel_on:
+        return ()
+    return cancel_rules(function.defined, trigger_of_arguments(function, arguments))
 
 
 _decode = msgspec.json.Decoder(tuple[list[Any], dict[str, Any]]).decode
