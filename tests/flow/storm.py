@@ -7,7 +7,9 @@ import os
 from random import Random
 
 import msgspec
+import pytest
 
+from perdure.flow import due, kept, ops, view
 from perdure.flow.effects import Act, Refused
 from perdure_schemas.definition import Definition
 from perdure_schemas.records import AppDefined, Record, TimerFired, V
@@ -22,6 +24,15 @@ _ENCODE = msgspec.json.Encoder().encode
 def seeds(normally: int) -> range:
     """How many seeds a run tries: `PERDURE_SEEDS` asks for more."""
     return range(int(os.environ.get("PERDURE_SEEDS", normally)))
+
+
+def small_constants(patch: pytest.MonkeyPatch) -> None:
+    """Bounds that a story of some hundred records reaches."""
+    patch.setattr(view, "EXPIRIES_A_RECORD", 2)
+    patch.setattr(kept, "_CHUNK", 2)
+    patch.setattr(due, "_SCAN", 3)
+    patch.setattr(due, "WINDOW_MS", 5 * UNIT_MS)
+    patch.setattr(ops, "SKEW_MS", 5 * UNIT_MS)
 
 
 class StormOwner(OwnerOf):

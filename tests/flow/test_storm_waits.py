@@ -14,7 +14,7 @@ from perdure.flow.effects import Deliver
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure_schemas.records import EventKeyed, KeyCursor, MatchOffered, OpOpened, RunRequested, Wait
-from tests.flow.storm import seeds
+from tests.flow.storm import seeds, small_constants
 from tests.flow.waits_story import Outcome, Trigger, Waits, outcome_of, script
 from tests.flow.world import Journal, subscriptions
 
@@ -140,7 +140,7 @@ def test_every_event_since_the_trigger_reaches_the_run_once(seed: int) -> None:
 def test_a_look_back_shorter_than_the_story_leaves_nothing_behind(
     seed: int, lookback: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "SKEW_MS", 5_000)  # so that runs forget what they consumed, too
+    small_constants(monkeypatch)
     story = played(seed, lookback)
     assert faults_of(story) == []
     story.check()

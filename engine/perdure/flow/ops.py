@@ -37,7 +37,6 @@ from perdure_schemas.records import (
     StepAttempted,
     StepCompleted,
     StepFailed,
-    TimerFired,
     V,
     Wait,
     Watch,
@@ -58,14 +57,15 @@ def shorten(payload: Payload | None, place: Ref) -> Payload | None:
     return payload
 
 
-def _settle(view: View, run: RunState, op: str, outcome: Outcome, at: int) -> None:
-    """The op has its outcome: its line is written, and the run may go on."""
-    if run.open or run.crashes:
-        _unopen(view, run, op)
+def settle(view: View, run: RunState, op: str, outcome: Outcome, at: int) -> None:
+    """The op has its outcome: its line is written, and the run may go on. A wait leaves its key's list."""
+    opened = _unopen(view, run, op) if run.open or run.crashes else None
     lines = view.lines
     lines.done(run.id).add(op)
     lines.add(run.id, op, at, view.offset, view.raw, outcome)
     view.effects.acts.append(Deliver(run.id, op, outcome, at, view.offset))
+    if opened is not None and opened.key:
+        subscribe(view, run, opened.key, again=isinstance(outcome, MatchOffered))
 
 
 def _unopen(view: View, run: RunState, op: str) -> OpenOp | None:
@@ -89,7 +89,7 @@ def _unopen(view: View, run: RunState, op: str) -> OpenOp | None:
 def step_completed(view: View, record: StepCompleted, at: int) -> None:
     run = view.live(record.run)
     if run is not None and record.op not in view.lines.done(run.id):
-        _settle(view, run, record.op, record, at)
+        settle(view, run, record.op, record, at)
 
 
 def step_failed(view: View, record: StepFailed, at: int) -> None:
@@ -101,7 +101,7 @@ def step_failed(view: View, record: StepFailed, at: int) -> None:
     if record.attempt != (opened.attempt if opened else 1):
         return
     if record.retry_in_ms is None:
-        _settle(view, run, record.op, record, at)
+        settle(view, run, record.op, record, at)
         return
     if opened is not None and opened.due is not None:
         view.timers.remove(opened.due, timer_key(run.id, record.op, opened.setter))
@@ -131,7 +131,7 @@ def op_opened(view: View, record: OpOpened, at: int) -> None:
     view.runs.touch(run.id)
     if is_immediate(record):
         _OPENERS[type(record.opening)](view, run, record, at)
-        _settle(view, run, record.op, record, at)
+        settle(view, run, record.op, record, at)
         return
     view.lines.add(run.id, record.op, at, view.offset, view.raw, record)
     _OPENERS[type(record.opening)](view, run, record, at)
@@ -225,16 +225,9 @@ _OPENERS: dict[type[Opening], Callable[[View, RunState, OpOpened, int], None]] =
 def run_answered(view: View, record: RunAnswered, at: int) -> None:
     """A call's or watch's answer. The first counts, and only while the op is open."""
     run = view.live(record.run)
-    if run is not None and record.op in run.open:
-        _settle(view, run, record.op, record, at)
-
-
-def settle_fired(view: View, run: RunState, record: TimerFired, at: int) -> None:
-    """A sleep is over, or a wait timed out: the wait leaves its key's list."""
-    key = run.open[record.timer].key
-    _settle(view, run, record.timer, record, at)
-    if key:
-        subscribe(view, run, key)
+    opened = run.open.get(record.op) if run is not None else None
+    if run is not None and opened is not None and opened.type in ("call", "watch"):
+        settle(view, run, record.op, record, at)
 
 
 def op_closed(view: View, record: OpClosed, at: int) -> None:
@@ -310,8 +303,7 @@ def match_offered(view: View, record: MatchOffered, at: int) -> None:
     _forget_taken(run, at - view.lookback_ms(run) - SKEW_MS)
     run.got[record.op] = Taken(record.event_id, record.key, record.position, at)
     run.taken[record.event_id] = at
-    _settle(view, run, record.op, record, at)
-    subscribe(view, run, record.key, again=True)
+    settle(view, run, record.op, record, at)
 
 
 def _mark(cursor: KeyCursor, position: int, hole: int | None) -> None:

@@ -3,7 +3,7 @@
 from perdure.flow.definitions import CRON, drop_cron, set_cron, timer_key
 from perdure.flow.effects import Refused, Retry, Schedule, Start
 from perdure.flow.ending import end
-from perdure.flow.ops import settle_fired
+from perdure.flow.ops import settle
 from perdure.flow.routing import run_id
 from perdure.flow.run import start
 from perdure.flow.states import CronState, OpenOp, RunState, RunTimer
@@ -50,7 +50,7 @@ def _run_timer(view: View, run: RunState, record: TimerFired, timer: RunTimer, a
 
 def _op_timer(view: View, run: RunState, record: TimerFired, op: OpenOp, at: int) -> None:
     if op.type != "step":
-        settle_fired(view, run, record, at)
+        settle(view, run, record.timer, record, at)
         return
     assert op.due is not None
     view.timers.remove(op.due, timer_key(run.id, record.timer, record.setter))
