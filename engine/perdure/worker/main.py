@@ -27,6 +27,10 @@ class ContinueAs(BaseException):
         self.event = event
 
 
+_OVER = Evicted()
+"""The signal of a run whose user code left nothing behind."""
+
+
 async def main(execution: Execution) -> None:
     """The root task of a run."""
     try:
@@ -42,9 +46,11 @@ async def main(execution: Execution) -> None:
         if execution.signal is None:
             _returned(execution, result)
     finally:
-        if execution.signal is None:
+        if execution.tasks or execution.waiting or execution.unawaited:
             execution.unwind(Evicted())
-        execution.never_awaited()
+            execution.never_awaited()
+        elif execution.signal is None:
+            execution.signal = _OVER
         execution.ended()
 
 
