@@ -1,16 +1,6 @@
 """What is handed to a run: an op's outcome, with its place and time in the log."""
 
-from typing import NamedTuple
-
-from perdure_schemas.records import MatchOffered, OpOpened, RunAnswered, StepCompleted, StepFailed, TimerFired
-
-Outcome = StepCompleted | StepFailed | OpOpened | RunAnswered | MatchOffered | TimerFired
-
-
-class Delivered(NamedTuple):
-    op: str
-    outcome: Outcome
-    at: int
+from perdure.flow.effects import Deliver as Delivered
 
 
 class Evicted(BaseException):
@@ -26,3 +16,5 @@ class Go:
 
 
 GO = Go()
+
+__all__ = ["GO", "Delivered", "Diverged", "Evicted", "Go"]

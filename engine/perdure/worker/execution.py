@@ -44,8 +44,8 @@ class Execution:
     """See the module's text. `state` is the fold's own, kept current by the fold while the run is resident."""
 
     __slots__ = (
-        "_rest", "bodies", "branch", "closed", "context", "deferred", "function", "idle", "loop", "moves", "now_ms", "processor",
-        "progress", "queue", "recorded", "replay_cost", "replaying", "root", "run_id", "signal", "state", "suspect",
+        "_rest", "bodies", "branch", "closed", "context", "deferred", "function", "idle", "loop", "moves", "now_ms",
+        "processor", "progress", "queue", "recorded", "replay_cost", "replaying", "root", "run_id", "signal", "state", "suspect",
         "tasks", "unawaited", "waiting", "worker",
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ class Execution:
             if isinstance(record, OpOpened | StepCompleted | StepFailed):
                 self.recorded[line.op] = record.digest
             if not isinstance(record, OpOpened) or is_immediate(record):
-                outcomes.append(Delivered(line.op, record, line.at))  # type: ignore[arg-type]
+                outcomes.append(Delivered(self.run_id, line.op, record, line.at, line.offset))  # type: ignore[arg-type]
         # The outcome of an op that was closed was never delivered: nor is it now.
         self.queue.extend(one for one in outcomes if one.op not in self.closed)
         for op, opened in self.state.open.items():
@@ -166,13 +166,17 @@ class Execution:
             return None if isinstance(answer, Go) else answer
         return delivered
 
-    async def wait(self, op: str) -> Asked:
-        """The op's outcome, or the word to go on. A cancelled op is closed in the log."""
-        future: asyncio.Future[Asked] | None = self.loop.create_future()
-        assert future is not None
+    def expect(self, op: str) -> "asyncio.Future[Asked]":
+        """The future that the op's outcome, or the word to go on, will be given to."""
+        future: asyncio.Future[Asked] = self.loop.create_future()
         self.waiting[op] = future
         if self.queue:
             self.worker.settler.watch(self)
+        return future
+
+    async def wait(self, op: str) -> Asked:
+        """The op's outcome, or the word to go on. A cancelled op is closed in the log."""
+        future = self.expect(op)
         try:
             return await future
         except asyncio.CancelledError:
@@ -181,7 +185,7 @@ class Execution:
         finally:
             self.waiting.pop(op, None)
             # future → exception → traceback → this frame → future is a cycle that outlives an eviction
-            future = None
+            del future
 
     def close(self, op: str) -> None:
         """User code cancelled an op before its result reached it. Raises the run's own signal if that was it."""
@@ -214,9 +218,7 @@ class Execution:
         self.unawaited[op] = coroutine
         return coroutine
 
-    async def _open(
-        self, op: str, asked: str, opening: Callable[[str], Opening], then: Callable[[Any], R]
-    ) -> R:
+    async def _open(self, op: str, asked: str, opening: Callable[[str], Opening], then: Callable[[Any], R]) -> R:
         self.unawaited.pop(op, None)
         delivered = await self.obtain(op, asked)
         while delivered is None:
@@ -301,7 +303,8 @@ class Execution:
             self.worker.look_again(self)
             return
         held = self.recorded.get(op, "")
-        new = next((asked for asked in self.waiting if asked not in self.recorded), "")
+        early = (one.op for one in self.queue if one.op in self.waiting)
+        new = next((asked for asked in self.waiting if asked not in self.recorded), next(early, ""))
         self.park(op, AskedOp(op, held), AskedOp(new) if new else None, "is in the log and was not asked for")
 
     # Ending

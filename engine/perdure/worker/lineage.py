@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from perdure.worker.execution import Execution
 
@@ -40,17 +42,14 @@ class Branch:
         return f"{self.prefix}{name}#{n}"
 
 
-class InStep:
+class InStep(Struct, eq=False):
     """The executing step, for `current_step()`: belongs to the task that runs the body, in threads too."""
 
-    __slots__ = ("attempt", "cancelled", "execution", "name", "op")
-
-    def __init__(self, execution: "Execution", op: str, name: str, attempt: int) -> None:
-        self.execution = execution
-        self.op = op
-        self.name = name
-        self.attempt = attempt
-        self.cancelled = False
+    execution: "Execution"
+    op: str
+    name: str
+    attempt: int
+    cancelled: bool
 
 
 here: ContextVar[Branch | None] = ContextVar("perdure_branch", default=None)

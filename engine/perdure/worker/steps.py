@@ -21,7 +21,7 @@ from perdure.duration import until_ms
 from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError, RetryAfter
 from perdure.worker.delivery import Delivered, Go
 from perdure.worker.errors import describe, rebuild_step_error
-from perdure.worker.execution import Asked, Execution
+from perdure.worker.execution import Execution
 from perdure.worker.lineage import Branch, InStep, here, in_step
 from perdure.worker.payloads import decoder_for, digest, round_trip
 from perdure.worker.spec import RetryPolicy, StepSpec
@@ -59,7 +59,7 @@ async def _step(
         # The op is the caller's, but in a step is the task that awaits it.
         branch = here.get() or branch
     while delivered is None:
-        attempt = _Attempt(execution, op, spec.name, spec, asked, given, monotonic_ns())
+        attempt = _Attempt(execution, op, spec.name, 1, False, spec, asked, given, monotonic_ns())
         if execution.suspect or op in execution.state.open:
             answer = await attempt.gate()
             if answer is not None:
@@ -84,7 +84,7 @@ async def _step(
                 del execution.bodies[op]
                 try:
                     in_step.reset(token)
-                except ValueError:
+                except ValueError:  # noqa: SIM105 - `suppress` would cost each step an object
                     # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
                     pass
             if attempt.encoded is not None:
@@ -92,7 +92,7 @@ async def _step(
                     raise type(execution.signal)
                 attempt.write(attempt.encoded)
             # 4: as `execution.wait`, without a coroutine of its own
-            future: asyncio.Future[Asked] | None = execution.expect(op)
+            future = execution.expect(op)
             try:
                 answer = await future
             except asyncio.CancelledError:
@@ -100,7 +100,7 @@ async def _step(
                 raise
             finally:
                 del execution.waiting[op]
-                future = None
+                del future  # see `wait`
             delivered = None if isinstance(answer, Go) else answer
         finally:
             if attempt.alone:

@@ -20,7 +20,6 @@ from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, Owne
 from perdure.flow.states import RunState
 from perdure.partition import Processor
 from perdure.worker import asking, lineage, steps
-from perdure.worker.delivery import Delivered
 from perdure.worker.execution import Execution
 from perdure.worker.idle import tasks_idle
 from perdure.worker.main import main
@@ -149,7 +148,7 @@ class Worker:
             self._evict(execution)
             self._start(partition, act.run)
         else:
-            execution.deliver(Delivered(act.op, act.outcome, act.at))
+            execution.deliver(act)
 
     def _go(self, partition: int, act: Retry | Attempted) -> None:
         execution = self.executions.get(act.run)
