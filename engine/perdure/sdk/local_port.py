@@ -217,8 +217,9 @@ class LocalPort:
                 if state.status not in TERMINAL:
                     running[state.function] = running.get(state.function, 0) + 1
         views = [self._view(spec_id, running.get(spec_id, 0)) for spec_id in sorted(node.specs)]
-        held = {function: len(runs) for function, runs in node.worker.held.items()}
-        return views + [FunctionView(name, "missing", held=count) for name, count in sorted(held.items())]
+        # All of them: those that sleep as well, and would be held only once they wake.
+        missing = sorted(name for name in running if name not in node.specs)
+        return views + [FunctionView(name, "missing", held=running[name]) for name in missing]
 
     def _view(self, function: str, running: int) -> FunctionView:
         node = self._node
