@@ -126,7 +126,9 @@ class Lines:
         sealed: dict[str, list[bytes]] = {}
         for run, lines in self._new.items():
             first = lines[0][1]
-            written = sealed[run] = [b"%d %d %b" % (at, offset, _body(op, raw, new)) for at, offset, op, raw, new in lines]
+            written = sealed[run] = [
+                b"%d %d %b" % (at, offset, _body(op, raw, record)) for at, offset, op, raw, record in lines
+            ]
             puts.append((_PREFIX + run.encode() + first.to_bytes(8, "big"), b"\n".join(written)))
         clears.extend(_PREFIX + run.encode() for run in self._cleared)
         self._fresh.clear()

@@ -102,6 +102,10 @@ class Table(Generic[T]):
             elif raw is not None:
                 yield key, self._decode(raw)
 
+    def values(self) -> Iterator[T]:
+        """Every value, in the order of the keys."""
+        return (value for _, value in self.items())
+
     def seal(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes]) -> None:
         """Hand over what changed since the last seal, for one write. One seal at a time."""
         assert not self._sealed, "I7: a second checkpoint began before the first was written"

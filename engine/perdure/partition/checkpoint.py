@@ -1,8 +1,8 @@
 """Checkpoints: the view's changes and the place it stands at, in one write.
 
-    1 seal: take what changed up to offset n, with the hash of record n-1 and the last effect's ticket
-    2 wait until every effect of offsets < n is acknowledged (folding goes on meanwhile)
-    3 write it all at once; on a full disk, keep it and try again
+1 seal: take what changed up to offset n, with the hash of record n-1 and the last effect's ticket
+2 wait until every effect of offsets < n is acknowledged (folding goes on meanwhile)
+3 write it all at once; on a full disk, keep it and try again
 """
 
 from msgspec import Struct, json

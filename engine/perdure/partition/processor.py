@@ -17,9 +17,18 @@ import secrets
 from collections.abc import Callable
 
 import msgspec
+
+from perdure.errors import LogCorrupt, LogError, PartitionHalted
+from perdure.flow import FOLD_VERSION, UnreadableRecord, decode, fold
+from perdure.flow.effects import Act, Deliver, OwnerKnown, Retry, Schedule, Start
+from perdure.flow.states import RunState
+from perdure.flow.view import View
+from perdure.log.protocol import Batch, Log, Reader
+from perdure.partition.checkpoint import Checkpointer, anchor_of, load_position
+from perdure.partition.host import Host
+from perdure.partition.timers import TimerDriver
 from perdure_schemas.payload import Payload, Ref
 from perdure_schemas.records import (
-    V,
     AnyRecord,
     EventKeyed,
     EventReceived,
@@ -33,17 +42,8 @@ from perdure_schemas.records import (
     RunRequested,
     StepCompleted,
     TimerFired,
+    V,
 )
-
-from perdure.errors import LogCorrupt, LogError, PartitionHalted
-from perdure.flow import FOLD_VERSION, UnreadableRecord, decode, fold
-from perdure.flow.effects import Act, Deliver, OwnerKnown, Retry, Schedule, Start
-from perdure.flow.states import RunState
-from perdure.flow.view import View
-from perdure.log.protocol import Batch, Log, Reader
-from perdure.partition.checkpoint import Checkpointer, anchor_of, load_position
-from perdure.partition.host import Host
-from perdure.partition.timers import TimerDriver
 
 log = logging.getLogger("perdure.partition")
 CHECKPOINT_RECORDS = 20_000

@@ -1,12 +1,11 @@
-"""The owner's side of timers: append `timer.fired` when its estimate of log time reaches due, a bounded number a tick."""
+"""The owner's side of timers: append `timer.fired` when its estimate of log time reaches due, some a tick."""
 
 from collections.abc import Callable
-
-from perdure_schemas.records import V, CronScheduled, Record, TimerFired
 
 from perdure.flow.definitions import CRON, parse_timer_key
 from perdure.flow.view import View
 from perdure.schedule import next_fire
+from perdure_schemas.records import CronScheduled, Record, TimerFired, V
 
 FIRES_A_TICK = 1_000
 

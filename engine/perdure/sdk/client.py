@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar, cast
 
 from msgspec import UNSET
-from perdure_schemas.event import EventBody
 
 from perdure.duration import parse_ms
 from perdure.errors import DefinitionError, Duration, OutsideRun
@@ -25,6 +24,7 @@ from perdure.sdk.sender import Sender, event_body
 from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.errors import rebuild_run_failed
 from perdure.worker.payloads import decoder_for
+from perdure_schemas.event import EventBody
 
 R = TypeVar("R")
 DEFAULT_URL = "http://127.0.0.1:8288"

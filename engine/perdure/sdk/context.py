@@ -1,6 +1,5 @@
 """The Context: what a function can ask of its run. Every awaited method but `report` is an op, recorded once."""
 
-import asyncio
 import logging
 import random
 import uuid
@@ -10,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Never, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 from msgspec import Raw
-from perdure_schemas.records import V, MatchOffered, OpOpened, RunReported, Send, Sleep, TimerFired, Wait
 
 from perdure.duration import parse_ms, until_ms
 from perdure.errors import DefinitionError, Duration, OutsideRun
@@ -27,6 +25,7 @@ from perdure.worker import Execution, current, payloads
 from perdure.worker.lineage import current_branch, in_step
 from perdure.worker.main import ContinueAs
 from perdure.worker.spec import StepSpec
+from perdure_schemas.records import MatchOffered, OpOpened, RunReported, Send, Sleep, TimerFired, V, Wait
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -65,9 +64,27 @@ class Context(Sender):
         return found
 
     @overload
-    async def step(self, name: str, fn: Callable[[Unpack[Ts]], Coroutine[Any, Any, R]], /, *args: Unpack[Ts], returns: type[R] = ..., retries: int | Retry = ..., timeout: Duration = ...) -> R: ...  # noqa: E501
+    async def step(
+        self,
+        name: str,
+        fn: Callable[[Unpack[Ts]], Coroutine[Any, Any, R]],
+        /,
+        *args: *Ts,
+        returns: type[R] = ...,
+        retries: int | Retry = ...,
+        timeout: Duration = ...,
+    ) -> R: ...
     @overload
-    async def step(self, name: str, fn: Callable[[Unpack[Ts]], R], /, *args: Unpack[Ts], returns: type[R] = ..., retries: int | Retry = ..., timeout: Duration = ...) -> R: ...  # noqa: E501
+    async def step(
+        self,
+        name: str,
+        fn: Callable[[Unpack[Ts]], R],
+        /,
+        *args: *Ts,
+        returns: type[R] = ...,
+        retries: int | Retry = ...,
+        timeout: Duration = ...,
+    ) -> R: ...
     def step(  # type: ignore[misc]  # mypy cannot match a TypeVarTuple's *args with these
         self,
         name: str,
@@ -91,11 +108,15 @@ class Context(Sender):
         return self._inside().step(gathering.guard_closure(spec), args, {})
 
     @overload
-    async def wait_for_event(self, event: EventType[A], *, match: Match = ..., where: str = ..., timeout: Duration) -> Event[A] | None: ...  # noqa: E501
+    async def wait_for_event(
+        self, event: EventType[A], *, match: Match = ..., where: str = ..., timeout: Duration
+    ) -> Event[A] | None: ...
     @overload
     async def wait_for_event(self, event: EventType[A], *, match: Match = ..., where: str = ...) -> Event[A]: ...
     @overload
-    async def wait_for_event(self, event: str, *, match: Match = ..., where: str = ..., timeout: Duration) -> Event | None: ...  # noqa: E501
+    async def wait_for_event(
+        self, event: str, *, match: Match = ..., where: str = ..., timeout: Duration
+    ) -> Event | None: ...
     @overload
     async def wait_for_event(self, event: str, *, match: Match = ..., where: str = ...) -> Event: ...
     def wait_for_event(
@@ -124,9 +145,25 @@ class Context(Sender):
         return EventReader({key.event: key.type}).__perdure_decode__(Raw(raw))
 
     @overload
-    async def map(self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *, limit: int = 100, return_exceptions: Literal[False] = False) -> list[R]: ...  # noqa: E501
+    async def map(
+        self,
+        fn: Callable[[A], Awaitable[R]],
+        items: Iterable[A],
+        /,
+        *,
+        limit: int = 100,
+        return_exceptions: Literal[False] = False,
+    ) -> list[R]: ...
     @overload
-    async def map(self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *, limit: int = 100, return_exceptions: Literal[True]) -> list[R | Exception]: ...  # noqa: E501
+    async def map(
+        self,
+        fn: Callable[[A], Awaitable[R]],
+        items: Iterable[A],
+        /,
+        *,
+        limit: int = 100,
+        return_exceptions: Literal[True],
+    ) -> list[R | Exception]: ...
     async def map(
         self, fn: Callable[[Any], Awaitable[Any]], items: Iterable[Any], /, *, limit: int = 100,
         return_exceptions: bool = False,
@@ -137,7 +174,9 @@ class Context(Sender):
     @overload
     async def race(self, a: Awaitable[A], b: Awaitable[B], /) -> tuple[Literal[0], A] | tuple[Literal[1], B]: ...
     @overload
-    async def race(self, a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], /) -> tuple[Literal[0], A] | tuple[Literal[1], B] | tuple[Literal[2], C]: ...  # noqa: E501
+    async def race(
+        self, a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], /
+    ) -> tuple[Literal[0], A] | tuple[Literal[1], B] | tuple[Literal[2], C]: ...
     async def race(self, *runners: Awaitable[Any]) -> Any:
         """The first to end: its index and result (or its exception). The others are cancelled."""
         return await gathering.race(runners)

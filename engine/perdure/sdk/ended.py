@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, cast
 
-from perdure_schemas.payload import Payload
-from perdure_schemas.records import Ending
-
 from perdure.errors import Failed, RunFailed
 from perdure.sdk.events import Event
 from perdure.sdk.function import Function
 from perdure.sdk.step import Step
 from perdure.worker.payloads import decoder_for
+from perdure_schemas.payload import Payload
+from perdure_schemas.records import Ending
 
 R = TypeVar("R")
 

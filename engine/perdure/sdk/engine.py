@@ -6,8 +6,6 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from perdure_schemas.event import EventBody
-
 from perdure.errors import UnknownRun
 from perdure.log import open_log
 from perdure.sdk import binding
@@ -20,6 +18,7 @@ from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
 from perdure.sdk.port import Enqueue, FunctionView, Port, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import CallOptions
+from perdure_schemas.event import EventBody
 
 R = TypeVar("R")
 DEFAULT_LOG = "embedded://.perdure"

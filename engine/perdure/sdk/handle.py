@@ -2,13 +2,12 @@
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from perdure_schemas.records import CancelRun, OpOpened, RerunRun, RunAnswered, Watch
-
 from perdure import worker
 from perdure.errors import Duration, UnknownRun
 from perdure.flow.routing import run_id
 from perdure.sdk.port import RunStatus
 from perdure.worker.asking import result_of
+from perdure_schemas.records import CancelRun, OpOpened, RerunRun, RunAnswered, Watch
 
 if TYPE_CHECKING:
     from perdure.sdk.function import Function
@@ -32,9 +31,10 @@ class RunHandle(Generic[R_co]):
         """
         execution = worker.current()
         if execution is None:
-            return cast("R_co", await _client(self._function).result_of(self._function, self.id, timeout))
+            found: R_co = await _client(self._function).result_of(self._function, self.id, timeout)
+            return found
         if timeout is not None:
-            context = cast("Any", execution.context)
+            context = execution.context
             async with context.timeout(timeout):
                 return await self.result()
         answer = await execution.open("result", (self.id,), lambda op: Watch(self.id, "result"), self._known)
@@ -44,7 +44,8 @@ class RunHandle(Generic[R_co]):
         """The run's state at present. Raises `UnknownRun`."""
         execution = worker.current()
         if execution is None:
-            return cast("RunStatus", await _client(self._function).port.status(self.id))
+            status: RunStatus = await _client(self._function).port.status(self.id)
+            return status
         answer = await execution.open("status", (self.id,), lambda op: Watch(self.id, "status"), self._known)
         return cast("RunStatus", answer.status)
 
@@ -54,7 +55,9 @@ class RunHandle(Generic[R_co]):
         if execution is None:
             await _client(self._function).port.cancel(self.id, reason)
         else:
-            await execution.open("cancel", (self.id, reason), lambda op: CancelRun(self.id, reason), lambda opened: None)
+            await execution.open(
+                "cancel", (self.id, reason), lambda op: CancelRun(self.id, reason), lambda opened: None
+            )
 
     async def rerun(self) -> "RunHandle[R_co]":
         """A new run with the same trigger or arguments."""
@@ -89,5 +92,3 @@ def _client(function: "Function[..., Any]") -> Any:
     from perdure.sdk.binding import client_for
 
     return client_for(function.app, f"a handle of {function.id!r}")
-
-

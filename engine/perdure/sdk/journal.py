@@ -3,6 +3,15 @@
 from collections.abc import Iterator
 
 from msgspec import UNSET, Raw, UnsetType
+
+from perdure.duration import human
+from perdure.flow import decode
+from perdure.flow.lines import op_name
+from perdure.flow.states import RunState
+from perdure.log.protocol import Log
+from perdure.partition import Processor
+from perdure.sdk.port import Attempt, OpDetail
+from perdure.worker import Worker
 from perdure_schemas.payload import ErrorInfo, Payload
 from perdure_schemas.records import (
     AnyRecord,
@@ -10,8 +19,8 @@ from perdure_schemas.records import (
     CancelRun,
     MatchOffered,
     OpClosed,
-    OpOpened,
     Opening,
+    OpOpened,
     RerunRun,
     RunAnswered,
     RunParked,
@@ -23,15 +32,6 @@ from perdure_schemas.records import (
     Wait,
     Watch,
 )
-
-from perdure.duration import human
-from perdure.flow import decode
-from perdure.flow.lines import op_name
-from perdure.flow.states import RunState
-from perdure.log.protocol import Log
-from perdure.partition import Processor
-from perdure.sdk.port import Attempt, OpDetail
-from perdure.worker import Worker
 
 
 class _Op:

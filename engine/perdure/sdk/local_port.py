@@ -6,19 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from msgspec import UNSET, Raw
-from perdure_schemas.event import EventBody
-from perdure_schemas.payload import Payload
-from perdure_schemas.records import (
-    V,
-    EventReceived,
-    RunCancelRequested,
-    RunRequested,
-    RunRerunRequested,
-)
 
 from perdure.errors import UnknownFunction, UnknownRun
-from perdure.flow.definitions import CRON
 from perdure.flow import routing
+from perdure.flow.definitions import CRON
 from perdure.flow.routing import partition_of
 from perdure.flow.states import TERMINAL, RunState
 from perdure.sdk.journal import RunReader
@@ -26,6 +17,15 @@ from perdure.sdk.node import Node
 from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import decode_arguments
 from perdure.worker.asking import rules_of_call
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import Payload
+from perdure_schemas.records import (
+    EventReceived,
+    RunCancelRequested,
+    RunRequested,
+    RunRerunRequested,
+    V,
+)
 
 
 class LocalPort:
@@ -161,7 +161,7 @@ class LocalPort:
         await self._node.effects()
         found: list[RunSummary] = []
         for processor in self._node.processors:
-            for _, state in processor.view.runs.items():
+            for state in processor.view.runs.values():
                 if not state.function or (function and state.function != function):
                     continue
                 summary = self._summary(state)
@@ -213,7 +213,7 @@ class LocalPort:
         node = self._node
         running: dict[str, int] = {}
         for processor in node.processors:
-            for _, state in processor.view.runs.items():
+            for state in processor.view.runs.values():
                 if state.status not in TERMINAL:
                     running[state.function] = running.get(state.function, 0) + 1
         views = [self._view(spec_id, running.get(spec_id, 0)) for spec_id in sorted(node.specs)]

@@ -8,8 +8,6 @@ from contextvars import Context
 from itertools import count
 from typing import Any
 
-from perdure_schemas.records import V, AppDefined
-
 from perdure.errors import LogError, PartitionHalted
 from perdure.flow.routing import partition_of_run
 from perdure.flow.states import RunState
@@ -20,6 +18,7 @@ from perdure.sdk.handle import RunHandle
 from perdure.sdk.prepare import prepare
 from perdure.worker import Worker
 from perdure.worker.spec import FunctionSpec
+from perdure_schemas.records import AppDefined, V
 
 log = logging.getLogger("perdure.engine")
 TICK_SECONDS = 0.1

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
@@ -19,7 +19,7 @@ class Enqueue(Struct, frozen=True, omit_defaults=True):
     idempotency_key: str = ""
     delay_ms: int | None = None
     discard_after_ms: int | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = {}
 
 
 class RunOutcome(Struct, frozen=True, omit_defaults=True):
@@ -43,7 +43,7 @@ class RunSummary(Struct, frozen=True, omit_defaults=True):
     ended_at: int | None = None
     parent: str = ""
     rerun_of: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = {}
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True):
@@ -84,7 +84,7 @@ class RunDetail(Struct, frozen=True, omit_defaults=True):
     result: Raw | UnsetType = UNSET
     error: ErrorInfo | None = None
     ops: tuple[OpDetail, ...] = ()
-    progress: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    progress: dict[str, str | int | float | bool | None] = {}
     parked: str = ""
     """Why it is parked, with the recorded and the requested op side by side."""
 

@@ -6,9 +6,6 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw
-from perdure_schemas.event import EventBody
-from perdure_schemas.payload import Payload
-from perdure_schemas.records import Ending
 
 from perdure.errors import PayloadError
 from perdure.flow.intake import event_view
@@ -18,6 +15,9 @@ from perdure.sdk.events import EventReader
 from perdure.worker import Execution
 from perdure.worker.arguments import decode_arguments
 from perdure.worker.asking import trigger_of_arguments
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import Payload
+from perdure_schemas.records import Ending
 
 _decode_body = msgspec.json.Decoder(EventBody).decode
 Read = Callable[[Payload], bytes]

@@ -1,16 +1,16 @@
 """Sending events: from a run it is an op, from elsewhere it is durable when it returns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, overload
 
 from msgspec import Raw
-from perdure_schemas.event import EventBody
 
 from perdure.duration import until_ms
 from perdure.errors import PayloadError
 from perdure.flow.patterns import check_event_name
-from perdure.sdk.events import Event
+from perdure.sdk.events import Event, Json
 from perdure.worker.payloads import encode
+from perdure_schemas.event import EventBody
 
 
 class Sender:
@@ -19,7 +19,7 @@ class Sender:
     @overload
     async def send(self, event: Event[Any], /) -> str: ...
     @overload
-    async def send(self, name: str, data: Mapping[str, Any], /, *, id: str = ..., user: dict[str, Any] = ...) -> str: ...
+    async def send(self, name: str, data: Mapping[str, Any], /, *, id: str = ..., user: Json = ...) -> str: ...
     async def send(
         self,
         event: Event[Any] | str,
@@ -27,14 +27,14 @@ class Sender:
         /,
         *,
         id: str = "",
-        user: dict[str, Any] | None = None,
+        user: Json | None = None,
     ) -> str:
         """Sends one event and gives its id. An event with an id that came before changes nothing."""
         if isinstance(event, str):
             event = Event(event, dict(data or {}), id, user or {})
         return (await self.send_many([event]))[0]
 
-    async def send_many(self, events: Iterable[Event[Any]], /) -> list[str]:
+    def send_many(self, events: Iterable[Event[Any]], /) -> Coroutine[Any, Any, list[str]]:
         """Sends events together; their ids in order."""
         raise NotImplementedError
 

@@ -4,9 +4,8 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
-from perdure_schemas.records import Sleep
-
 from perdure.worker import Execution
+from perdure_schemas.records import Sleep
 
 
 class DurableTimeout:

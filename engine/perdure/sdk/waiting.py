@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from perdure_schemas.definition import FunctionDefined
-
 from perdure.errors import DefinitionError
 from perdure.flow.expressions import bind, get_path, join_key, join_value
 from perdure.sdk.definition import check_wait
 from perdure.sdk.events import EventType, Match
 from perdure.sdk.matching import join
+from perdure_schemas.definition import FunctionDefined
 
 
 class WaitKey(NamedTuple):

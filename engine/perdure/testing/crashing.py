@@ -69,7 +69,7 @@ def outcomes(engine: TestEngine) -> list[Outcome]:
     port = LocalPort(engine.node)
     found: list[Outcome] = []
     for processor in engine.node.processors:
-        for _, state in processor.view.runs.items():
+        for state in processor.view.runs.values():
             run = run_of(engine.node, state, port.shown(state))
             error = "" if run.error is None else run.error.error_type
             found.append((state.function, run.status, repr(run.output), error))
@@ -78,7 +78,7 @@ def outcomes(engine: TestEngine) -> list[Outcome]:
 
 def _why_parked(engine: TestEngine) -> str:
     for processor in engine.node.processors:
-        for _, state in processor.view.runs.items():
+        for state in processor.view.runs.values():
             if state.parked is not None:
                 return state.parked.message
     return ""

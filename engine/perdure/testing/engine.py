@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
 from msgspec.structs import replace
-from perdure_schemas.event import EventBody
 
 from perdure.duration import parse_ms
 from perdure.errors import DefinitionError, Duration, PerdureError
@@ -25,6 +24,7 @@ from perdure.sdk.step import Step, is_async
 from perdure.testing.port import TestPort
 from perdure.testing.runs import Run, run_of
 from perdure.worker.arguments import CallOptions
+from perdure_schemas.event import EventBody
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -230,7 +230,7 @@ class TestEngine(Client):
         return any(
             state.status not in TERMINAL and state.status != "parked"
             for processor in self.node.processors
-            for _, state in processor.view.runs.items()
+            for state in processor.view.runs.values()
         )
 
     @overload
@@ -256,7 +256,7 @@ class TestEngine(Client):
         found = [
             (state.requested_at, state.requested_offset, state)
             for processor in node.processors
-            for _, state in processor.view.runs.items()
+            for state in processor.view.runs.values()
             if state.function == function
         ]
         found.sort(key=lambda one: one[:2])
@@ -288,5 +288,3 @@ def _who_waits(node: Node) -> str:
         if not execution.gone()
     ]
     return "these runs wait for something outside the log: " + ", ".join(busy[:5])
-
-

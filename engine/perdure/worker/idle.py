@@ -57,8 +57,8 @@ def _at_meeting_point(task: "asyncio.Future[Any]") -> bool:
     innermost: CoroutineType[Any, Any, Any] | None = None
     while True:
         if isinstance(coroutine, CoroutineType):
-            innermost = coroutine
-            coroutine = innermost.cr_await
+            innermost = cast("Any", coroutine)
+            coroutine = cast("Any", coroutine).cr_await
         elif hasattr(coroutine, "gi_yieldfrom"):
             inner = cast("Any", coroutine)
             # The tracker drives the task's own coroutine by hand: it is a local of the generator's frame.
