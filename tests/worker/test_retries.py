@@ -1,6 +1,7 @@
 """A failed step is retried alone; used up, it is a `StepError` in the function; uncaught, the run fails."""
 
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -106,7 +107,7 @@ async def test_attempts_back_off_with_jitter() -> None:
     async with TestEngine(app) as engine:
         await flow.enqueue()
         await engine.finish()
-    gaps = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(at)]
     for gap, base in zip(gaps, [10, 30, 60, 60], strict=True):
         assert 0.9 * base <= gap <= 1.1 * base + 0.01
     assert gaps[2] != gaps[3]

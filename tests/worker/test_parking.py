@@ -1,0 +1,301 @@
+"""On replay a run must ask for what the log holds, with the same arguments; if not, it is parked, and says how."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from perdure import App, Context, Event
+from perdure.testing import TestEngine
+from tests.worker.helpers import deploy
+
+
+Body = Callable[[Context, Event], Coroutine[Any, Any, str]]
+
+
+def identity(value: int) -> int:
+    return value
+
+
+async def original(ctx: Context, event: Event) -> str:
+    paid = await ctx.step("charge", identity, 100)
+    await ctx.sleep("24h")
+    await ctx.step("mail", identity, 0)
+    return f"paid {paid}"
+
+
+async def another_step(ctx: Context, event: Event) -> str:
+    paid = await ctx.step("pay", identity, 100)
+    await ctx.sleep("24h")
+    return f"paid {paid}"
+
+
+async def another_argument(ctx: Context, event: Event) -> str:
+    paid = await ctx.step("charge", identity, 200)
+    await ctx.sleep("24h")
+    return f"paid {paid}"
+
+
+async def another_duration(ctx: Context, event: Event) -> str:
+    paid = await ctx.step("charge", identity, 100)
+    await ctx.sleep("48h")
+    return f"paid {paid}"
+
+
+async def another_order(ctx: Context, event: Event) -> str:
+    await ctx.sleep("24h")
+    return f"paid {await ctx.step('charge', identity, 100)}"
+
+
+async def one_more_before(ctx: Context, event: Event) -> str:
+    await ctx.step("check", identity, 1)
+    paid = await ctx.step("charge", identity, 100)
+    await ctx.sleep("24h")
+    return f"paid {paid}"
+
+
+async def one_less(ctx: Context, event: Event) -> str:
+    await ctx.sleep("24h")
+    return "free"
+
+
+async def early_end(ctx: Context, event: Event) -> str:
+    return "nothing to do"
+
+
+async def another_end(ctx: Context, event: Event) -> str:
+    paid = await ctx.step("charge", identity, 100)
+    await ctx.sleep("24h")
+    return f"paid {paid}"
+
+
+def shop(body: Body = original, *, retries: int = 4) -> App:
+    """An app whose one function does this."""
+    app = App("shop")
+    app.function(on="order/placed", id="fulfil", retries=retries)(body)
+    return app
+
+
+async def suspended(engine: TestEngine) -> None:
+    """An order, charged, in its long sleep."""
+    await engine.send("order/placed", {})
+    assert engine.run("fulfil").status == "suspended"
+
+
+async def under(body: Body) -> str:
+    """What becomes of a run that began under the original code, when its sleep is over: why it is parked."""
+    async with TestEngine(shop()) as engine:
+        await suspended(engine)
+        await deploy(engine, shop(body))
+        await engine.advance("3d")
+        return await why_parked(engine)
+
+
+async def why_parked(engine: TestEngine) -> str:
+    run = engine.run("fulfil")
+    return (await engine.port.run(run.id)).parked if run.status == "parked" else run.status
+
+
+async def test_another_step_parks_the_run_with_both_named() -> None:
+    message = await under(another_step)
+    assert "'0/charge#1' (charge) is in the log and was not asked for: the code asks for '0/pay#1'" in message
+    assert "ctx.patched" in message
+
+
+async def test_another_argument_parks_the_run_with_both_digests() -> None:
+    message = await under(another_argument)
+    assert "'0/charge#1' (charge) was recorded with other arguments: now with digest x3:" in message
+
+
+async def test_another_duration_parks_the_run() -> None:
+    assert "'0/sleep#1' (sleep) was recorded with other arguments" in await under(another_duration)
+
+
+async def test_another_order_parks_the_run() -> None:
+    message = await under(another_order)
+    assert "'0/charge#1' (charge) is in the log and was not asked for: the code asks for '0/sleep#1'" in message
+
+
+async def test_a_step_put_before_parks_the_run() -> None:
+    message = await under(one_more_before)
+    assert "'0/charge#1' (charge) is in the log and was not asked for: the code asks for '0/check#1'" in message
+
+
+async def test_a_step_left_out_parks_the_run() -> None:
+    assert "'0/charge#1' (charge) is in the log and was not asked for" in await under(one_less)
+
+
+async def test_code_that_ends_earlier_parks_the_run() -> None:
+    message = await under(early_end)
+    assert "'0/charge#1' (charge) is in the log, and the run returned without it" in message
+
+
+async def test_code_that_fails_for_good_earlier_parks_the_run() -> None:
+    async def a_slip(ctx: Context, event: Event) -> str:
+        raise KeyError("a slip")
+
+    async with TestEngine(shop()) as engine:
+        await suspended(engine)
+        await deploy(engine, shop(a_slip, retries=1))
+        await engine.advance("25h")
+        message = await why_parked(engine)
+        assert "the run failed without it, by KeyError: 'a slip'" in message
+        await deploy(engine, shop())
+        await engine.finish()
+        assert engine.run("fulfil").output == "paid 100"
+
+
+async def test_code_that_fails_at_first_is_tried_again_before_it_parks() -> None:
+    """Code outside steps should not fail by chance; where it does, the run need not wait for anybody."""
+    failures = 0
+    app = App("shop")
+
+    async def charge(cents: int) -> int:
+        return cents
+
+    @app.function(on="order/placed")
+    async def fulfil(ctx: Context, event: Event) -> str:
+        nonlocal failures
+        if engine.crashes and not failures:
+            failures += 1
+            raise OSError("a bad moment")
+        paid = await ctx.step("charge", charge, 100)
+        await ctx.sleep("24h")
+        return f"paid {paid}"
+
+    async with TestEngine(app) as engine:
+        await suspended(engine)
+        await engine.crash()
+        await engine.finish()
+        assert engine.run("fulfil").output == "paid 100"
+        assert failures == 1
+
+
+@pytest.mark.parametrize("change", [another_step, another_argument, another_duration, one_less, early_end])
+async def test_changing_it_back_lets_the_run_finish(change: Body) -> None:
+    async with TestEngine(shop()) as engine:
+        await suspended(engine)
+        await deploy(engine, shop(change))
+        await engine.advance("3d")
+        assert engine.run("fulfil").status == "parked"
+        await deploy(engine, shop())
+        assert engine.run("fulfil").output == "paid 100"
+
+
+async def test_what_comes_after_the_log_may_change() -> None:
+    async with TestEngine(shop()) as engine:
+        await suspended(engine)
+        await deploy(engine, shop(another_end))
+        await engine.finish()
+        assert engine.run("fulfil").output == "paid 100"
+
+
+async def test_a_parked_run_stays_parked_under_the_same_code() -> None:
+    async with TestEngine(shop()) as engine:
+        await suspended(engine)
+        await deploy(engine, shop(another_step))
+        await engine.advance("25h")
+        await engine.crash()
+        assert engine.run("fulfil").status == "parked"
+
+
+async def test_a_parked_run_keeps_what_comes_for_it() -> None:
+    """Its event comes while it is parked; once the code is back, it goes on at once."""
+
+    async def waiting(ctx: Context, event: Event) -> str:
+        await ctx.step("ask", identity, 1)
+        return str((await ctx.wait_for_event("answer")).data["text"])
+
+    async def parking(ctx: Context, event: Event) -> str:
+        await ctx.step("ask", identity, 2)
+        return str((await ctx.wait_for_event("answer")).data["text"])
+
+    async with TestEngine(shop(waiting)) as engine:
+        await engine.send("order/placed", {})
+        await deploy(engine, shop(parking))
+        await engine.send("answer", {"text": "yes"})
+        assert engine.run("fulfil").status == "parked"
+        await deploy(engine, shop(waiting))
+        assert engine.run("fulfil").output == "yes"
+
+
+async def test_a_parked_run_can_be_cancelled() -> None:
+    async with TestEngine(shop()) as engine:
+        await suspended(engine)
+        await deploy(engine, shop(another_step))
+        await engine.advance("25h")
+        await engine.port.cancel(engine.run("fulfil").id)
+        assert engine.run("fulfil").status == "cancelled"
+
+
+async def test_the_other_runs_go_on() -> None:
+    async with TestEngine(shop()) as engine:
+        await suspended(engine)
+        await deploy(engine, shop(another_step))
+        await engine.send("order/placed", {})
+        await engine.finish()
+        assert sorted(run.status for run in (await engine.port.runs())[0]) == ["completed", "parked"]
+
+
+async def test_a_list_read_outside_a_step_and_changed_parks_the_run() -> None:
+    """Without digests this enqueued one user twice and lost another."""
+    users = ["ada", "bob"]
+    mailed: list[str] = []
+    app = App("shop")
+
+    @app.step
+    async def mail(user: str) -> None:
+        mailed.append(user)
+
+    @app.background
+    async def digest(ctx: Context) -> None:
+        for user in list(users):
+            await mail(user)
+            await ctx.sleep("1h")
+
+    async with TestEngine(app) as engine:
+        await digest.enqueue()
+        users.insert(0, "zoe")
+        await engine.crash()
+        await engine.finish()
+        assert engine.run(digest).status == "parked"
+    assert mailed == ["ada"]
+
+
+async def test_both_ways_behind_patched() -> None:
+    """A run that began before the change keeps the old way; one that begins after takes the new one."""
+
+    async def patched(ctx: Context, event: Event) -> str:
+        if ctx.patched("pay, not charge"):
+            await ctx.step("pay", identity, 100)
+            return "new"
+        await ctx.step("charge", identity, 100)
+        await ctx.sleep("24h")
+        return "old"
+
+    async with TestEngine(shop()) as engine:
+        await suspended(engine)
+        await deploy(engine, shop(patched))
+        await engine.send("order/placed", {})
+        await engine.finish()
+        found = {run.event_id: engine.port.result(run.id) for run in (await engine.port.runs())[0]}
+        results = [bytes((await found[event]).result) for event in ("event-1", "event-2")]  # type: ignore[arg-type]
+        assert results == [b'"old"', b'"new"']
+
+
+async def test_a_function_that_is_missing_is_held_and_not_parked() -> None:
+    app = App("shop")
+
+    @app.background
+    async def other() -> None:
+        pass
+
+    async with TestEngine(shop()) as engine:
+        await suspended(engine)
+        await deploy(engine, app)
+        await engine.advance("2d")
+        held = [view for view in await engine.port.functions() if view.held]
+        assert [(view.id, view.kind, view.held) for view in held] == [("fulfil", "missing", 1)]
+        await deploy(engine, shop())
+        await engine.finish()
+        assert engine.run("fulfil").output == "paid 100"
