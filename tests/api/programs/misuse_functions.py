@@ -1,10 +1,8 @@
 """Functions defined and called wrongly. Both checkers must report exactly the marked lines."""
 
-from collections.abc import Sequence
-
 from msgspec import Struct
 
-from perdure import App, Batch, CancelOn, Concurrency, Context, Event, EventType, RateLimit
+from perdure import App, CancelOn, Context, Event, EventType
 
 app = App("shop")
 
@@ -20,8 +18,6 @@ class Purchase(Struct):
 ADDED = EventType("cart/added", Cart)
 ADDED(Purchase("o1"))  # error: another event's data
 CancelOn("cart/removed", timeout=5)  # error: a duration is no number
-RateLimit(10)  # error: no period
-Concurrency(10, scope="global")  # error: no such scope
 
 
 @app.function(on=ADDED)  # error: the handler takes another event
@@ -36,10 +32,6 @@ async def no_context(event: Event[Cart]) -> None: ...
 def not_async(ctx: Context, event: Event[Cart]) -> None: ...
 
 
-@app.function(on=ADDED, batch=Batch(10, "1s"))  # error: a batch is a sequence
-async def one_of_a_batch(ctx: Context, event: Event[Cart]) -> None: ...
-
-
 @app.function(on=ADDED, timeout=300)  # error: a duration is no number
 async def plain_number(ctx: Context, event: Event[Cart]) -> None: ...
 
@@ -51,11 +43,6 @@ async def with_arguments(tenant: str) -> None: ...
 @app.function(on=ADDED)
 async def good(ctx: Context, event: Event[Cart]) -> int:
     return 1
-
-
-@app.function(on=ADDED, batch=Batch(10, "1s"))
-async def batched(ctx: Context, events: Sequence[Event[Cart]]) -> int:
-    return len(events)
 
 
 @app.background

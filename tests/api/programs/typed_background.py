@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import assert_type
 
-from perdure import App, Concurrency, Context, Function, Idempotency, RunHandle, RunStatus, Throttle
+from perdure import App, Context, Function, RunHandle, RunStatus
 
 app = App("crawl")
 
@@ -16,9 +16,6 @@ async def fetch(url: str, depth: int = 1) -> str:
 @app.background(
     retries=5,
     timeout="1h",
-    concurrency=[Concurrency(10), Concurrency(2, key="tenant", scope="app", of="runs")],
-    throttle=Throttle(60, "1m", key="tenant", burst=5),
-    idempotency=Idempotency("tenant", within="1h"),
 )
 async def crawl(ctx: Context, tenant: str, urls: Sequence[str]) -> list[str]:
     assert_type(await ctx.map(fetch.call, urls, limit=50), list[str])

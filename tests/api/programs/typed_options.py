@@ -1,6 +1,6 @@
-"""Every option of an event function, batches and schedules."""
+"""Every option of an event function, and schedules."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -8,18 +8,12 @@ from msgspec import Struct
 
 from perdure import (
     App,
-    Batch,
     CancelOn,
-    Concurrency,
     Context,
-    Debounce,
     Ended,
     Event,
     EventType,
-    RateLimit,
     Retry,
-    Singleton,
-    Throttle,
 )
 
 
@@ -57,25 +51,14 @@ app = App("rows", include=["shop.tasks"], lifespan=pools, on_failure=tell, codec
     retries=Retry(limit=3, first="1s", factor=3, longest=timedelta(hours=1), never_on=(ValueError,)),
     timeout="14d",
     discard_after="1h",
-    idempotency="event.data.id",
     cancel_on=[CancelOn(GONE, match="data.id"), CancelOn("row/dropped", where="async.data.id > 3", timeout="1h")],
     waits=[GONE, "row/renamed"],
     lookback="7d",
-    concurrency=Concurrency(5, key="event.data.id"),
-    throttle=Throttle(10, "1s"),
-    rate_limit=RateLimit(10, "1m", key="event.data.id"),
-    debounce=Debounce("30s", timeout="5m"),
-    singleton=Singleton(mode="cancel"),
     on_failure=tell,
     on_cancel=tell,
 )
 async def sync(ctx: Context, event: Event[Row]) -> int:
     return event.data.id
-
-
-@app.function(on=ROW, batch=Batch(100, "5s", key="event.data.id"), concurrency=3)
-async def store(ctx: Context, events: Sequence[Event[Row]]) -> int:
-    return sum(event.data.id for event in events)
 
 
 @app.cron("0 9 * * 1-5", tz="Europe/Berlin", catchup=True, retries=2)

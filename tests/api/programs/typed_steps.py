@@ -27,7 +27,7 @@ def parse(text: str) -> list[int]:
 async def mail(to: str) -> None: ...
 
 
-@app.step(queue="gpu", retries=1)
+@app.step(retries=1)
 def embed(text: str) -> list[float]:
     return [float(len(text))]
 
