@@ -62,9 +62,9 @@ class Lines:
         self._backing = backing
         self._new: dict[str, list[_NewLine]] = {}
         self._sealed: dict[str, list[bytes]] = {}
-        self._fresh: set[str] = set()
-        self._cleared: dict[str, None] = {}
-        self._sealed_clears: dict[str, None] = {}
+        self._rows: dict[str, list[bytes]] = {}
+        self._cleared: dict[str, list[bytes] | None] = {}
+        self._sealed_clears: dict[str, list[bytes] | None] = {}
         self._done: dict[str, set[str]] = {}
 
     def add(self, run: str, op: str, at: int, offset: int, raw: bytes, record: Line) -> None:
@@ -78,7 +78,7 @@ class Lines:
     def begin(self, run: str) -> None:
         """A run that was just requested: nothing is stored of it, so nothing needs looking up."""
         self._done[run] = set()
-        self._fresh.add(run)
+        self._rows[run] = []
 
     def done(self, run: str) -> set[str]:
         """Ops that have an outcome or are closed. Kept in memory until `release`."""
@@ -90,7 +90,7 @@ class Lines:
     def load(self, run: str) -> list[StoredLine]:
         """All lines of a run, in log order."""
         found: list[StoredLine] = []
-        if run not in self._cleared and run not in self._fresh:
+        if run not in self._cleared and self._rows.get(run) != []:
             if run not in self._sealed_clears:
                 prefix = _PREFIX + run.encode()
                 for _, chunk in self._backing.scan(prefix, prefix):
@@ -103,14 +103,14 @@ class Lines:
         """The run has ended: its lines are in the journal, nobody replays them from here."""
         self._new.pop(run, None)
         self._done.pop(run, None)
-        if run in self._fresh:
-            self._fresh.discard(run)
-        else:
-            self._cleared[run] = None
+        rows = self._rows.pop(run, None)
+        if rows != []:
+            self._cleared[run] = rows
 
     def release(self, run: str) -> None:
         """The run rests: what can be read again leaves memory."""
         self._done.pop(run, None)
+        self._rows.pop(run, None)
 
     def runs(self) -> list[str]:
         """Every run with lines."""
@@ -121,17 +121,24 @@ class Lines:
         stored.update(self._new)
         return sorted(stored)
 
-    def seal(self, puts: list[tuple[bytes, bytes]], clears: list[bytes]) -> None:
-        """Hand over what is new since the last seal, for one write."""
+    def seal(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes], clears: list[bytes]) -> None:
+        """Hand over what is new since the last seal, for one write. Rows that are not known go by their prefix."""
         sealed: dict[str, list[bytes]] = {}
         for run, lines in self._new.items():
             first = lines[0][1]
             written = sealed[run] = [
                 b"%d %d %b" % (at, offset, _body(op, raw, record)) for at, offset, op, raw, record in lines
             ]
-            puts.append((_PREFIX + run.encode() + first.to_bytes(8, "big"), b"\n".join(written)))
-        clears.extend(_PREFIX + run.encode() for run in self._cleared)
-        self._fresh.clear()
+            row = _PREFIX + run.encode() + first.to_bytes(8, "big")
+            puts.append((row, b"\n".join(written)))
+            rows = self._rows.get(run)
+            if rows is not None:
+                rows.append(row)
+        for run, rows in self._cleared.items():
+            if rows is None:
+                clears.append(_PREFIX + run.encode())
+            else:
+                deletes.extend(rows)
         self._sealed, self._new = sealed, {}
         self._sealed_clears, self._cleared = self._cleared, {}
 

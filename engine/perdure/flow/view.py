@@ -161,7 +161,7 @@ class View:
         for table in self.tables():
             table.seal(puts, deletes)
         self.kept.seal(puts, deletes)
-        self.lines.seal(puts, clears)
+        self.lines.seal(puts, deletes, clears)
         self.timers.seal(puts, deletes)
         self.expiries.seal(puts, deletes)
 
