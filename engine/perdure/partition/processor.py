@@ -156,6 +156,8 @@ class Processor:
 
     def _perform(self, acts: list[Act]) -> None:
         for act in acts:
+            if type(act) is Deliver:
+                continue
             if isinstance(act, Schedule):
                 self.timers.schedule(act.function)
             elif isinstance(act, OwnerKnown):

@@ -25,6 +25,7 @@ from perdure.worker import Execution, current, payloads
 from perdure.worker.lineage import current_branch, in_step
 from perdure.worker.main import ContinueAs
 from perdure.worker.spec import StepSpec
+from perdure.worker.steps import step as start_step
 from perdure_schemas.records import MatchOffered, OpOpened, RunReported, Send, Sleep, TimerFired, V, Wait
 
 A = TypeVar("A")
@@ -105,7 +106,10 @@ class Context(Sender):
             retries=retry_policy(retries),
             timeout_ms=None if timeout is None else parse_ms(timeout, what="timeout", positive=True),
         )
-        return self._inside().step(gathering.guard_closure(spec), args, {})
+        self._inside()
+        branch = current_branch()
+        assert branch is not None, "inside a run there is a branch"
+        return start_step(branch, gathering.guard_closure(spec), args, {})
 
     @overload
     async def wait_for_event(

@@ -8,8 +8,9 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 from perdure.duration import parse_ms
 from perdure.sdk.options import Retry, StepOptions, check_flag, check_id, check_names, retry_policy
 from perdure.sdk.signatures import check_callable, local_names, type_hints
-from perdure.worker import current
+from perdure.worker.lineage import current_branch
 from perdure.worker.spec import StepSpec
+from perdure.worker.steps import step
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,9 +55,9 @@ class Step(Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
         """To be awaited. Not a coroutine function: an op's identity is taken when it is called, not when it runs."""
         # `Coroutine[Any, Any, R_co]` would make mypy's choice among the overloads of asyncio.gather ambiguous.
-        execution = current()
-        if execution is not None:
-            return execution.step(self.spec, args, kwargs)
+        branch = current_branch()
+        if branch is not None:
+            return step(branch, self.spec, args, kwargs)
         if is_async(self.fn):
             plain: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
             return plain

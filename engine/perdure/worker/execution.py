@@ -27,7 +27,7 @@ from perdure.worker.delivery import GO, Delivered, Diverged, Evicted, Go
 from perdure.worker.idle import tasks_idle
 from perdure.worker.lineage import Branch, InStep, current_branch, here
 from perdure.worker.payloads import digest
-from perdure.worker.spec import FunctionSpec, StepSpec
+from perdure.worker.spec import FunctionSpec
 from perdure_schemas.records import AskedOp, OpClosed, Opening, OpOpened, RunParked, StepCompleted, StepFailed, V
 
 if TYPE_CHECKING:
@@ -194,10 +194,6 @@ class Execution:
         if op not in self.closed:
             self.closed.add(op)
             self.processor.append(OpClosed(self.run_id, op, v=V))
-
-    def step(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
-        """A step of this run: see `steps.py`."""
-        return self.worker.step(self, spec, args, kwargs)
 
     def call(
         self, function: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, *,

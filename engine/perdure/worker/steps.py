@@ -36,12 +36,11 @@ _FINAL = (NonRetriable, PayloadError, DefinitionError, OutsideRun)
 
 
 def step(
-    execution: Execution, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    branch: Branch, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Coroutine[Any, Any, Any]:
-    """A step of a run. Its identity is taken now, when it is called."""
-    branch, op = execution.begin(spec.name)
-    coroutine = _step(execution, branch, op, spec, args, kwargs)
-    execution.unawaited[op] = coroutine
+    """A step of a run, called in `branch`. Its identity is taken now, when it is called."""
+    execution, op = branch.execution, branch.identity(spec.name)
+    coroutine = execution.unawaited[op] = _step(execution, branch, op, spec, args, kwargs)
     return coroutine
 
 

@@ -19,7 +19,7 @@ from msgspec import Raw
 from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, OwnerKnown, Parked, Retry, Start
 from perdure.flow.states import RunState
 from perdure.partition import Processor
-from perdure.worker import asking, lineage, steps
+from perdure.worker import asking, lineage
 from perdure.worker.execution import Execution
 from perdure.worker.idle import tasks_idle
 from perdure.worker.main import main
@@ -60,7 +60,6 @@ Prepare = Callable[[Execution], tuple[tuple[Any, ...], Mapping[str, Any]]]
 class Worker:
     """Runs the user code of all partitions of one process. Implements the processors' `Host`."""
 
-    step = staticmethod(steps.step)
     call = staticmethod(asking.call)
 
     def __init__(
@@ -121,7 +120,11 @@ class Worker:
         for act in acts:
             kind = type(act)
             if kind is Deliver:
-                self._deliver(partition, act)  # type: ignore[arg-type]
+                execution = self.executions.get(act.run)  # type: ignore[union-attr]
+                if execution is None or execution.idle or execution.suspect or self._evict_always or self._fresh:
+                    self._deliver(partition, act)  # type: ignore[arg-type]
+                else:
+                    execution.deliver(act)  # type: ignore[arg-type]
             elif kind is Ended:
                 self._ended(partition, act)  # type: ignore[arg-type]
             elif kind is Start:
