@@ -2,13 +2,15 @@
 
 from typing import Any, TypeVar
 
+import pytest
+
 from perdure import App, Function
 from perdure.testing import Run, TestEngine
 
 R = TypeVar("R")
 
-EVICT = {"argvalues": [False, True], "ids": ["resident", "evicted"]}
-"""`@pytest.mark.parametrize("evict", **EVICT)`: live, and with a replay at every op."""
+both_ways = pytest.mark.parametrize("evict", [False, True], ids=["resident", "evicted"])
+"""A test of what must be the same live and with a replay at every op."""
 
 
 async def finished(app: App, flow: Function[..., R], *args: Any, evict: bool = False) -> Run[R]:

@@ -9,7 +9,7 @@ import pytest
 
 from perdure import App, Context
 from perdure.testing import TestEngine
-from tests.worker.helpers import EVICT, finished, ops
+from tests.worker.helpers import both_ways, finished, ops
 
 
 async def test_a_run_is_an_ordinary_task_on_the_ordinary_loop() -> None:
@@ -25,7 +25,7 @@ async def test_a_run_is_an_ordinary_task_on_the_ordinary_loop() -> None:
     assert (await finished(app, flow)).output == ["Task", "True"]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_results_come_in_log_order(evict: bool) -> None:
     """The quick step is recorded first, so its branch moves first: live and on every replay."""
     app = App("shop")
@@ -53,7 +53,7 @@ async def test_results_come_in_log_order(evict: bool) -> None:
     assert (await finished(app, flow, evict=evict)).output == ["quick", "slow"]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_what_a_branch_asks_after_its_result_is_the_same_on_replay(evict: bool) -> None:
     """Branches meet in a list: who appends first decides what is asked next, so the order must not change."""
     app = App("shop")
@@ -83,7 +83,7 @@ async def test_what_a_branch_asks_after_its_result_is_the_same_on_replay(evict: 
     assert sorted(run.output) == list(range(5))
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_chains_of_futures_settle(evict: bool) -> None:
     """A result needs a turn of the loop for each link until somebody asks for the next op."""
     app = App("shop")
@@ -117,7 +117,7 @@ async def test_chains_of_futures_settle(evict: bool) -> None:
         assert came == first_asked
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_task_that_polls_does_not_stop_the_run(evict: bool) -> None:
     """It never rests; after enough turns the run counts as settled all the same."""
     app = App("shop")
@@ -174,7 +174,7 @@ async def test_a_busy_step_body_keeps_nobody_waiting() -> None:
     assert turns < 1_000
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_task_group_with_a_queue(evict: bool) -> None:
     app = App("shop")
 
@@ -206,7 +206,7 @@ async def test_a_task_group_with_a_queue(evict: bool) -> None:
     assert (await finished(app, flow, evict=evict)).output == 140
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_locks_events_and_semaphores(evict: bool) -> None:
     app = App("shop")
 
@@ -234,7 +234,7 @@ async def test_locks_events_and_semaphores(evict: bool) -> None:
     assert (await finished(app, flow, evict=evict)).output == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_as_completed_yields_in_log_order(evict: bool) -> None:
     app = App("shop")
 
@@ -294,7 +294,7 @@ async def test_a_plain_function_runs_in_a_thread() -> None:
     assert (await finished(app, flow, 1)).output.startswith("perdure-step")
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_result_is_a_private_copy(evict: bool) -> None:
     """What the function does to a result changes nothing of what a replay gets."""
     app = App("shop")
@@ -336,7 +336,7 @@ async def test_steps_of_side_by_side_branches_overlap() -> None:
     assert most == 5
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_task_left_behind_ends_with_the_run(evict: bool) -> None:
     app = App("shop")
 
@@ -353,7 +353,7 @@ async def test_a_task_left_behind_ends_with_the_run(evict: bool) -> None:
         assert (await ops(engine, engine.run(flow))).count("0/sleep#1") == 1
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_run_that_ends_with_results_unread_is_not_parked(evict: bool) -> None:
     app = App("shop")
 

@@ -5,11 +5,9 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import pytest
-
 from perdure import App, Context
 from perdure.testing import TestEngine
-from tests.worker.helpers import EVICT, finished, ops
+from tests.worker.helpers import both_ways, finished, ops
 
 
 def made() -> tuple[App, Callable[[], Coroutine[object, object, int]]]:
@@ -24,7 +22,7 @@ def made() -> tuple[App, Callable[[], Coroutine[object, object, int]]]:
     return app, count
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_each_use_of_a_step_has_its_own_result(evict: bool) -> None:
     app, count = made()
 
@@ -49,7 +47,7 @@ async def test_identities_say_branch_name_and_use() -> None:
         assert await ops(engine, engine.run(flow)) == ["0/count#1", "0/count#2", "0/count#3", "0/count#4"]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_the_call_counts_not_the_await(evict: bool) -> None:
     app = App("shop")
 
@@ -68,7 +66,7 @@ async def test_the_call_counts_not_the_await(evict: bool) -> None:
         assert await ops(engine, engine.run(flow)) == ["0/say#2", "0/say#1"]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_branches_are_numbered_when_a_task_is_made(evict: bool) -> None:
     """Not at its first op: the second task gets there first."""
     app = App("shop")
@@ -114,7 +112,7 @@ async def test_tasks_of_tasks_are_branches_of_branches() -> None:
         assert await ops(engine, engine.run(flow)) == ["0.1.1/count#1", "0.1.2/count#1"]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_coroutine_made_in_one_branch_and_awaited_in_another_is_the_first_ones_op(evict: bool) -> None:
     app, count = made()
 
@@ -130,7 +128,7 @@ async def test_a_coroutine_made_in_one_branch_and_awaited_in_another_is_the_firs
         assert await ops(engine, engine.run(flow)) == ["0/count#1"]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_tasks_in_step_bodies_are_no_branches(evict: bool) -> None:
     app, count = made()
 
@@ -152,7 +150,7 @@ async def test_tasks_in_step_bodies_are_no_branches(evict: bool) -> None:
         assert await ops(engine, engine.run(flow)) == ["0/many#1", "0.1/count#1"]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_step_called_in_a_step_is_the_plain_function(evict: bool) -> None:
     app, count = made()
 
@@ -239,7 +237,7 @@ async def test_tasks_outside_runs_are_left_alone() -> None:
         assert await task == "done"
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_tasks_that_share_a_context_are_branches_of_their_own(evict: bool) -> None:
     app, count = made()
 
@@ -273,7 +271,7 @@ async def test_context_variables_reach_the_tasks_of_a_run() -> None:
     assert (await finished(app, flow)).output == "acme"
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_inline_steps_are_ops_by_their_name(evict: bool) -> None:
     app = App("shop")
 
@@ -287,7 +285,7 @@ async def test_inline_steps_are_ops_by_their_name(evict: bool) -> None:
         assert await ops(engine, engine.run(flow)) == ["0/one#1", "0/double#1"]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_an_inline_steps_identity_is_taken_when_it_is_called(evict: bool) -> None:
     app = App("shop")
 

@@ -9,7 +9,6 @@ from perdure import App, Context, Event
 from perdure.testing import TestEngine
 from tests.worker.helpers import deploy
 
-
 Body = Callable[[Context, Event], Coroutine[Any, Any, str]]
 
 
@@ -249,7 +248,7 @@ async def test_a_list_read_outside_a_step_and_changed_parks_the_run() -> None:
 
     @app.background
     async def digest(ctx: Context) -> None:
-        for user in list(users):
+        for user in tuple(users):
             await mail(user)
             await ctx.sleep("1h")
 

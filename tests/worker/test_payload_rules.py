@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from perdure import App, Codec, Context, Event, EventType, PayloadError
 from perdure.testing import TestEngine
-from tests.worker.helpers import EVICT, failure, finished
+from tests.worker.helpers import both_ways, failure, finished
 
 
 class Row(Struct):
@@ -38,7 +38,7 @@ ADDED = EventType("cart/added", Cart)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 @pytest.mark.parametrize(
     ("value", "annotation"),
     [
@@ -71,7 +71,7 @@ async def test_a_result_that_would_come_back_different_is_an_error(value: Any) -
     app = App("shop")
 
     @app.step
-    async def make():  # type: ignore[no-untyped-def]
+    async def make():
         return value
 
     @app.background
@@ -115,7 +115,7 @@ async def test_the_functions_own_result_is_held_to_the_same() -> None:
     app = App("shop")
 
     @app.background
-    async def flow():  # type: ignore[no-untyped-def]
+    async def flow():
         return (1, 2)
 
     assert "the result of 'flow' would come back different" in failure(await finished(app, flow))
@@ -138,7 +138,7 @@ async def test_a_result_nested_too_deep_is_an_error() -> None:
     assert "nested deeper than 64" in failure(await finished(app, flow))
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_an_inline_steps_result_is_typed_by_its_function(evict: bool) -> None:
     app = App("shop")
 
@@ -153,7 +153,7 @@ async def test_an_inline_steps_result_is_typed_by_its_function(evict: bool) -> N
     assert (await finished(app, flow, evict=evict)).output == 3
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_an_inline_steps_result_is_typed_by_returns(evict: bool) -> None:
     app = App("shop")
 
@@ -165,7 +165,7 @@ async def test_an_inline_steps_result_is_typed_by_returns(evict: bool) -> None:
     assert (await finished(app, flow, evict=evict)).output == 3
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_large_result_comes_back_whole(evict: bool) -> None:
     app = App("shop")
 
@@ -296,7 +296,7 @@ def coded() -> App:
     return App("shop", codec=codec)
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_codec_makes_payloads_unreadable(evict: bool) -> None:
     app = coded()
 

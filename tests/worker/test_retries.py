@@ -7,7 +7,7 @@ import pytest
 
 from perdure import App, Context, Event, NonRetriable, Retry, RetryAfter, StepError
 from perdure.testing import TestEngine
-from tests.worker.helpers import EVICT, failure, finished
+from tests.worker.helpers import both_ways, failure, finished
 
 
 class OutOfStock(NonRetriable):
@@ -27,7 +27,7 @@ class Temporary(Declined):
     pass
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_failed_step_is_retried_alone(evict: bool) -> None:
     app = App("shop")
     calls: list[str] = []
@@ -169,7 +169,7 @@ async def test_non_retriable_is_not_retried() -> None:
     assert run.steps[0].attempts == 1
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_non_retriable_subclasses_come_out_as_themselves(evict: bool) -> None:
     app = App("shop")
 
@@ -207,7 +207,7 @@ async def test_never_on_names_what_is_final(error: type[Exception], attempts: in
     assert made == attempts
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_caught_step_error_says_what_went_wrong(evict: bool) -> None:
     app = App("shop")
 
@@ -297,7 +297,7 @@ async def test_a_function_that_raises_is_retried_whole() -> None:
     assert (began, steps) == (3, 1)
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_retried_function_may_come_through(evict: bool) -> None:
     app = App("shop")
     began = 0
@@ -392,7 +392,7 @@ async def test_the_number_of_the_attempt_is_known_inside() -> None:
     assert seen == [1, 2, 3]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_crash_between_attempts_keeps_their_count(evict: bool) -> None:
     app = App("shop")
     made = 0

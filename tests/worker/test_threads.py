@@ -11,10 +11,10 @@ import pytest
 
 from perdure import App, OutsideRun, current_run, current_step
 from perdure.testing import TestEngine
-from tests.worker.helpers import EVICT, failure, finished
+from tests.worker.helpers import both_ways, failure, finished
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_def_step_runs_in_a_thread(evict: bool) -> None:
     app = App("shop")
     main = threading.current_thread()

@@ -9,7 +9,7 @@ import pytest
 from perdure import App, Context, StepError
 from perdure.testing import TestEngine
 from perdure.worker import steps as worker_steps
-from tests.worker.helpers import EVICT, failure, finished, ops
+from tests.worker.helpers import both_ways, failure, finished, ops
 
 
 async def test_a_step_that_takes_too_long_fails_its_attempt() -> None:
@@ -101,7 +101,7 @@ async def test_a_step_that_swallows_its_timeout_is_left_behind_and_named(
     over.set()
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_block_that_takes_too_long_raises_timeout_error(evict: bool) -> None:
     app = App("shop")
 
@@ -117,7 +117,7 @@ async def test_a_block_that_takes_too_long_raises_timeout_error(evict: bool) -> 
     assert (await finished(app, flow, evict=evict)).output == "late at 01:00"
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_block_in_time_closes_its_timer(evict: bool) -> None:
     app = App("shop")
 
@@ -160,7 +160,7 @@ async def test_the_timeout_survives_a_crash() -> None:
         assert engine.run(flow).output == "01:00"
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_a_step_in_a_block_that_is_over_is_cancelled_and_closed(evict: bool) -> None:
     app = App("shop")
     ended: list[str] = []
@@ -194,7 +194,7 @@ async def test_a_step_in_a_block_that_is_over_is_cancelled_and_closed(evict: boo
         assert engine.run(flow).steps[0].result is None
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_the_inner_of_two_blocks_is_over_first(evict: bool) -> None:
     app = App("shop")
 
@@ -216,7 +216,7 @@ async def test_the_inner_of_two_blocks_is_over_first(evict: bool) -> None:
     assert (await finished(app, flow, evict=evict)).output == ["inner 01:00", "outer 02:00"]
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_the_outer_of_two_blocks_may_be_over_first(evict: bool) -> None:
     app = App("shop")
 
@@ -236,7 +236,7 @@ async def test_the_outer_of_two_blocks_may_be_over_first(evict: bool) -> None:
     assert (await finished(app, flow, evict=evict)).output == "the outer one, 01:00"
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_an_error_in_a_block_passes(evict: bool) -> None:
     app = App("shop")
 
@@ -256,7 +256,7 @@ async def test_an_error_in_a_block_passes(evict: bool) -> None:
     assert (await finished(app, flow, evict=evict)).output == "down"
 
 
-@pytest.mark.parametrize("evict", **EVICT)
+@both_ways
 async def test_blocks_of_branches_are_apart(evict: bool) -> None:
     app = App("shop")
 

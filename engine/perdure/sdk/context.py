@@ -3,7 +3,7 @@
 import logging
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, Literal, Never, TypeVar, TypeVarTuple, Unpack, cast, overload
@@ -14,7 +14,7 @@ from perdure.duration import parse_ms, until_ms
 from perdure.errors import DefinitionError, Duration, OutsideRun
 from perdure.flow.routing import run_id
 from perdure.sdk import gathering
-from perdure.sdk.events import Event, EventReader, EventType, Match, Scalar
+from perdure.sdk.events import Event, EventReader, EventType, Json, Match, Scalar
 from perdure.sdk.options import Retry, retry_policy
 from perdure.sdk.sender import Sender, event_body
 from perdure.sdk.signatures import local_names, type_hints
@@ -168,12 +168,12 @@ class Context(Sender):
         limit: int = 100,
         return_exceptions: Literal[True],
     ) -> list[R | Exception]: ...
-    async def map(
+    def map(
         self, fn: Callable[[Any], Awaitable[Any]], items: Iterable[Any], /, *, limit: int = 100,
         return_exceptions: bool = False,
-    ) -> list[Any]:  # fmt: skip
+    ) -> Any:  # fmt: skip
         """`fn(item)` for every item, at most `limit` at a time; results in the order of the items."""
-        return await gathering.bounded_map(fn, items, limit, return_exceptions)
+        return self._inside().called("map", lambda: gathering.bounded_map(fn, items, limit, return_exceptions))
 
     @overload
     async def race(self, a: Awaitable[A], b: Awaitable[B], /) -> tuple[Literal[0], A] | tuple[Literal[1], B]: ...
@@ -181,9 +181,9 @@ class Context(Sender):
     async def race(
         self, a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], /
     ) -> tuple[Literal[0], A] | tuple[Literal[1], B] | tuple[Literal[2], C]: ...
-    async def race(self, *runners: Awaitable[Any]) -> Any:
+    def race(self, *runners: Awaitable[Any]) -> Any:
         """The first to end: its index and result (or its exception). The others are cancelled."""
-        return await gathering.race(runners)
+        return self._inside().called("race", lambda: gathering.race(runners))
 
     def sleep(self, until: Duration | datetime, /) -> Coroutine[Any, Any, None]:
         """Sleeps for a duration, or until a moment; minutes or months, across restarts."""
@@ -198,9 +198,12 @@ class Context(Sender):
         for_ms = parse_ms(after, what="timeout")
         return DurableTimeout(self._inside(), for_ms)
 
-    async def report(self, **fields: Scalar | float | None) -> None:
+    def report(self, **fields: Scalar | float | None) -> Coroutine[Any, Any, None]:
         """Progress for people: seen in `runs show`. Not an op; kept by this process, and on the logs topic."""
-        execution = self._inside()
+        return self._inside().called("report", lambda: self._report(fields))
+
+    async def _report(self, fields: Mapping[str, Scalar | float | None]) -> None:
+        execution = self._execution
         execution.progress.update(fields)
         if not execution.replaying:
             record = RunReported(V, self.run_id, execution.worker.now_ms(), dict(fields))
@@ -226,15 +229,33 @@ class Context(Sender):
         """A UUID that is the same on replay."""
         return uuid.UUID(int=self.random.getrandbits(128), version=4)
 
+    @overload
+    async def send(self, event: Event[Any], /) -> str: ...
+    @overload
+    async def send(self, name: str, data: Mapping[str, Any], /, *, id: str = ..., user: Json = ...) -> str: ...
+    def send(
+        self,
+        event: Event[Any] | str,
+        data: Mapping[str, Any] | None = None,
+        /,
+        *,
+        id: str = "",
+        user: Json | None = None,
+    ) -> Any:
+        """Sends one event as an op, and gives its id."""
+        one = Event(event, dict(data or {}), id, user or {}) if isinstance(event, str) else event
+        return self._send([one], lambda ids: ids[0])
+
     def send_many(self, events: Iterable[Event[Any]], /) -> Coroutine[Any, Any, list[str]]:
         """Sends events as one op. Events without an id get one from the op, the same on replay."""
-        execution = self._inside()
-        listed = list(events)
-        return execution.open(
-            f"send:{listed[0].name}" if listed else "send",
-            tuple(listed),
-            lambda op: Send(tuple(event_body(e, run_id(self.run_id, op, str(i))) for i, e in enumerate(listed))),
-            _sent_ids,
+        return self._send(list(events), lambda ids: ids)
+
+    def _send(self, events: Sequence[Event[Any]], then: Callable[[list[str]], R]) -> Coroutine[Any, Any, R]:
+        return self._inside().open(
+            f"send:{events[0].name}" if events else "send",
+            tuple(events),
+            lambda op: Send(tuple(event_body(e, run_id(self.run_id, op, str(i))) for i, e in enumerate(events))),
+            lambda opened: then(_sent_ids(opened)),
         )
 
     def _inside(self) -> Execution:

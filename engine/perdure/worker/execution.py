@@ -16,6 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from perdure.errors import OutsideRun, RunCancelled
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 _IN_BODY = object()
 _EMPTY = Context()
+_CALLS = count()
 _NOWHERE = Branch(cast("Execution", None), "")
 Asked = Delivered | Go
 
@@ -201,6 +203,17 @@ class Execution:
     ) -> Coroutine[Any, Any, Any]:  # fmt: skip
         """Another function's run: see `asking.py`."""
         return self.worker.call(self, function, args, kwargs, options, awaited=awaited)
+
+    def called(self, name: str, work: Callable[[], Coroutine[Any, Any, R]]) -> Coroutine[Any, Any, R]:
+        """Something that is to be awaited and is no op of its own."""
+        key = f"/{name}#{next(_CALLS)}"
+        coroutine = self._called(key, work)
+        self.unawaited[key] = coroutine
+        return coroutine
+
+    async def _called(self, key: str, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        self.unawaited.pop(key, None)
+        return await work()
 
     def open(
         self, name: str, what: tuple[Any, ...], opening: Callable[[str], Opening], then: Callable[[Any], R]
