@@ -13,7 +13,7 @@ class Ref(Struct, frozen=True):
     offset: int
 
 
-class Payload(Struct, frozen=True, omit_defaults=True):
+class Payload(Struct, frozen=True, omit_defaults=True, gc=False):
     """Exactly one of the two is set. `encoded` tells that an app's codec made it (base64 in a JSON string)."""
 
     inline: Raw | UnsetType = UNSET

@@ -28,7 +28,7 @@ class Owner(Struct, frozen=True):
     token: str
 
 
-class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     v: int
     from_: tuple[int, int] | None = field(default=None, name="from")
     orig: Orig | None = None
