@@ -12,7 +12,7 @@ from tempfile import gettempdir
 import msgspec
 
 from benchmarks.children import MeasurementFailed
-from benchmarks.measure import Result, say
+from benchmarks.measure import GC_THRESHOLDS, Result, say
 from benchmarks.plan import QUICK, WORKLOADS, Sizes, judged
 
 
@@ -60,6 +60,7 @@ def _machine() -> Result:
         "python": platform.python_version(),
         "system": platform.platform(),
         "uvloop": importlib.util.find_spec("uvloop") is not None,
+        "gc_thresholds": GC_THRESHOLDS,
         "folder": gettempdir(),
     }
 

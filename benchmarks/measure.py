@@ -11,6 +11,8 @@ from typing import Any
 from perdure import Engine
 
 Result = dict[str, Any]
+GC_THRESHOLDS = (10_000, 50, 1_000)
+"""As `perdure serve` has them; the floor too."""
 
 
 class Meter:
@@ -66,6 +68,7 @@ async def quiet(engine: Engine, seconds: float = 0.5) -> None:
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:
     """On uvloop where it is installed."""
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         import uvloop
     except ImportError:
