@@ -51,6 +51,7 @@ class Story:
 def check_all(story: Story, states: Mapping[str, tuple[str, str]]) -> None:
     """`states`: what the engine says of each run, (function, status)."""
     i3_repetitions_are_dense_copies(story)
+    nothing_went_wrong(story)
     i1_nothing_acknowledged_is_missing(story)
     i10_one_run_per_event_and_function(story)
     i4_one_outcome_per_op(story)
@@ -79,6 +80,13 @@ def i3_repetitions_are_dense_copies(story: Story) -> None:
                 first = before[n - 1]
                 assert entry.raw == first.raw, f"I3: {source} → {partition} #{n}: {entry.raw!r} was {first.raw!r}"
                 story.repeated += 1
+
+
+def nothing_went_wrong(story: Story) -> None:
+    """The functions of this app never fail, and their code never changed."""
+    wrong = [entry.raw for entry in story.every("run.errored", "run.parked")]
+    wrong += [entry.raw for entry in story.every("run.finished") if entry.record["status"] != "completed"]
+    assert not wrong, wrong
 
 
 def i1_nothing_acknowledged_is_missing(story: Story) -> None:

@@ -43,8 +43,10 @@ def _add(story: Story, entry: Entry, **changes: object) -> None:
 
 
 def _lost_event(story: Story) -> None:
-    gone = next(entry for entry in _all(story, "event.received") if entry.record["event"]["id"] in story.sent.events)
-    _replace(story, gone, event={**gone.record["event"], "id": "x"})
+    gone = next(iter(story.sent.events))
+    for entry in _all(story, "event.received"):
+        if entry.record["event"]["id"] == gone:
+            _replace(story, entry, event={**entry.record["event"], "id": "x"})
 
 
 def _gap(story: Story) -> None:
@@ -67,8 +69,9 @@ def _second_end(story: Story) -> None:
 
 
 def _late_start(story: Story) -> None:
-    done = next(line for line in story.lines if line.word == "done" and "/insert#" in line.key)
-    story.lines.append(Line("started", done.ms + 3_600_000, done.pid, 1, "task", done.key))
+    done = _last(story, "step.completed")
+    key, pid = f"{done.record['run']}/{done.record['op']}", story.lines[-1].pid
+    story.lines.append(Line("started", done.ms + 1, pid, 1, "task", key))
 
 
 def _start_after_cancel(story: Story) -> None:
@@ -89,7 +92,7 @@ def _twice_in_one_process(story: Story) -> None:
 
 def _early_retry(story: Story) -> None:
     at = next(at for at, line in enumerate(story.lines) if line.word == "started" and line.attempt > 1)
-    story.lines[at] = story.lines[at]._replace(ms=story.lines[at].ms - 800)
+    story.lines[at] = story.lines[at]._replace(ms=story.lines[at].ms - 3_600_000)
 
 
 def _second_run(story: Story) -> None:
