@@ -89,10 +89,14 @@ Act = Start | Deliver | Retry | Attempted | Ended | Parked | Schedule | Refused 
 
 
 class Effects:
-    """Effects of a batch, in order: `sends` are (partition, encoded record), `acts` for the owner."""
+    """Effects of a batch, in order: `sends` are (partition, encoded record), `acts` for the owner.
 
-    __slots__ = ("acts", "sends")
+    `fired`: fires that were folded, whether they acted or not: their owner may append them again.
+    """
+
+    __slots__ = ("acts", "fired", "sends")
 
     def __init__(self) -> None:
         self.sends: list[tuple[int, bytes]] = []
         self.acts: list[Act] = []
+        self.fired: list[tuple[str, str, int]] = []

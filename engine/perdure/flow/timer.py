@@ -13,6 +13,7 @@ from perdure_schemas.records import RunRequested, TimerFired, V
 
 
 def timer_fired(view: View, record: TimerFired, at: int) -> None:
+    view.effects.fired.append((record.entity, record.timer, record.setter))
     if record.entity.startswith(CRON):
         _cron(view, record, at)
         return

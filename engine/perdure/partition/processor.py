@@ -19,7 +19,7 @@ from collections.abc import Callable
 import msgspec
 
 from perdure.errors import LogCorrupt, LogError, PartitionHalted
-from perdure.flow import FOLD_VERSION, UnreadableRecord, decode, fold
+from perdure.flow import FOLD_VERSION, UnreadableRecord, decode, fold_batch
 from perdure.flow.effects import Act, Deliver, OwnerKnown, Retry, Schedule, Start
 from perdure.flow.states import RunState
 from perdure.flow.view import View
@@ -41,7 +41,6 @@ from perdure_schemas.records import (
     RunFinished,
     RunRequested,
     StepCompleted,
-    TimerFired,
     V,
 )
 
@@ -138,17 +137,15 @@ class Processor:
             self.on_progress()
 
     def _fold(self, batch: Batch) -> None:
-        view, timestamp_ms, offset = self.view, batch.timestamp_ms, batch.offset
-        folded = 0
-        for raw in batch.values:
-            record = decode(raw)
-            folded += fold(view, record, raw, offset, timestamp_ms)
-            offset += 1
-            if type(record) is TimerFired:
-                self.timers.read_back(record)
-            self.offset = offset
-            self._last_raw = raw
         read = len(batch.values)
+        try:
+            folded = fold_batch(self.view, batch.values, batch.offset, batch.timestamp_ms)
+        except BaseException:
+            self.offset = self.view.offset
+            raise
+        self.offset = batch.offset + read
+        self._last_raw = batch.values[-1]
+        self.timers.read_back()
         self._since_checkpoint += read
         self.records["read"] += read
         self.records["folded"] += folded

@@ -50,9 +50,12 @@ class TimerDriver:
             fired += 1
         return fired
 
-    def read_back(self, record: TimerFired) -> None:
-        """A fire was folded, whether it acted or was refused: it may be appended again."""
-        self._pending.discard((record.entity, record.timer, record.setter))
+    def read_back(self) -> None:
+        """Fires that were folded, whether they acted or were refused, may be appended again."""
+        fired = self._view.effects.fired
+        if fired:
+            self._pending.difference_update(fired)
+            fired.clear()
 
     def _following(self, entity: str, now: int) -> int | None:
         state = self._view.crons.get(entity.removeprefix(CRON))
