@@ -110,7 +110,7 @@ def test_the_onboarding_service_survives_sigkill(tmp_path: Path) -> None:
         wait_until(lambda: service.ask("/users/ada@x.org") == {"status": "onboarding cancelled"})
         again = service.ask(f"/runs/{run_id}/rerun", method="POST")["run_id"]
         wait_until(lambda: service.ask("/users/ada@x.org") == {"status": "ready, 1 invited"})
-        assert service.ask(f"/runs/{again}") == {"status": "suspended"}
+        wait_until(lambda: service.ask(f"/runs/{again}") == {"status": "suspended"})
         assert service.ask(f"/runs/{run_id}") == {"status": "cancelled"}
         assert service.stop(signal.SIGTERM) in {0, -signal.SIGTERM}
     finally:
