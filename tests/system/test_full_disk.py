@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from perdure import Engine, LogFull
+from perdure.sdk.node import Node
 from tests.system.shop import Shop, check_stores
 
 
@@ -114,7 +115,9 @@ async def test_a_full_disk(disk: SmallDisk, stack: AsyncExitStack) -> None:
     assert len(boxes) == len(set(boxes)) == 800, "a step ran twice although no process died"
 
 
-async def test_a_disk_that_is_full_when_the_engine_stops_and_starts(disk: SmallDisk) -> None:
+async def test_a_disk_that_is_full_when_the_engine_stops_and_starts(
+    disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop = Shop()
     folder = disk.path / "log"
     acknowledged: list[str] = []
@@ -124,6 +127,11 @@ async def test_a_disk_that_is_full_when_the_engine_stops_and_starts(disk: SmallD
         await send_until_full(engine, acknowledged)
     with pytest.raises(LogFull, match="Make room"):
         await Shop().engine(folder).__aenter__()
+    ticks: list[Node] = []
+    monkeypatch.setattr(Node, "tick", lambda node: ticks.append(node))
+    await asyncio.sleep(0.3)
+    monkeypatch.undo()
+    assert not ticks, "an engine that did not open goes on"
     disk.free()
     again = Shop()
     async with again.engine(folder) as engine:
@@ -131,3 +139,20 @@ async def test_a_disk_that_is_full_when_the_engine_stops_and_starts(disk: SmallD
         for event in acknowledged:
             assert await engine.port.knows_event(event)
     await check_stores(folder)
+
+
+async def test_a_disk_that_fills_up_during_the_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last word cannot be written: the stop counts as a crash, and the directory is free all the same."""
+    shop = Shop()
+    engine = shop.engine(tmp_path)
+    async with engine:
+        run = await shop.payment.enqueue("ada")
+
+        async def full(ticket: int) -> None:
+            raise LogFull("no room for a last word")
+
+        monkeypatch.setattr(engine.nodes[0].log, "acknowledge", full)
+    again = Shop()
+    async with again.engine(tmp_path) as engine:
+        await engine.send("paid", {"name": "ada", "by": "card"})
+        assert await again.payment.handle(run.id).result(timeout="20s") == "card"

@@ -54,10 +54,10 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._activated = asyncio.Event()
         await self.log.open()
+        self.worker = Worker(
+            self.specs, prepare, self._handle, self, self.log.now_ms, codec=self.app.codec, evict=self._evict
+        )
         try:
-            self.worker = Worker(
-                self.specs, prepare, self._handle, self, self.log.now_ms, codec=self.app.codec, evict=self._evict
-            )
             code = self.definition.digest
             self.processors = [Processor(self.log, p, self.worker, code) for p in range(self.log.partitions)]
             self.worker.processors = dict(enumerate(self.processors))
@@ -73,6 +73,7 @@ class Node:
                 self._tick = self._loop.call_later(TICK_SECONDS, self._ticked, context=Context())
             await self._wait_active()
         except BaseException:
+            await self.kill()
             await self.log.close()
             raise
 
@@ -184,9 +185,13 @@ class Node:
             if handle is not None:
                 handle.cancel()
         await self.worker.close()
-        if self.log.failure is None:
-            for processor in self.processors:
-                await processor.close(clean=clean)
+        try:
+            if self.log.failure is None:
+                for processor in self.processors:
+                    await processor.close(clean=clean)
+        except LogError as error:
+            # The last word cannot be written: the next start will take this stop for a crash, which loses nothing.
+            log.warning("%s", error)
         for waiters in self.waiters.values():
             for waiter in waiters:
                 waiter.cancel()
