@@ -19,14 +19,14 @@ from msgspec import UNSET, Raw, UnsetType
 
 from perdure.duration import until_ms
 from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError, RetryAfter
-from perdure.worker.delivery import Delivered, Go
+from perdure.worker.delivery import Delivered, Diverged, Go
 from perdure.worker.errors import describe, rebuild_step_error
 from perdure.worker.execution import Execution
 from perdure.worker.lineage import Branch, InStep, here, in_step
-from perdure.worker.payloads import decoder_for, digest, round_trip
+from perdure.worker.payloads import decoder_for, digest, round_trip, show
 from perdure.worker.spec import RetryPolicy, StepSpec
-from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo
-from perdure_schemas.records import StepAttempted, StepCompleted, StepFailed, V
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload
+from perdure_schemas.records import AskedOp, StepAttempted, StepCompleted, StepFailed, V
 
 log = logging.getLogger("perdure.worker")
 DEATHS_ALONE = 3
@@ -50,7 +50,9 @@ async def _step(
     """In one piece, since every coroutine and object here is paid for by each step."""
     del execution.unawaited[op]
     asked, given = digest(spec.name, args, kwargs)
-    delivered = execution.ask(op, asked)
+    delivered: Delivered | None = None
+    if execution.recorded or execution.replaying or execution.signal is not None:
+        delivered = execution.ask(op, asked)
     if delivered is None and execution.replaying:
         delivered = await execution.obtain(op, asked)
     attempt: _Attempt | None = None
@@ -110,9 +112,19 @@ async def _step(
         if attempt is not None and attempt.raw is not None and result.inline == attempt.raw and not result.encoded:
             # The round trip already made the private copy that decoding would make.
             return attempt.kept
-        return decoder_for(spec.returns)(execution.worker.payload_bytes(execution.processor, result))
+        return _recorded(execution, op, spec, asked, result)
     assert isinstance(outcome, StepFailed), f"I4: a step's outcome is a {type(outcome).__name__}"
     raise rebuild_step_error(outcome.error, spec.name)
+
+
+def _recorded(execution: Execution, op: str, spec: StepSpec, asked: str, result: Payload) -> Any:
+    """A result from the log. Code that cannot read it is not the code that wrote it."""
+    try:
+        return decoder_for(spec.returns)(execution.worker.payload_bytes(execution.processor, result))
+    except Exception as error:
+        why = f"has a result in the log that cannot be read as {show(spec.returns)} ({error})"
+        execution.park(op, AskedOp(op, asked), None, why)
+        raise Diverged from error
 
 
 class _Attempt(InStep, eq=False):
