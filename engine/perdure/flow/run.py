@@ -108,6 +108,7 @@ def _subscribe_rule(view: View, run: RunState, index: int, rule: CancelRule) -> 
 def start(view: View, run: RunState, at: int) -> None:
     """User code may run from here on; the run's own timeout begins."""
     run.status = "running"
+    run.started_at = at
     view.runs.touch(run.id)
     defined = view.defined(run)
     if defined is not None and defined.timeout_ms is not None:

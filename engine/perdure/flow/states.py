@@ -9,7 +9,7 @@ from perdure_schemas.records import CancelRule, Ending, KeyCursor, ListedWait, O
 TERMINAL = frozenset({"completed", "failed", "cancelled", "discarded", "continued"})
 
 
-class OpenOp(Struct, omit_defaults=True):
+class OpenOp(Struct, omit_defaults=True, gc=False):
     """An op that has begun and has no outcome. Steps stand here only between a failure and the next attempt."""
 
     type: str
@@ -23,7 +23,7 @@ class OpenOp(Struct, omit_defaults=True):
     purpose: str = ""
 
 
-class Taken(Struct, omit_defaults=True):
+class Taken(Struct, omit_defaults=True, gc=False):
     """The event that a wait consumed at log time `at`, so that closing the wait undelivered can give it back."""
 
     event_id: str
@@ -32,7 +32,7 @@ class Taken(Struct, omit_defaults=True):
     at: int
 
 
-class Crashes(Struct, omit_defaults=True):
+class Crashes(Struct, omit_defaults=True, gc=False):
     """How often a process died while this step may have been running; `alone`: deaths with nothing beside it."""
 
     count: int = 0
@@ -40,26 +40,26 @@ class Crashes(Struct, omit_defaults=True):
     last_alone: bool = False
 
 
-class RunTimer(Struct, omit_defaults=True):
+class RunTimer(Struct, omit_defaults=True, gc=False):
     """A timer of the run itself: `start`, `timeout` or `retry`."""
 
     due: int
     setter: int
 
 
-class Watcher(Struct, omit_defaults=True):
+class Watcher(Struct, omit_defaults=True, gc=False):
     run: str
     op: str
 
 
-class ParkedState(Struct, omit_defaults=True):
+class ParkedState(Struct, omit_defaults=True, gc=False):
     """Why a run is parked, and under which code."""
 
     code: str
     message: str
 
 
-class RunState(Struct, omit_defaults=True):
+class RunState(Struct, omit_defaults=True, gc=False):
     """A run, but its outcomes: those stand in lines beside it, in log order (`View.lines`)."""
 
     id: str
@@ -80,6 +80,7 @@ class RunState(Struct, omit_defaults=True):
     rerun_of: str = ""
     ending: Ending | None = None
     requested_at: int = 0
+    started_at: int = 0
     requested_offset: int = 0
     attempt: int = 1
     open: dict[str, OpenOp] = {}
@@ -99,7 +100,7 @@ class RunState(Struct, omit_defaults=True):
     error: ErrorInfo | None = None
 
 
-class Subscription(Struct, omit_defaults=True):
+class Subscription(Struct, omit_defaults=True, gc=False):
     """A run's standing subscription on one key. `hole`: the earliest event that it passed over."""
 
     run: str
@@ -120,13 +121,13 @@ class Subscription(Struct, omit_defaults=True):
     """The trigger's own copy has not come yet: nothing here is known to be after it."""
 
 
-class MatchState(Struct, omit_defaults=True):
+class MatchState(Struct, omit_defaults=True, gc=False):
     """One join key's subscriptions, in order of arrival. Its kept events stand in rows beside it."""
 
     subs: dict[str, Subscription] = {}
 
 
-class KeptEvent(Struct, omit_defaults=True):
+class KeptEvent(Struct, omit_defaults=True, gc=False):
     """An event copy within the look-back. `at` is the event's own log timestamp, `high` the largest seen so far."""
 
     position: int
@@ -135,14 +136,14 @@ class KeptEvent(Struct, omit_defaults=True):
     high: int
 
 
-class CronState(Struct, omit_defaults=True):
+class CronState(Struct, omit_defaults=True, gc=False):
     line: str
     tz: str
     due: int
     setter: int
 
 
-class Meta(Struct, omit_defaults=True):
+class Meta(Struct, omit_defaults=True, gc=False):
     """What a partition knows of itself."""
 
     inseq: dict[int, int] = {}

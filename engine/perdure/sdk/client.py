@@ -22,8 +22,8 @@ from perdure.sdk.http_port import HttpPort
 from perdure.sdk.port import Enqueue, Port, RunOutcome, RunStatus
 from perdure.sdk.sender import Sender, event_body
 from perdure.worker.arguments import CallOptions, arguments_json
+from perdure.worker.asking import read
 from perdure.worker.errors import rebuild_run_failed
-from perdure.worker.payloads import decoder_for
 from perdure_schemas.event import EventBody
 
 R = TypeVar("R")
@@ -147,5 +147,5 @@ def enqueue_request(
 def result_from(function: Function[..., R], outcome: RunOutcome) -> R:
     """The value of a completed run; raises for one that failed or was cancelled."""
     if outcome.status == "completed" and outcome.result is not UNSET:
-        return cast("R", decoder_for(function.spec.returns)(outcome.result))
+        return cast("R", read(outcome.result, function.spec.returns, f"run {outcome.run_id}"))
     raise rebuild_run_failed(outcome.error, outcome.run_id)

@@ -8,10 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, Literal, Never, TypeVar, TypeVarTuple, Unpack, cast, overload
 
+import msgspec
 from msgspec import Raw
 
 from perdure.duration import parse_ms, until_ms
-from perdure.errors import DefinitionError, Duration, OutsideRun
+from perdure.errors import DefinitionError, Duration, OutsideRun, PayloadError
 from perdure.flow.routing import run_id
 from perdure.sdk import gathering
 from perdure.sdk.events import Event, EventReader, EventType, Json, Match, Scalar
@@ -146,7 +147,10 @@ class Context(Sender):
         assert isinstance(outcome, MatchOffered), f"I4: a wait's outcome is a {type(outcome).__name__}"
         execution = self._execution
         raw = execution.processor.payload(outcome.event, field="event")
-        return EventReader({key.event: key.type}).__perdure_decode__(Raw(raw))
+        try:
+            return EventReader({key.event: key.type}).__perdure_decode__(Raw(raw))
+        except msgspec.ValidationError as error:
+            raise PayloadError(f"wait_for_event({key.event!r}): the event does not fit: {error}") from error
 
     @overload
     async def map(

@@ -66,5 +66,9 @@ def _ended(execution: Execution, ending: Ending) -> Ended:
     if ending.event is not None:
         spec = execution.worker.functions.get(ending.function)
         raw = execution.processor.payload(ending.event, field="event")
-        event = _event(raw, spec.data_types if spec else {}, ending.function)
+        try:
+            event = _event(raw, spec.data_types if spec else {}, ending.function)
+        except PayloadError:
+            # That may be why the run failed: its handler gets the data as they came.
+            event = _event(raw, {}, ending.function)
     return Ended(ending, event, read)

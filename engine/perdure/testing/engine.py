@@ -24,6 +24,7 @@ from perdure.sdk.step import Step, is_async
 from perdure.testing.port import TestPort
 from perdure.testing.runs import Run, run_of
 from perdure.worker.arguments import CallOptions
+from perdure.worker.lineage import in_step
 from perdure_schemas.event import EventBody
 
 P = ParamSpec("P")
@@ -171,6 +172,8 @@ class TestEngine(Client):
 
     async def settle(self) -> None:
         """Let everything happen that needs no time: steps, results, deliveries."""
+        if in_step.get() is not None:
+            return  # A step asks: nothing settles before it has ended.
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         quiet = 0
         while quiet < 3:

@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from perdure.errors import PayloadError
 from perdure.flow.intake import cancel_rules
 from perdure.flow.routing import run_id
 from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.errors import rebuild_run_failed
 from perdure.worker.execution import Execution
-from perdure.worker.payloads import decoder_for
+from perdure.worker.payloads import decoder_for, show
 from perdure.worker.spec import FunctionSpec
 from perdure_schemas.records import Call, CancelRule, Opening, OpOpened, RunAnswered
 
@@ -54,8 +55,16 @@ def result_of(execution: Execution, answer: object, returns: Any) -> Any:
     """The value of another run's answer. Raises `RunFailed`, or the `NonRetriable` that it ended with."""
     assert isinstance(answer, RunAnswered), f"I4: a call's outcome is a {type(answer).__name__}"
     if answer.status == "completed" and answer.result is not None:
-        return decoder_for(returns)(execution.worker.payload_bytes(execution.processor, answer.result))
+        return read(execution.worker.payload_bytes(execution.processor, answer.result), returns, f"run {answer.of}")
     raise rebuild_run_failed(answer.error, answer.of)
+
+
+def read(raw: bytes | Raw, returns: Any, what: str) -> Any:
+    """Another run's result: it may have ended under code that gave another type. Raises `PayloadError`."""
+    try:
+        return decoder_for(returns)(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PayloadError(f"the result of {what} does not fit {show(returns)}: {error}") from error
 
 
 def _handle(execution: Execution, opened: object, function: FunctionSpec) -> Any:

@@ -70,7 +70,7 @@ class Execution:
         self.unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
         self.moves = 0
         self._rest: tuple[int, object | None] = (-1, None)
-        self.now_ms = state.requested_at
+        self.now_ms = state.started_at
         self.signal: BaseException | None = None
         self.replaying = False
         self.suspect = False
@@ -314,17 +314,19 @@ class Execution:
         held = self.recorded.get(op, "")
         early = (one.op for one in self.queue if one.op in self.waiting)
         new = next((asked for asked in self.waiting if asked not in self.recorded), next(early, ""))
-        self.park(op, AskedOp(op, held), AskedOp(new) if new else None, "is in the log and was not asked for")
+        why = "is in the log and was not asked for" + ("" if new else ": the code asks for nothing there")
+        self.park(op, AskedOp(op, held), AskedOp(new) if new else None, why)
 
     # Ending
 
     def park(self, op: str, recorded: AskedOp, requested: AskedOp | None, why: str) -> None:
         """This code and the log differ: stop, and say how. The run goes on under other code, or by command."""
-        asked = f"the code asks for {requested.op!r}" if requested else "the code asks for nothing there"
         if requested is not None and requested.op == recorded.op:
-            asked = f"now with digest {requested.digest}, then {recorded.digest}"
+            why += f": now with digest {requested.digest}, then {recorded.digest}"
+        elif requested is not None:
+            why += f": the code asks for {requested.op!r}"
         message = (
-            f"{recorded.op!r} ({op_name(recorded.op)}) {why}: {asked}. Deploy the code that began this run, keep "
+            f"{recorded.op!r} ({op_name(recorded.op)}) {why}. Deploy the code that began this run, keep "
             "both ways behind ctx.patched(...), or cancel the run."
         )
         self.processor.append(
