@@ -3,14 +3,14 @@
 from msgspec import Struct
 
 
-class TriggerDefined(Struct, frozen=True, omit_defaults=True):
+class TriggerDefined(Struct, frozen=True, omit_defaults=True, gc=False):
     """An event name (`cart/added`, or `cart/*`) and a condition in the expression language."""
 
     event: str
     where: str = ""
 
 
-class CancelDefined(Struct, frozen=True, omit_defaults=True):
+class CancelDefined(Struct, frozen=True, omit_defaults=True, gc=False):
     """A rule by which a later event cancels a run: `path` of the event equals `equals` of the trigger."""
 
     event: str
@@ -23,7 +23,7 @@ class CancelDefined(Struct, frozen=True, omit_defaults=True):
     timeout_ms: int | None = None
 
 
-class CronDefined(Struct, frozen=True, omit_defaults=True):
+class CronDefined(Struct, frozen=True, omit_defaults=True, gc=False):
     """A schedule. The next fire is computed outside the folds and appended as an absolute time."""
 
     line: str
@@ -31,7 +31,7 @@ class CronDefined(Struct, frozen=True, omit_defaults=True):
     catchup: bool = False
 
 
-class FunctionDefined(Struct, frozen=True, omit_defaults=True):
+class FunctionDefined(Struct, frozen=True, omit_defaults=True, gc=False):
     """One function of an app with everything that a fold must know of it."""
 
     id: str
@@ -54,7 +54,7 @@ class FunctionDefined(Struct, frozen=True, omit_defaults=True):
     """Digest of the function's syntax tree: a changed body is new code, a moved line is not."""
 
 
-class Definition(Struct, frozen=True, omit_defaults=True):
+class Definition(Struct, frozen=True, omit_defaults=True, gc=False):
     """A whole app. `expressions` is the version of the expression language its conditions are written in."""
 
     app: str

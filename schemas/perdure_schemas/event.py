@@ -3,7 +3,7 @@
 from msgspec import Raw, Struct, field
 
 
-class EventBody(Struct, frozen=True, omit_defaults=True):
+class EventBody(Struct, frozen=True, omit_defaults=True, gc=False):
     """An accepted event. `data` and `user` stay raw JSON objects until user code needs them."""
 
     id: str

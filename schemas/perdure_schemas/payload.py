@@ -6,7 +6,7 @@ INLINE_LIMIT_BYTES = 4096
 """A payload above this is stored once, in the record that brought it, and referred to by all others."""
 
 
-class Ref(Struct, frozen=True):
+class Ref(Struct, frozen=True, gc=False):
     """Where in the journal a payload stands: the field of the record at this partition and offset."""
 
     partition: int
@@ -21,7 +21,7 @@ class Payload(Struct, frozen=True, omit_defaults=True, gc=False):
     encoded: bool = False
 
 
-class ErrorInfo(Struct, frozen=True, omit_defaults=True):
+class ErrorInfo(Struct, frozen=True, omit_defaults=True, gc=False):
     """An exception as the log keeps it: enough to show it, to match its class, to build it again."""
 
     type: str

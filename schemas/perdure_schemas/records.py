@@ -14,14 +14,14 @@ V = 1
 """The version this code writes in `v`. A reader that meets a higher one halts its partition."""
 
 
-class Orig(Struct, frozen=True):
+class Orig(Struct, frozen=True, gc=False):
     """Where and when an imported record stood in the log that it came from."""
 
     offset: int
     at: int
 
 
-class Owner(Struct, frozen=True):
+class Owner(Struct, frozen=True, gc=False):
     """Who owned the partition: the highest number read + 1, with a random token. First of a number wins."""
 
     number: int
@@ -86,12 +86,12 @@ class EventKeyed(_Kind, frozen=True, tag="event.keyed", omit_defaults=True):
     at: int
 
 
-class Parent(Struct, frozen=True):
+class Parent(Struct, frozen=True, gc=False):
     run: str
     op: str
 
 
-class CancelRule(Struct, frozen=True, omit_defaults=True):
+class CancelRule(Struct, frozen=True, omit_defaults=True, gc=False):
     """A `cancel_on` with its values filled in from the trigger. `where` speaks of `async` alone."""
 
     key: str
@@ -99,7 +99,7 @@ class CancelRule(Struct, frozen=True, omit_defaults=True):
     timeout_ms: int | None = None
 
 
-class Ending(Struct, frozen=True, omit_defaults=True):
+class Ending(Struct, frozen=True, omit_defaults=True, gc=False):
     """What a handler run learns of the run that ended. `results` has the last result of each step by name."""
 
     run: str
@@ -110,7 +110,7 @@ class Ending(Struct, frozen=True, omit_defaults=True):
     results: dict[str, Payload] = {}
 
 
-class KeyCursor(Struct, omit_defaults=True):
+class KeyCursor(Struct, omit_defaults=True, gc=False):
     """What a run consumed under one join key, by position: all up to `upto` but `but`, and `also`."""
 
     g: int = 0
@@ -121,7 +121,7 @@ class KeyCursor(Struct, omit_defaults=True):
     """Events consumed through another key, with their position under this one."""
 
 
-class Heritage(Struct, frozen=True, omit_defaults=True):
+class Heritage(Struct, frozen=True, omit_defaults=True, gc=False):
     """What `continue_as` hands on: what was consumed, so that no event is seen twice."""
 
     keys: dict[str, KeyCursor] = {}
@@ -175,7 +175,7 @@ class RunUnparked(_Kind, frozen=True, tag="run.unparked", omit_defaults=True):
     command: str = ""
 
 
-class AskedOp(Struct, frozen=True, omit_defaults=True):
+class AskedOp(Struct, frozen=True, omit_defaults=True, gc=False):
     """One side of a mismatch: what the log holds, or what the code asked for."""
 
     op: str
@@ -266,21 +266,21 @@ class StepAttempted(_Kind, frozen=True, tag="step.attempted", omit_defaults=True
     alone: bool = False
 
 
-class Sleep(Struct, frozen=True, tag_field="type", tag="sleep", omit_defaults=True):
+class Sleep(Struct, frozen=True, tag_field="type", tag="sleep", omit_defaults=True, gc=False):
     for_ms: int | None = None
     until: int | None = None
     purpose: str = ""
     """`timeout` for the durable ctx.timeout."""
 
 
-class Wait(Struct, frozen=True, tag_field="type", tag="wait", omit_defaults=True):
+class Wait(Struct, frozen=True, tag_field="type", tag="wait", omit_defaults=True, gc=False):
     key: str
     event: str
     where: str = ""
     timeout_ms: int | None = None
 
 
-class Call(Struct, frozen=True, tag_field="type", tag="call", omit_defaults=True):
+class Call(Struct, frozen=True, tag_field="type", tag="call", omit_defaults=True, gc=False):
     """Another function's run: awaited (`call`) or only started (`enqueue`)."""
 
     function: str
@@ -293,22 +293,22 @@ class Call(Struct, frozen=True, tag_field="type", tag="call", omit_defaults=True
     rules: tuple[CancelRule, ...] = ()
 
 
-class Send(Struct, frozen=True, tag_field="type", tag="send", omit_defaults=True):
+class Send(Struct, frozen=True, tag_field="type", tag="send", omit_defaults=True, gc=False):
     events: tuple[EventBody, ...]
 
 
-class Watch(Struct, frozen=True, tag_field="type", tag="watch", omit_defaults=True):
+class Watch(Struct, frozen=True, tag_field="type", tag="watch", omit_defaults=True, gc=False):
     run: str
     want: str
     """`result` or `status`."""
 
 
-class CancelRun(Struct, frozen=True, tag_field="type", tag="cancel", omit_defaults=True):
+class CancelRun(Struct, frozen=True, tag_field="type", tag="cancel", omit_defaults=True, gc=False):
     run: str
     reason: str = ""
 
 
-class RerunRun(Struct, frozen=True, tag_field="type", tag="rerun", omit_defaults=True):
+class RerunRun(Struct, frozen=True, tag_field="type", tag="rerun", omit_defaults=True, gc=False):
     run: str
     new_run: str
 
@@ -349,7 +349,7 @@ class CronScheduled(_Kind, frozen=True, tag="cron.scheduled", omit_defaults=True
     due: int
 
 
-class ListedWait(Struct, frozen=True, omit_defaults=True):
+class ListedWait(Struct, frozen=True, omit_defaults=True, gc=False):
     op: str
     where: str = ""
 
@@ -391,7 +391,7 @@ class MatchOffered(_Kind, frozen=True, tag="match.offered", omit_defaults=True):
     """Position of the earliest event passed over, which keeps the cursor below it."""
 
 
-class RunReported(Struct, frozen=True, tag_field="kind", tag="run.reported"):
+class RunReported(Struct, frozen=True, tag_field="kind", tag="run.reported", gc=False):
     """Progress of a run. On the logs topic; no fold reads it."""
 
     v: int

@@ -18,13 +18,13 @@ Line = Outcome | OpOpened | OpClosed
 """What is kept of a run for its replay."""
 
 
-class Start(Struct, frozen=True, tag=True):
+class Start(Struct, frozen=True, tag=True, gc=False):
     """Run this run's user code from its beginning, on what the log holds."""
 
     run: str
 
 
-class Deliver(Struct, frozen=True, tag=True):
+class Deliver(Struct, frozen=True, tag=True, gc=False):
     """An op has its outcome. `at` is its log time, `offset` its place."""
 
     run: str
@@ -34,7 +34,7 @@ class Deliver(Struct, frozen=True, tag=True):
     offset: int
 
 
-class Retry(Struct, frozen=True, tag=True):
+class Retry(Struct, frozen=True, tag=True, gc=False):
     """The backoff is over: run the step's attempt `attempt`."""
 
     run: str
@@ -42,31 +42,31 @@ class Retry(Struct, frozen=True, tag=True):
     attempt: int
 
 
-class Attempted(Struct, frozen=True, tag=True):
+class Attempted(Struct, frozen=True, tag=True, gc=False):
     """The attempt announced at recovery is in the log: the step may run."""
 
     run: str
     op: str
 
 
-class Ended(Struct, frozen=True, tag=True):
+class Ended(Struct, frozen=True, tag=True, gc=False):
     """A run came to its end (`status`), whoever decided it."""
 
     run: str
     status: str
 
 
-class Parked(Struct, frozen=True, tag=True):
+class Parked(Struct, frozen=True, tag=True, gc=False):
     run: str
 
 
-class Schedule(Struct, frozen=True, tag=True):
+class Schedule(Struct, frozen=True, tag=True, gc=False):
     """A cron function needs its next fire computed and appended."""
 
     function: str
 
 
-class Refused(Struct, frozen=True, tag=True):
+class Refused(Struct, frozen=True, tag=True, gc=False):
     """A fire came before its due time by the log's clock: it is to be appended again later."""
 
     entity: str
@@ -74,11 +74,11 @@ class Refused(Struct, frozen=True, tag=True):
     setter: int
 
 
-class Activated(Struct, frozen=True, tag=True):
+class Activated(Struct, frozen=True, tag=True, gc=False):
     number: int
 
 
-class OwnerKnown(Struct, frozen=True, tag=True):
+class OwnerKnown(Struct, frozen=True, tag=True, gc=False):
     """An owner.started was read: `ours` is for the processor to judge by number and token."""
 
     number: int
