@@ -106,7 +106,8 @@ def client() -> Iterator[Recorder]:
 def run(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(function, "current", lambda: recorder)
-    monkeypatch.setattr(step, "current", lambda: recorder)
+    monkeypatch.setattr(step, "current_branch", lambda: recorder)
+    monkeypatch.setattr(step, "step", lambda branch, *asked: branch.step(*asked))
     return recorder
 
 
