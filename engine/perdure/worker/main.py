@@ -135,9 +135,7 @@ def _continued(execution: Execution, event: EventBody) -> None:
     if _parked(execution, "the run continued as another without it"):
         return
     closes = tuple(execution.unread())
-    execution.processor.append(
-        RunFinished(execution.run_id, "continued", closes=closes, successor=event, v=V)
-    )
+    execution.processor.append(RunFinished(execution.run_id, "continued", closes=closes, successor=event, v=V))
     execution.worker.finished(execution)
 
 

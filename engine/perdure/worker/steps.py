@@ -35,9 +35,7 @@ GRACE_SECONDS = 1.0
 _FINAL = (NonRetriable, PayloadError, DefinitionError, OutsideRun)
 
 
-def step(
-    branch: Branch, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Coroutine[Any, Any, Any]:
+def step(branch: Branch, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
     """A step of a run, called in `branch`. Its identity is taken now, when it is called."""
     execution, op = branch.execution, branch.identity(spec.name)
     coroutine = execution.unawaited[op] = _step(execution, branch, op, spec, args, kwargs)
@@ -83,9 +81,9 @@ async def _step(
             finally:
                 branch.in_body -= 1
                 del execution.bodies[op]
-                try:
+                try:  # noqa: SIM105 - `suppress` would cost each step an object
                     in_step.reset(token)
-                except ValueError:  # noqa: SIM105 - `suppress` would cost each step an object
+                except ValueError:
                     # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
                     pass
             if attempt.encoded is not None:
