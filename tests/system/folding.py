@@ -1,9 +1,8 @@
 """Folding logs again, to compare with what the engine keeps (I2, I7, I8)."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from msgspec import json
 from xxhash import xxh3_64_hexdigest
 
 from perdure.flow import decode, fold
@@ -73,26 +72,10 @@ def check_store(log: Log, partition: int) -> Folded:
 
 def assert_same(one: View, other: View, where: str) -> None:
     """I2, with the first difference in words."""
-    left, right = logical(one), logical(other)
+    left, right = one.logical(), other.logical()
     for key in sorted({*left, *right}):
         assert left.get(key) == right.get(key), f"I2: {where}: {key}: {_short(left, key)} ≠ {_short(right, key)}"
 
 
-def logical(view: View) -> dict[str, Any]:
-    """`View.logical()`, with raw payloads as the JSON that they are."""
-    state: dict[str, Any] = {"at": view.at}
-    for table in view.tables():
-        state.update((table.prefix.decode() + key, _plain(value)) for key, value in table.items())
-    state.update((repr(row), _plain(kept)) for row, kept in view.kept.items())
-    state.update(("o/" + run, [line[:4] for line in view.lines.load(run)]) for run in view.lines.runs())
-    for index in (view.timers, view.expiries):
-        state.update((repr(row), True) for row in index.rows())
-    return state
-
-
-def _plain(value: object) -> Any:
-    return json.decode(json.encode(value))
-
-
-def _short(state: dict[str, Any], key: str) -> str:
+def _short(state: dict[str, bytes], key: str) -> str:
     return repr(state[key])[:1_000] if key in state else "nothing"

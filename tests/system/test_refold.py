@@ -44,7 +44,7 @@ from perdure_schemas.records import (
     StepFailed,
     TimerFired,
 )
-from tests.system.folding import assert_same, check_store, fold_again, logical, records
+from tests.system.folding import assert_same, check_store, fold_again, records
 from tests.system.programs import KEYS, make_app, random_program
 
 PROGRAMS = int(os.environ.get("PERDURE_PROGRAMS", "16"))
@@ -282,7 +282,7 @@ async def nothing_is_left(engine: TestEngine) -> None:
     for n in range(60):
         await engine.send("late", {}, id=f"late-{n}")
     for processor in engine.node.processors:
-        left = [key for key in logical(processor.view) if not key.startswith(("at", "#", "d/", "e/late-"))]
+        left = [key for key in processor.view.logical() if not key.startswith(("at", "#", "d/", "e/late-"))]
         left = [key for key in left if "late-" not in key]
         assert not left, f"I14: {left}"
 
