@@ -19,6 +19,8 @@ from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from msgspec import Struct
+
 from perdure.errors import OutsideRun, RunCancelled
 from perdure.flow.lines import StoredLine, is_immediate, op_name
 from perdure.flow.states import RunState
@@ -38,70 +40,52 @@ R = TypeVar("R")
 _IN_BODY = object()
 _EMPTY = Context()
 _CALLS = count()
+_LATER = cast("asyncio.AbstractEventLoop", None)
 _NOWHERE = Branch(cast("Execution", None), "")
+_NO_TASKS = cast("set[asyncio.Future[Any]]", frozenset[Any]())
+_NONE_CLOSED = cast("set[str]", frozenset[str]())
+_NO_QUEUE: "deque[Delivered]" = deque()
 Asked = Delivered | Go
 
 
-class Execution:
-    """See the module's text. `state` is the fold's own, kept current by the fold while the run is resident."""
+class Execution(Struct, eq=False):
+    """See the module's text. `state` is the fold's own, kept current by the fold while the run is resident.
 
-    __slots__ = (
-        "_rest",
-        "bodies",
-        "branch",
-        "closed",
-        "context",
-        "deferred",
-        "function",
-        "idle",
-        "loop",
-        "moves",
-        "now_ms",
-        "processor",
-        "progress",
-        "queue",
-        "recorded",
-        "replay_cost",
-        "replaying",
-        "root",
-        "run_id",
-        "signal",
-        "state",
-        "suspect",
-        "tasks",
-        "unawaited",
-        "waiting",
-        "worker",
-    )
+    What most runs never fill is shared while it is empty, and replaced before something is added.
+    """
 
-    def __init__(self, worker: "Worker", processor: Processor, state: RunState, function: FunctionSpec) -> None:
-        self.worker = worker
-        self.processor = processor
-        self.loop = worker.loop
-        self.state = state
-        self.function = function
-        self.run_id = state.id
+    worker: "Worker"
+    processor: Processor
+    state: RunState
+    function: FunctionSpec
+    loop: asyncio.AbstractEventLoop = _LATER
+    run_id: str = ""
+    now_ms: int = 0
+    branch: Branch = _NOWHERE
+    root: asyncio.Future[Any] | None = None
+    tasks: set[asyncio.Future[Any]] = _NO_TASKS
+    waiting: dict[str, "asyncio.Future[Asked]"] = {}
+    deferred: dict[str, None] = {}
+    queue: deque[Delivered] = _NO_QUEUE
+    recorded: dict[str, str] = {}
+    closed: set[str] = _NONE_CLOSED
+    bodies: dict[str, InStep] = {}
+    unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
+    moves: int = 0
+    rest: tuple[int, object | None] = (-1, None)
+    signal: BaseException | None = None
+    replaying: bool = False
+    suspect: bool = False
+    idle: bool = False
+    replay_cost: int = 0
+    context: Any = None
+    """The Context that user code has of this run; the sdk's."""
+    progress: dict[str, str | int | float | bool | None] = {}
+
+    def __post_init__(self) -> None:
+        state = self.state
+        self.loop, self.run_id, self.now_ms = self.worker.loop, state.id, state.started_at
         self.branch = Branch(self, "0")
-        self.root: asyncio.Future[Any] | None = None
-        self.tasks: set[asyncio.Future[Any]] = set()
-        self.waiting: dict[str, asyncio.Future[Asked]] = {}
-        self.deferred: dict[str, None] = {}
-        self.queue: deque[Delivered] = deque()
-        self.recorded: dict[str, str] = {}
-        self.closed: set[str] = set()
-        self.bodies: dict[str, InStep] = {}
-        self.unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
-        self.moves = 0
-        self._rest: tuple[int, object | None] = (-1, None)
-        self.now_ms = state.started_at
-        self.signal: BaseException | None = None
-        self.replaying = False
-        self.suspect = False
-        self.idle = False
-        self.replay_cost = 0
-        self.context: Any = None
-        """The Context that user code has of this run; the sdk's."""
-        self.progress: dict[str, str | int | float | bool | None] = {}
 
     def load(self, lines: Iterable[StoredLine]) -> None:
         """Take what the log holds of this run, before its user code starts."""
@@ -110,6 +94,7 @@ class Execution:
             record = line.record or self.processor.record_at(line.offset)
             self.replay_cost += 1
             if isinstance(record, OpClosed):
+                self.closed = self.closed or set()
                 self.closed.add(line.op)
                 continue
             if isinstance(record, OpOpened | StepCompleted | StepFailed):
@@ -117,7 +102,8 @@ class Execution:
             if not isinstance(record, OpOpened) or is_immediate(record):
                 outcomes.append(Delivered(self.run_id, line.op, record, line.at, line.offset))  # type: ignore[arg-type]
         # The outcome of an op that was closed was never delivered: nor is it now.
-        self.queue.extend(one for one in outcomes if one.op not in self.closed)
+        if outcomes:
+            self.queue = deque(one for one in outcomes if one.op not in self.closed)
         for op, opened in self.state.open.items():
             self.recorded.setdefault(op, opened.digest)
         self.replaying = bool(self.queue or self.state.open)
@@ -132,6 +118,7 @@ class Execution:
 
     def adopt(self, task: "asyncio.Future[Any]", coro: Coroutine[Any, Any, Any]) -> None:
         """A task that the run created for `coro`."""
+        self.tasks = self.tasks or set()
         self.tasks.add(task)
 
         def ended(task: "asyncio.Future[Any]") -> None:
@@ -217,6 +204,7 @@ class Execution:
         if self.signal is not None:
             raise type(self.signal) from None
         if op not in self.closed:
+            self.closed = self.closed or set()
             self.closed.add(op)
             self.processor.append(OpClosed(self.run_id, op, v=V))
 
@@ -273,6 +261,7 @@ class Execution:
             self.now_ms = delivered.at
             future.set_result(delivered)
             return
+        self.queue = self.queue or deque()
         self.queue.append(delivered)
         self.worker.settler.watch(self)
 
@@ -296,11 +285,11 @@ class Execution:
         """Whether nothing of the run is on the move: since it settled, neither the root nor a child did anything."""
         if not self.tasks:
             return self.root_waiter() is not None
-        return self._rest == (self.moves, self.root_waiter()) and not self.worker.settler.watches(self)
+        return self.rest == (self.moves, self.root_waiter()) and not self.worker.settler.watches(self)
 
     def settled(self) -> None:
         """Nothing of the run moves by itself: hand over the next outcome, or see what is missing."""
-        self._rest = (self.moves, self.root_waiter())
+        self.rest = (self.moves, self.root_waiter())
         queue = self.queue
         while queue:
             head = queue[0]
@@ -366,7 +355,7 @@ class Execution:
         if self.signal is not None:
             return
         self.signal = signal
-        self.queue.clear()
+        self.queue = _NO_QUEUE
         self.worker.settler.forget(self)
         for body in self.bodies.values():
             body.cancelled = True
