@@ -20,7 +20,6 @@ from perdure.flow.tables import Table
 from perdure.flow.view import View
 from perdure_schemas.definition import CancelDefined, CronDefined, Definition, FunctionDefined
 from perdure_schemas.event import EventBody
-from perdure_schemas.payload import ErrorInfo
 from perdure_schemas.records import (
     AppDefined,
     CancelRun,
@@ -54,12 +53,11 @@ from perdure_schemas.records import (
     Watch,
 )
 from tests.flow.storm import UNIT_MS, Storm, StormOwner, seeds, small_constants
-from tests.flow.world import called, definition_of, event, key_of, on, payload, records_in, refold, subscriptions
+from tests.flow.world import ERROR, called, definition_of, event, key_of, on, payload, records_in, refold, subscriptions
 
 OPS = ["0/a#0", "0/a#1", "0.1/b c#0", '0/"d"\n#0', "0/e\0f#0"]
 NAMES = ["cart/added", "cart/paid", "other"]
 BUSY_TURNS = 2_000
-ERROR = ErrorInfo("E", "message")
 LINE = "0 9 * * *"
 
 

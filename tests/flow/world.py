@@ -18,7 +18,7 @@ from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure_schemas.definition import Definition, FunctionDefined, TriggerDefined
 from perdure_schemas.event import EventBody
-from perdure_schemas.payload import Payload
+from perdure_schemas.payload import ErrorInfo, Payload
 from perdure_schemas.records import (
     AppDefined,
     Call,
@@ -36,6 +36,7 @@ from perdure_schemas.records import (
 )
 
 APP = "shop"
+ERROR = ErrorInfo("shop.Broken", "it broke")
 R = TypeVar("R", bound=Record)
 A = TypeVar("A")
 _ENCODE = msgspec.json.Encoder().encode

@@ -54,8 +54,7 @@ def _send_copies(view: View, event: EventBody, seen: Mapping[str, Any], paths: M
         if value is None:
             continue
         key = join_key(event.name, path, value)
-        if key not in copies:
-            copies[key] = view.send(view.partition_of(key), EventKeyed(key, event, view.stamp, v=V))
+        copies[key] = view.send(view.partition_of(key), EventKeyed(key, event, view.stamp, v=V))
     return copies
 
 

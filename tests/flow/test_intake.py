@@ -1,0 +1,110 @@
+"""Intake: duplicates end here; what an event starts and whom it concerns is sent on."""
+
+import msgspec
+import pytest
+
+from perdure.flow.intake import cancel_rules, event_view
+from perdure_schemas.definition import CancelDefined, FunctionDefined
+from perdure_schemas.payload import INLINE_LIMIT_BYTES
+from perdure_schemas.records import CancelRule, EventKeyed, EventReceived, RunRequested
+from tests.flow.world import World, event, key_of, on, run_of
+
+
+def requested(world: World) -> list[str]:
+    return sorted(one.function for one in world.records(RunRequested))
+
+
+def test_an_event_starts_each_triggered_function_once(world: World) -> None:
+    twice = FunctionDefined("twice", "event", (*on("added").triggers, *on("*").triggers))
+    world.define(on("added", "exact"), on("add*", "wild"), on("paid", "other"), twice)
+    world.send(event("e1"))
+    assert requested(world) == ["exact", "twice", "wild"]
+    (request,) = (one for one in world.records(RunRequested) if one.function == "exact")
+    assert request.run == run_of("e1", "exact")
+    assert world.run(request.run).status == "running"
+
+
+def test_a_condition_decides(world: World) -> None:
+    world.define(on("added", where="event.data.total > 10"))
+    world.send(event("small", total=10))
+    world.send(event("none"))
+    world.send(event("large", total=11))
+    assert [one.event_id for one in world.records(RunRequested)] == ["large"]
+
+
+def test_the_same_event_again_changes_nothing(world: World) -> None:
+    world.define(on("added", paths=(("added", "data.cart"),)))
+    world.send(event("e1", cart="c"))
+    before = [owner.view.logical() for owner in world.owners]
+    world.send(event("e1", cart="d"))
+    assert [owner.view.logical() for owner in world.owners] == before
+    assert len(world.records(RunRequested)) == len(world.records(EventKeyed)) == 1
+
+
+def test_a_copy_goes_to_the_join_key_of_each_path(world: World) -> None:
+    paths = (("added", "data.cart"), ("added", "data.user"), ("added", ""), ("paid", "data.cart"))
+    world.define(on("added", paths=paths))
+    world.send(event("e1", cart="c", user=None))
+    copies = {one.key: one for one in world.records(EventKeyed)}
+    assert set(copies) == {key_of("added", "data.cart", "c"), '["added","",""]'}
+    assert all(one.at == world.now for one in copies.values())
+
+
+def test_the_run_is_told_where_its_own_event_stands(world: World) -> None:
+    world.define(on("added", paths=(("added", "data.cart"), ("added", ""))))
+    world.send(event("e0", cart="c"))
+    world.send(event("e1", cart="c"))
+    requests = {one.event_id: one for one in world.records(RunRequested)}
+    for copy in world.records(EventKeyed):
+        assert copy.from_ == (requests[copy.event.id].source, requests[copy.event.id].copies[copy.key])
+
+
+@pytest.mark.parametrize("size", [INLINE_LIMIT_BYTES // 2, 2 * INLINE_LIMIT_BYTES])
+def test_a_large_event_is_referred_to(world: World, size: int) -> None:
+    world.define(on("added"), on("added", "also"))
+    body = event("e1", text="x" * size)
+    world.send(body)
+    one, two = (one.event for one in world.records(RunRequested))
+    assert one is not None
+    assert two is not None
+    if size < INLINE_LIMIT_BYTES:
+        assert one.ref is two.ref is None
+        assert one.inline == two.inline == msgspec.Raw(msgspec.json.encode(body))
+    else:
+        assert one.ref is not None
+        assert one.ref == two.ref
+        place = world.journals[one.ref.partition].records[one.ref.offset][1]
+        assert msgspec.json.decode(place, type=EventReceived).event.id == "e1"
+
+
+def test_a_time_in_the_future_delays_the_start(world: World) -> None:
+    world.define(on("added"))
+    world.send(event("later", ts=world.now + 5_000))
+    world.send(event("past", ts=world.now - 5_000))
+    assert world.run(run_of("past")).status == "running"
+    world.advance(4_999)
+    assert world.run(run_of("later")).status == "queued"
+    world.advance(1)
+    assert world.run(run_of("later")).status == "running"
+
+
+def test_cancel_rules_take_the_triggers_values() -> None:
+    defined = FunctionDefined(
+        "f",
+        "event",
+        cancel_on=(
+            CancelDefined("paid", "data.cart", "data.cart"),
+            CancelDefined("paid", "data.cart", "data.nothing"),
+            CancelDefined("gone", "data.id", value=7, timeout_ms=5),
+            CancelDefined("gone", "data.id", value=True),
+            CancelDefined("over", where="async.data.total > event.data.total"),
+            CancelDefined("over", where="async.data.total > event.data.nothing"),
+        ),
+    )
+    assert cancel_rules(defined, event_view(event("e", cart="c", total=3))) == (
+        CancelRule(key_of("paid", "data.cart", "c")),
+        CancelRule(key_of("gone", "data.id", 7), timeout_ms=5),
+        CancelRule(key_of("gone", "data.id", True)),
+        CancelRule('["over","",""]', "async.data.total > 3"),
+        CancelRule('["over","",""]', "false"),
+    )
