@@ -89,6 +89,14 @@ class Child:
         self._read += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
 
+    def wait_for_ready(self) -> None:
+        """Until it takes orders."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not any("ready" in answer for answer in self.heard()):
+            self.check()
+            assert time.monotonic() < deadline, "the engine is not ready"
+            time.sleep(0.01)
+
     def check(self) -> None:
         """It must not have ended by itself."""
         code = self.process.poll()
@@ -251,14 +259,13 @@ class Driver:
 
     def ask_states(self, child: Child) -> None:
         """Wait for the engine, and for what it says of all runs."""
+        child.wait_for_ready()
+        self._order(child, order="states")
         deadline = time.monotonic() + PATIENCE_S
-        ready = False
         while not self.states:
             child.check()
             assert time.monotonic() < deadline, "the engine says nothing"
-            if self._hear(child) and not ready:
-                ready = True
-                self._order(child, order="states")
+            self._hear(child)
             time.sleep(0.01)
 
     def _all_ended(self) -> bool:

@@ -7,11 +7,14 @@ The normal run kills a dozen times. The full one:
 
 import asyncio
 import os
+import random
 import shutil
 import sqlite3
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.log.embedded import EmbeddedLog
@@ -46,6 +49,33 @@ def test_every_import_survives_kills_at_random_moments(tmp_path: Path) -> None:
     asyncio.run(check_store_and_counts(driver, story))
     dropping_the_stores_changes_nothing(driver)
     report(driver, story)
+
+
+def test_kills_while_a_log_is_made(tmp_path: Path) -> None:
+    """A directory that was never opened before: whatever is there of it, the next start makes the rest."""
+    rng = random.Random(SEED)
+    for number in range(max(3, KILLS // 5)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for life in range(rng.randint(1, 3)):
+            with living(folder, life) as child:
+                while not (folder / "log" / "lock").exists():
+                    child.check()
+                    time.sleep(0.001)
+                time.sleep(rng.uniform(0, 0.12))
+                child.kill()
+        with living(folder, 9) as child:
+            child.wait_for_ready()
+            assert child.leave() == 0
+
+
+@contextmanager
+def living(folder: Path, life: int) -> Iterator[Child]:
+    child = Child(folder, life)
+    try:
+        yield child
+    finally:
+        child.end()
 
 
 async def check_left_behind(folder: Path) -> None:
@@ -115,12 +145,9 @@ def dropping_the_stores_changes_nothing(driver: Driver) -> None:
     asyncio.run(drop())
     told, steps = dict(driver.states), (driver.folder / "steps.txt").stat().st_size
     driver.states = {}
-    child = Child(driver.folder, 1_000_000)
-    try:
+    with living(driver.folder, 1_000_000) as child:
         driver.ask_states(child)
         assert child.leave() == 0
-    finally:
-        child.end()
     assert driver.states == told, "I2: after dropping the store"
     assert (driver.folder / "steps.txt").stat().st_size == steps, "I6: a step ran although all runs had ended"
 
