@@ -320,7 +320,7 @@ async def test_a_result_that_does_not_fit_its_function_any_more_is_an_error() ->
 
     async with TestEngine(before):
         handle = await old.enqueue()
-        with pytest.raises(PayloadError, match="the result of run .* does not fit int"):
+        with pytest.raises(PayloadError, match=r"the result of run .* does not fit int"):
             await new.handle(handle.id).result()
 
 

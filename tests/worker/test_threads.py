@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from perdure import App, OutsideRun, current_run, current_step
+from perdure import App, Context, OutsideRun, current_run, current_step
 from perdure.testing import TestEngine
 from tests.worker.helpers import both_ways, failure, finished
 
@@ -221,6 +221,22 @@ async def test_current_run_in_a_thread_of_a_step() -> None:
         await work()
 
     assert "current_run() is for code of a function" in failure(await finished(app, flow))
+
+
+@both_ways
+async def test_a_lambda_that_gives_a_coroutine_is_an_async_step(evict: bool) -> None:
+    app = App("shop")
+
+    async def double(n: int) -> int:
+        assert current_step().name == "double"
+        await asyncio.sleep(0)
+        return 2 * n
+
+    @app.background
+    async def flow(ctx: Context, n: int) -> int:
+        return await ctx.step("double", lambda: double(n))
+
+    assert (await finished(app, flow, 21, evict=evict)).output == 42
 
 
 STUCK = """

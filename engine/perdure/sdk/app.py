@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, 
 
 from perdure import schedule
 from perdure.errors import DefinitionError
-from perdure.sdk import definition, signatures
+from perdure.sdk import definition, signatures, undurable
 from perdure.sdk.declared import Declared
 from perdure.sdk.events import Event, EventType, Trigger
 from perdure.sdk.function import Function
@@ -186,7 +186,7 @@ class App:
                 if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
                     raise
                 raise DefinitionError(f"include={list(self.include)!r}: there is no module {error.name!r}") from error
-        _ = self.specs
+        undurable.warn_of(self.specs.values())
 
     def _check_included(self, module: ModuleType) -> None:
         """A script is imported a second time by the modules that it includes: they then add to another App."""

@@ -5,7 +5,7 @@ that waits on anything else (a socket, a timer of the loop) is neither: we canno
 """
 
 import asyncio
-from types import CoroutineType
+from types import CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -52,22 +52,51 @@ def _inside(waiter: "asyncio.Future[Any]", ops: set[int], own: set[int]) -> bool
 
 
 def _at_meeting_point(task: "asyncio.Future[Any]") -> bool:
-    """Follow the task's awaits to the innermost coroutine: is it one of asyncio's meeting points?"""
+    """Is the innermost of the coroutines that the task awaits one of asyncio's meeting points?"""
+    coroutines = _awaited(task)
+    return bool(coroutines) and _asyncio_name(coroutines[-1].cr_code) in _MEETING_POINTS
+
+
+def own_clock(execution: "Execution") -> str:
+    """What a task of the run waits on, if it is a clock of asyncio's outside of steps; else nothing."""
+    for task in (execution.root, *execution.tasks):
+        if task is None or task.done():
+            continue
+        coroutines = _awaited(task)
+        names = [_asyncio_name(one.cr_code) for one in coroutines]
+        clock = next((_CLOCKS[name] for name in names if name in _CLOCKS), "")
+        if clock and not any(one.cr_code.co_name == "_step" for one in coroutines):
+            own = [one for one, name in zip(coroutines, names, strict=True) if not name[0]]
+            frame = own[-1].cr_frame if own else None
+            place = f" ({frame.f_code.co_filename}:{frame.f_lineno})" if frame is not None else ""
+            return clock.format(place)
+    return ""
+
+
+_CLOCKS = {
+    ("tasks", "sleep"): "asyncio.sleep{}, which is not durable: use ctx.sleep",
+    ("tasks", "wait_for"): "asyncio.wait_for{}, which is not durable: use ctx.timeout or ctx.race",
+}
+
+
+def _asyncio_name(code: CodeType) -> tuple[str, str]:
+    """(module, function) of asyncio's code; the module is empty for any other."""
+    module = code.co_filename.replace("\\", "/").rpartition("/asyncio/")[2].removesuffix(".py")
+    return (module, code.co_name) if "/" not in module else ("", code.co_name)
+
+
+def _awaited(task: "asyncio.Future[Any]") -> "list[CoroutineType[Any, Any, Any]]":
+    """The chain of coroutines that the task waits through, innermost last."""
     coroutine: object = cast("asyncio.Task[Any]", task).get_coro()
-    innermost: CoroutineType[Any, Any, Any] | None = None
+    found: list[CoroutineType[Any, Any, Any]] = []
     while True:
         if isinstance(coroutine, CoroutineType):
-            innermost = cast("Any", coroutine)
-            coroutine = cast("Any", coroutine).cr_await
+            found.append(cast("Any", coroutine))
+            coroutine = found[-1].cr_await
         elif hasattr(coroutine, "gi_yieldfrom"):
             inner = cast("Any", coroutine)
             # The tracker drives the task's own coroutine by hand: it is a local of the generator's frame.
             driven = inner.gi_frame.f_locals.get("coro") if inner.gi_frame is not None else None
             coroutine = inner.gi_yieldfrom if inner.gi_yieldfrom is not None else driven
         else:
-            break
-    if innermost is None:
-        return False
-    code = innermost.cr_code
-    module = code.co_filename.replace("\\", "/").rpartition("/asyncio/")[2].removesuffix(".py")
-    return (module, code.co_name) in _MEETING_POINTS
+            return found

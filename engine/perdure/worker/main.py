@@ -82,6 +82,8 @@ async def _call(execution: Execution) -> bytes:
         context = copy_context()
         pool = execution.worker.threads
         value = await execution.loop.run_in_executor(pool, lambda: context.run(function.fn, *args, **kwargs))
+        if asyncio.iscoroutine(value):
+            value = await value
     name = execution.never_awaited()
     if name:
         raise DefinitionError(f"{function.id!r} returned but {name!r} was never awaited")

@@ -237,13 +237,21 @@ def _retry_in(policy: RetryPolicy, attempt: int, error: BaseException, now_ms: i
 
 async def _guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A body that runs beside the run: in a thread, or in a task of its own so that its timeout binds."""
-    thread: Future[Any] | None = None
     if spec.is_async:
-        work: asyncio.Future[Any] = asyncio.ensure_future(spec.fn(*args, **kwargs))
-    else:
-        context = copy_context()
-        thread = inside.execution.worker.threads.submit(context.run, partial(spec.fn, *args, **kwargs))
-        work = asyncio.wrap_future(thread)
+        return await _within(spec, inside, asyncio.ensure_future(spec.fn(*args, **kwargs)), None)
+    context = copy_context()
+    thread = inside.execution.worker.threads.submit(context.run, partial(spec.fn, *args, **kwargs))
+    value = await _within(spec, inside, asyncio.wrap_future(thread), thread)
+    if asyncio.iscoroutine(value):
+        # `lambda: fetch(url)` shows only now that it is async.
+        value = await _within(spec, inside, asyncio.ensure_future(value), None)
+    return value
+
+
+async def _within(
+    spec: StepSpec, inside: InStep, work: "asyncio.Future[Any]", thread: "Future[Any] | None"
+) -> Any:
+    """What `work` gives, within the step's timeout."""
     try:
         done, _ = await asyncio.wait({work}, timeout=None if spec.timeout_ms is None else spec.timeout_ms / 1000)
     except asyncio.CancelledError:

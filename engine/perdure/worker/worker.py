@@ -21,12 +21,13 @@ from perdure.flow.states import RunState
 from perdure.partition import Processor
 from perdure.worker import asking, lineage
 from perdure.worker.execution import Execution
-from perdure.worker.idle import tasks_idle
+from perdure.worker.idle import own_clock, tasks_idle
 from perdure.worker.main import main
 from perdure.worker.settle import Settler
 from perdure.worker.spec import FunctionSpec
 from perdure.worker.stragglers import Stragglers, leave_behind
 from perdure.worker.threads import Threads
+from perdure.worker.watchdog import Watchdog
 from perdure_schemas.payload import Payload
 
 log = logging.getLogger("perdure.worker")
@@ -87,6 +88,7 @@ class Worker:
         self.one_suspect = asyncio.Lock()
         self.threads = Threads(THREADS)
         self._stragglers = Stragglers(self.loop)
+        self._watchdog = Watchdog(self)
         self.coded = codec is not None
         self._codec = codec
         self._listener = listener
@@ -94,6 +96,7 @@ class Worker:
         self._idle_runs = idle_runs
         self._resting: dict[Execution, None] = {}
         self._backing_off: dict[Execution, None] = {}
+        self._told: set[str] = set()
         self._unclean: set[str] = set()
         self._fresh: set[str] = set()
         self._closing = False
@@ -254,9 +257,18 @@ class Worker:
                 execution.idle = True
                 self.idle[execution.run_id] = execution
                 execution.processor.rest(execution.run_id)
+            elif execution.function.id not in self._told and not execution.bodies:
+                self._tell(execution)
         while len(self.idle) > self._idle_runs:
             among = [execution for execution, _ in zip(self.idle.values(), range(_EVICT_AMONG), strict=False)]
             self._evict(min(among, key=lambda execution: execution.replay_cost))
+
+    def _tell(self, execution: Execution) -> None:
+        """Once for each function: it waits on a clock that does not outlive the process."""
+        found = own_clock(execution)
+        if found:
+            self._told.add(execution.function.id)
+            log.warning("function %r waits on %s; its run cannot leave memory meanwhile", execution.function.id, found)
 
     def _may_leave(self, execution: Execution, delivering: str = "") -> bool:
         """Everything that the run waits for is open in the log, and nothing else can move it."""
@@ -309,6 +321,7 @@ class Worker:
     async def close(self) -> None:
         """Evict everyone: their results are in the log. Steps in flight are cancelled, and run again later."""
         self._closing = True
+        self._watchdog.stop()
         leaving = list(self.executions.values())
         for execution in leaving:
             execution.evict()
