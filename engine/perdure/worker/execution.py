@@ -92,7 +92,6 @@ class Execution(Struct, eq=False):
         outcomes: list[Delivered] = []
         for line in lines:
             record = line.record or self.processor.record_at(line.offset)
-            self.replay_cost += 1
             if isinstance(record, OpClosed):
                 self.closed = self.closed or set()
                 self.closed.add(line.op)

@@ -254,6 +254,7 @@ class Worker:
                 self.settler.watch(execution)
             elif not execution.replaying and not execution.queue and self._may_leave(execution):
                 del self._resting[execution]
+                execution.replay_cost = len(execution.processor.view.lines.done(execution.run_id))
                 execution.idle = True
                 self.idle[execution.run_id] = execution
                 execution.processor.rest(execution.run_id)
