@@ -58,6 +58,7 @@ FOLDS: dict[type[r.Record], Callable[[View, Any, int], None]] = {
 }
 
 _DECODER: msgspec.json.Decoder[r.AnyRecord] = msgspec.json.Decoder(r.AnyRecord)
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class UnreadableRecord(Exception):
@@ -68,7 +69,7 @@ def decode(raw: bytes) -> r.AnyRecord:
     """Raises `UnreadableRecord` for a kind or a version that this code does not know."""
     try:
         record = _DECODER.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _UNDECODABLE as error:
         raise UnreadableRecord(f"{error}: {raw[:200]!r}") from error
     if record.v > r.V:
         raise UnreadableRecord(f"version {record.v}, this code knows up to {r.V}: {raw[:200]!r}")
@@ -108,10 +109,12 @@ def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int) 
         view.offset = offset
         try:
             record = decode_one(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            record = decode(raw)
-        if record.v > current or record.from_ is not None or record.orig is not None:
-            folded += fold(view, decode(raw), raw, offset, stamp_ms)
+        except _UNDECODABLE:
+            record = decode(raw)  # raises, with what is wrong
+        if record.v > current:
+            decode(raw)
+        if record.from_ is not None or record.orig is not None:
+            folded += fold(view, record, raw, offset, stamp_ms)
         else:
             view.raw = raw
             folds[type(record)](view, record, view.advance(stamp_ms))

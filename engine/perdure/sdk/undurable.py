@@ -38,6 +38,7 @@ _WITH_TIMEOUT: tuple[tuple[object, str], ...] = (
     (asyncio.as_completed, "asyncio.as_completed(timeout=…)"),
 )
 
+
 def warn_of(specs: Iterable[FunctionSpec]) -> None:
     """One warning for each function that uses asyncio's own clocks outside of steps."""
     for spec in specs:

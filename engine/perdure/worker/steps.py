@@ -248,9 +248,7 @@ async def _guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs
     return value
 
 
-async def _within(
-    spec: StepSpec, inside: InStep, work: "asyncio.Future[Any]", thread: "Future[Any] | None"
-) -> Any:
+async def _within(spec: StepSpec, inside: InStep, work: "asyncio.Future[Any]", thread: "Future[Any] | None") -> Any:
     """What `work` gives, within the step's timeout."""
     try:
         done, _ = await asyncio.wait({work}, timeout=None if spec.timeout_ms is None else spec.timeout_ms / 1000)
