@@ -103,7 +103,7 @@ def test_what_is_removed_while_its_checkpoint_is_under_way_goes_with_the_next() 
     stored.index.remove(5, b"a")
     assert stored.index.rows() == []
     stored.write()
-    assert stored.index.rows() == stored.index.due(9, 9) == []
+    assert (stored.index.rows(), stored.index.due(9, 9)) == ([], [])
     stored.checkpoint()
     assert stored.store.values == {}
 

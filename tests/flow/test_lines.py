@@ -137,12 +137,12 @@ def test_the_lines_of_an_ended_run_go(until: str) -> None:
     if until == "stored":
         stored.write()
     stored.lines.clear(RUN)
-    assert stored.offsets() == stored.lines.runs() == []
+    assert (stored.offsets(), stored.lines.runs()) == ([], [])
     if until == "sealed":
         stored.write()
-        assert stored.offsets() == stored.lines.runs() == []
+        assert (stored.offsets(), stored.lines.runs()) == ([], [])
     stored.seal()
-    assert stored.offsets() == stored.lines.runs() == []
+    assert (stored.offsets(), stored.lines.runs()) == ([], [])
     stored.write()
     assert stored.store.values == {}
     assert stored.offsets() == []

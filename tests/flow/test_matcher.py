@@ -137,7 +137,7 @@ def test_on_its_own_key_the_copies_order_decides_not_their_times(matched: Matche
     world, source = matched.world, 0
     before, trigger = [f"{n}" for n in range(50) if partition_of(f"{n}", world.partitions) == source][:2]
     sent = world.owners[source].view.meta.outseq.get(matched.partition, 0)
-    own = {"own": sent + 2, "source": source, "event_id": trigger}
+    own: dict[str, Any] = {"own": sent + 2, "source": source, "event_id": trigger}
     matched.subscribe(**own)
     world.now += 50
     world.send(event(before, "paid", cart="c"))

@@ -1,5 +1,7 @@
 """cancel_on under faults: the model `cluster` on the real folds. Of the runs of one cart the last event's survives."""
 
+from typing import Any, cast
+
 import msgspec
 import pytest
 
@@ -78,5 +80,5 @@ def test_after_the_trigger_by_clocks_is_noticed() -> None:
         matcher.match_subscribed(view, msgspec.structs.replace(record, own=None), at)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(FOLDS, MatchSubscribed, by_time)
+        patch.setitem(cast(Any, FOLDS), MatchSubscribed, by_time)
         assert any(faults_of(played(seed)) for seed in range(20))
