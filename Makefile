@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test check format cov bench clean
+.PHONY: help demo test check format cov kill bench clean
 
 help:
 	@echo "make demo    see it work: functions that outlive a killed process"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   ruff, mypy and pyright (both strict), and the layers"
 	@echo "make format  let ruff format and sort imports"
 	@echo "make cov     coverage of the folds by their own tests; fails below 100%"
+	@echo "make kill    a hundred SIGKILLs of a real engine, and the log read by code of its own"
 	@echo "make bench   how fast it is on this machine"
 	@echo "make clean   remove what the tools made (not $(VENV), not .perdure)"
 
@@ -41,6 +42,10 @@ format: $(VENV)/.tests
 cov: $(VENV)/.tests
 	$(PY) -m coverage run --source=perdure.flow -m pytest -q tests/flow
 	$(PY) -m coverage report --fail-under=100
+
+# The long form of the system test that `make test` runs with a dozen kills.
+kill: $(VENV)/.tests
+	@PERDURE_KILLS=100 $(PY) -m pytest -s tests/system/kill
 
 bench: $(VENV)/.tests
 	@$(PY) -m benchmarks $(ARGS)
