@@ -38,6 +38,8 @@ class Shape(NamedTuple):
     """Name of the `*args` parameter."""
     extra: str
     """Name of the `**kwargs` parameter."""
+    full: int
+    """So many arguments by position, and none by name, are right in any case; -1 if there is no such number."""
 
 
 @lru_cache(maxsize=4096)
@@ -47,19 +49,24 @@ def shape_of(fn: Callable[..., Any], takes_context: bool) -> Shape:
     by_position = (_Kind.POSITIONAL_ONLY, _Kind.POSITIONAL_OR_KEYWORD)
     by_name = (_Kind.POSITIONAL_OR_KEYWORD, _Kind.KEYWORD_ONLY)
     single = [p for p in parameters if p.kind in {*by_position, *by_name}]
+    positional = tuple(p.name for p in single if p.kind in by_position)
+    required = frozenset(p.name for p in single if p.default is _Kind.empty)
     return Shape(
-        tuple(p.name for p in single if p.kind in by_position),
+        positional,
         frozenset(p.name for p in single if p.kind in by_name),
-        frozenset(p.name for p in single if p.default is _Kind.empty),
+        required,
         frozenset(p.name for p in single if p.kind is _Kind.POSITIONAL_ONLY),
         next((p.name for p in parameters if p.kind is _Kind.VAR_POSITIONAL), ""),
         next((p.name for p in parameters if p.kind is _Kind.VAR_KEYWORD), ""),
+        len(positional) if required.issubset(positional) else -1,
     )
 
 
 def check_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shape:
     """Refuses arguments that the function's signature does not take, as a `PayloadError` that names the parameter."""
     shape = shape_of(spec.fn, spec.takes_context)
+    if len(args) == shape.full and not kwargs:
+        return shape
     given = shape.positional[: len(args)]
     if len(args) > len(shape.positional) and not shape.rest:
         raise PayloadError(f"{spec.id}() takes {_count(shape)}, got {len(args)}")
@@ -84,8 +91,10 @@ def arguments_json(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str,
     Dicts keep the order of their keys: compare calls by `payloads.digest`, which does not depend on it.
     """
     shape = check_call(spec, args, kwargs)
-    names = (*shape.positional, *(shape.rest for _ in args[len(shape.positional) :]))
-    positional = b",".join(_one(spec, name, value) for name, value in zip(names, args, strict=False))
+    names = _names(shape, len(args))
+    positional = b",".join([_one(spec, name, value) for name, value in zip(names, args, strict=False)])
+    if not kwargs:
+        return Raw(b"[[%b],{}]" % positional)
     keywords = b",".join(encode(key) + b":" + _one(spec, _at(spec, key, shape), kwargs[key]) for key in sorted(kwargs))
     return Raw(b"[[" + positional + b"],{" + keywords + b"}]")
 
@@ -100,9 +109,15 @@ def decode_arguments(spec: FunctionSpec, raw: bytes | Raw) -> tuple[tuple[Any, .
     except msgspec.DecodeError as error:
         raise PayloadError(f"{spec.id}(): arguments are written as [[positional…], {{keyword: …}}]: {error}") from error
     shape = check_call(spec, positional, keywords)
-    names = (*shape.positional, *(shape.rest for _ in positional[len(shape.positional) :]))
-    args = tuple(_read(spec, name, value) for name, value in zip(names, positional, strict=False))
+    names = _names(shape, len(positional))
+    args = tuple([_read(spec, name, value) for name, value in zip(names, positional, strict=False)])
     return args, {key: _read(spec, _at(spec, key, shape), value) for key, value in keywords.items()}
+
+
+def _names(shape: Shape, count: int) -> tuple[str, ...]:
+    """A parameter for each of `count` arguments by position, at least."""
+    more = count - len(shape.positional)
+    return shape.positional if more <= 0 else shape.positional + (shape.rest,) * more
 
 
 def _at(spec: FunctionSpec, key: str, shape: Shape) -> str:
@@ -111,6 +126,11 @@ def _at(spec: FunctionSpec, key: str, shape: Shape) -> str:
 
 def _one(spec: FunctionSpec, name: str, value: object) -> bytes:
     annotation = spec.parameters.get(name, Any)
+    try:
+        return round_trip(value, annotation)[0]
+    except PayloadError:
+        pass
+    # Once more, for the words of the error.
     return round_trip(value, annotation, f"argument {name!r} of {spec.id}()", f"the parameter {name!r}")[0]
 
 
