@@ -9,6 +9,7 @@ import pytest
 
 from perdure import App, Context
 from perdure.testing import TestEngine
+from perdure.worker.execution import Execution
 from tests.worker.helpers import both_ways, finished, ops
 
 
@@ -400,11 +401,9 @@ async def test_what_leaves_memory_leaves_quietly(caplog: pytest.LogCaptureFixtur
 
 
 async def test_a_run_that_left_memory_is_forgotten_whole() -> None:
-    from perdure.worker.execution import Execution
-
     app = App("shop")
 
-    @app.background
+    @app.background(id="forgotten")
     async def flow(ctx: Context) -> None:
         await ctx.sleep("1h")
 
@@ -412,4 +411,5 @@ async def test_a_run_that_left_memory_is_forgotten_whole() -> None:
         await flow.enqueue()
         await engine.finish()
         gc.collect()
-        assert [one for one in gc.get_objects() if type(one) is Execution] == []
+        left = [one for one in gc.get_objects() if type(one) is Execution and one.function.id == "forgotten"]
+        assert left == []

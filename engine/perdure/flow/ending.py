@@ -16,9 +16,11 @@ from perdure_schemas.records import (
     ListedWait,
     MatchSubscribed,
     OpOpened,
+    Parent,
     RunAnswered,
     RunCancelRequested,
     RunRequested,
+    RunWatched,
     StepCompleted,
     V,
 )
@@ -47,10 +49,15 @@ def end(
     _start_handler(view, run)
     if status == "failed":
         _send_failed(view, run)
-    if run.parent is not None:
-        answer(view, run, run.parent.run, run.parent.op)
-    for watcher in run.watchers:
-        answer(view, run, watcher.run, watcher.op)
+    if status == "continued":
+        # Whoever called it is the successor's parent already.
+        for watcher in run.watchers:
+            watch_heir(view, run, watcher.run, watcher.op)
+    else:
+        if run.parent is not None:
+            answer(view, run, run.parent.run, run.parent.op)
+        for watcher in run.watchers:
+            answer(view, run, watcher.run, watcher.op)
     if run.parked is not None:
         view.parked.delete(run.id)
         run.parked = None
@@ -60,6 +67,17 @@ def end(
     view.runs.touch(run.id)
     forget_later(view, run, at)
     view.effects.acts.append(Ended(run.id, status))
+
+
+def heir_of(run: str) -> str:
+    """The run that a run continues as. Its result is the one's that it continues, and its cancel, too."""
+    return run_id(run, "continue")
+
+
+def watch_heir(view: View, run: RunState, watcher: str, op: str) -> None:
+    """Who awaits a continued run awaits its successor."""
+    heir = heir_of(run.id)
+    view.send_to_run(heir, RunWatched(heir, Parent(watcher, op), "result", v=V))
 
 
 def error_of(status: str, reason: str, run: RunState) -> ErrorInfo | None:

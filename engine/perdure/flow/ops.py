@@ -6,9 +6,9 @@ import msgspec
 
 from perdure.flow.definitions import timer_key
 from perdure.flow.effects import Attempted, Deliver, Outcome
-from perdure.flow.ending import end
+from perdure.flow.ending import end, heir_of
 from perdure.flow.lines import is_immediate
-from perdure.flow.routing import is_run_id, run_id
+from perdure.flow.routing import is_run_id
 from perdure.flow.states import Crashes, OpenOp, RunState, Taken
 from perdure.flow.view import View
 from perdure_schemas.event import EventBody
@@ -359,7 +359,7 @@ def _give_back(view: View, run: RunState, op: str) -> bool:
 
 def successor_of(view: View, run: RunState, event: EventBody) -> None:
     """`continue_as`: the successor inherits the trigger's place and what was consumed."""
-    new = run_id(run.id, "continue")
+    new = heir_of(run.id)
     view.send_to_run(
         new,
         RunRequested(

@@ -9,7 +9,7 @@ any of these ─► cancelled   by run.cancel_requested or a cancel rule;   queu
 
 from perdure.flow.definitions import timer_key
 from perdure.flow.effects import Parked, Start
-from perdure.flow.ending import answer, end, error_of, forget_later
+from perdure.flow.ending import answer, end, error_of, forget_later, heir_of, watch_heir
 from perdure.flow.ops import close_op, shorten, successor_of
 from perdure.flow.states import TERMINAL, ParkedState, RunState, RunTimer, Watcher
 from perdure.flow.view import View
@@ -133,6 +133,9 @@ def run_cancel_requested(view: View, record: RunCancelRequested, at: int) -> Non
         run.error = error_of("cancelled", record.reason, run)
         view.runs.put(run.id, run)
         forget_later(view, run, at)
+    elif run.status == "continued":
+        heir = heir_of(run.id)
+        view.send_to_run(heir, RunCancelRequested(heir, record.command, record.reason, v=V))
     elif run.status not in TERMINAL:
         end(view, run, "cancelled", at, reason=record.reason)
 
@@ -213,6 +216,8 @@ def run_watched(view: View, record: RunWatched, at: int) -> None:
     if run is None:
         watcher = record.watcher
         view.send_to_run(watcher.run, RunAnswered(watcher.run, watcher.op, record.run, "unknown", v=V))
+    elif run.status == "continued" and record.want == "result":
+        watch_heir(view, run, record.watcher.run, record.watcher.op)
     elif record.want == "status" or run.status in TERMINAL:
         answer(view, run, record.watcher.run, record.watcher.op)
     else:

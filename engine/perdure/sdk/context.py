@@ -209,7 +209,7 @@ class Context(Sender):
     async def _report(self, fields: Mapping[str, Scalar | float | None]) -> None:
         execution = self._execution
         execution.progress.update(fields)
-        if not execution.replaying:
+        if not execution.repeating():
             record = RunReported(V, self.run_id, execution.worker.now_ms(), dict(fields))
             execution.processor.side("logs", record)
 
@@ -222,7 +222,12 @@ class Context(Sender):
 
     async def continue_as(self, event: Event[Any], /) -> Never:
         """Ends this run and starts its successor on `event`, with a fresh history: for loops without end."""
-        self._inside()
+        function = self._inside().function
+        if function.kind != "event":
+            raise DefinitionError(
+                f"continue_as is for functions of events; {function.id!r} is a {function.kind} function: "
+                "it can enqueue another run of itself and return"
+            )
         raise ContinueAs(event_body(event, f"{self.run_id}:continue"))
 
     def now(self) -> datetime:
@@ -339,7 +344,7 @@ def _logger(execution: Execution) -> logging.Logger:
 class _NotOnReplay(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         execution = current()
-        return execution is None or not execution.replaying
+        return execution is None or not execution.repeating()
 
 
 __all__ = ["Context", "DefinitionError", "StepInfo", "current_run", "current_step", "payloads"]

@@ -93,6 +93,8 @@ class Engine(Client):
             await node.log.acknowledge(ticket)
             return await self.result_of(function, run, None)
         await node.waiter(run)
+        if port.continued(run):
+            return await self.result_of(function, run, None)
         return result_from(function, port.outcome(run))
 
     async def enqueue(

@@ -47,7 +47,7 @@ class RunHandle(Generic[R_co]):
             status: RunStatus = await _client(self._function).port.status(self.id)
             return status
         answer = await execution.open("status", (self.id,), lambda op: Watch(self.id, "status"), self._known)
-        return cast("RunStatus", answer.status)
+        return cast("RunStatus", "completed" if answer.status == "continued" else answer.status)
 
     async def cancel(self, *, reason: str = "") -> None:
         """Cancels the run: its ops raise `RunCancelled`, its called children are cancelled, `on_cancel` runs."""

@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw
 from perdure.errors import UnknownFunction, UnknownRun
 from perdure.flow import routing
 from perdure.flow.definitions import CRON
+from perdure.flow.ending import heir_of
 from perdure.flow.routing import partition_of
 from perdure.flow.states import TERMINAL, RunState
 from perdure.sdk.journal import RunReader
@@ -85,18 +86,26 @@ class LocalPort:
         return run
 
     async def result(self, run_id: str, timeout_ms: int | None = None) -> RunOutcome:
-        state = await self._find(run_id)
-        if state.status not in TERMINAL:
-            waiter = self._node.waiter(run_id)
-            if timeout_ms is None:
-                await waiter
-            else:
-                try:
-                    async with asyncio.timeout(timeout_ms / 1000):
-                        await waiter
-                except TimeoutError:
-                    raise TimeoutError(f"run {run_id} has not ended within {timeout_ms / 1000:g}s") from None
-        return self.outcome(run_id)
+        if timeout_ms is None:
+            return await self._ended(run_id)
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                return await self._ended(run_id)
+        except TimeoutError:
+            raise TimeoutError(f"run {run_id} has not ended within {timeout_ms / 1000:g}s") from None
+
+    async def _ended(self, run: str) -> RunOutcome:
+        """How the run ended, or the last of those that it continued as."""
+        while True:
+            if (await self._find(run)).status not in TERMINAL:
+                await self._node.waiter(run)
+            if not self.continued(run):
+                return self.outcome(run)
+            run = heir_of(run)
+
+    def continued(self, run: str) -> bool:
+        """Whether the run ended by `continue_as`: its result is its successor's."""
+        return self.known(run).status == "continued"
 
     def outcome(self, run_id: str) -> RunOutcome:
         """How an ended run ended."""

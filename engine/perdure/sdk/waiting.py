@@ -22,6 +22,8 @@ def wait_key(
     defined: FunctionDefined, event: EventType[Any] | str, match: Match, where: str, trigger: Mapping[str, Any]
 ) -> WaitKey:
     """Raises DefinitionError for what cannot match: a wildcard, an undeclared path, a value the trigger lacks."""
+    if isinstance(event, EventType) and len(event.types) > 1:
+        raise DefinitionError(f"wait_for_event({event!r}): a wait is for one event; race several with ctx.race")
     name, data_type = (event, Any) if isinstance(event, str) else (event.name, event.types.get(event.name, Any))
     joined = join(match, where, "wait_for_event")
     check_wait(defined, name, joined.path)

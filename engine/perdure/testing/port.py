@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from perdure.flow.ending import heir_of
 from perdure.flow.states import TERMINAL
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
@@ -48,11 +49,15 @@ class TestPort:
 
     async def result(self, run_id: str, timeout_ms: int | None = None) -> RunOutcome:
         await self._engine.settle()
-        if self._local().known(run_id).status not in TERMINAL:
-            # Waiters outlive a crash; who waits here leaves the clock to the test.
-            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
-                await self._engine.node.waiter(run_id)
-        return self._local().outcome(run_id)
+        async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
+            while True:
+                if self._local().known(run_id).status not in TERMINAL:
+                    # Waiters outlive a crash; who waits here leaves the clock to the test.
+                    await self._engine.node.waiter(run_id)
+                    await self._engine.settle()
+                if not self._local().continued(run_id):
+                    return self._local().outcome(run_id)
+                run_id = heir_of(run_id)
 
     async def status(self, run_id: str) -> RunStatus:
         return await self._engine.asked(lambda: self._local().status(run_id))

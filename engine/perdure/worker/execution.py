@@ -387,6 +387,10 @@ class Execution(Struct, eq=False):
         """Ops whose outcome user code has not seen."""
         return [*self.waiting, *(one.op for one in self.queue)]
 
+    def repeating(self) -> bool:
+        """Whether the code that runs now did so before: the log holds something that comes after it."""
+        return self.replaying and (bool(self.queue) or any(op not in self.waiting for op in self.state.open))
+
     def never_asked(self) -> str:
         """An op that the log holds and user code has not asked for, or nothing. Only a replay can find one."""
         if not self.replaying:
