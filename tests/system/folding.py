@@ -1,6 +1,6 @@
 """Folding logs again, to compare with what the engine keeps (I2, I7, I8)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from xxhash import xxh3_64_hexdigest
@@ -68,6 +68,14 @@ def check_store(log: Log, partition: int) -> Folded:
         last = log.read(partition, position.offset - 1, limit_bytes=1)[0].values[0]
         assert xxh3_64_hexdigest(last) == position.anchor, f"I7: partition {partition} at {position.offset}"
     return again
+
+
+def assert_all_arrived(views: Sequence[View]) -> None:
+    """At rest, what each partition has sent to each other one has been taken there: nothing is on its way, or lost."""
+    for view in views:
+        for to, n in view.meta.outseq.items():
+            taken = views[to].meta.inseq.get(view.partition, 0)
+            assert taken == n, f"I1: partition {view.partition} sent {n} records to {to}, which took {taken}"
 
 
 def assert_same(one: View, other: View, where: str) -> None:

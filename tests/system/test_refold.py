@@ -44,7 +44,7 @@ from perdure_schemas.records import (
     StepFailed,
     TimerFired,
 )
-from tests.system.folding import assert_same, check_store, fold_again, records
+from tests.system.folding import assert_all_arrived, assert_same, check_store, fold_again, records
 from tests.system.programs import KEYS, make_app, random_program
 
 PROGRAMS = int(os.environ.get("PERDURE_PROGRAMS", "16"))
@@ -65,6 +65,7 @@ def check_refold(engine: TestEngine, rng: random.Random, scratch: Log | None = N
 
     `scratch`: a log whose first store the folds in batches may use; one in memory otherwise.
     """
+    assert_all_arrived([processor.view for processor in engine.node.processors])
     for processor in engine.node.processors:
         partition, log = processor.partition, engine.log
         assert not processor.halted

@@ -160,6 +160,8 @@ class Driver:
                 assert child.leave() == 0, "the engine did not drain"
                 self._hear(child)
                 return False
+            if ready and self.random.random() < 0.4:
+                self._last_orders(child)
             child.kill()
             ready = self._hear(child) or ready
             self._count_kill(child, ready)
@@ -203,8 +205,7 @@ class Driver:
     def _give_orders(self, child: Child, last: bool) -> None:
         now = time.monotonic()
         if not last and self.random.random() < 0.5:
-            self._pings += 1
-            self._order(child, order="send", name=PING, id=f"ping-{self._pings}", data={"n": self._pings})
+            self._ping(child)
         asked = {order.get("id", order.get("event")) for order, _ in self._waiting.values()}
         if not last and sum(not one.imported for one in self.imports) < LIVE_IMPORTS:
             self._upload(child)
@@ -232,6 +233,17 @@ class Driver:
         one = Import(number, path, rows, good, now + rng.uniform(0, 0.5), rng.random() > 0.1, cancel_at)
         self.imports.append(one)
         self._send_upload(child, one)
+
+    def _last_orders(self, child: Child) -> None:
+        """The kill comes while events are on their way through the partitions."""
+        for _ in range(self.random.randint(1, 10)):
+            self._ping(child)
+        self._upload(child)
+        time.sleep(self.random.uniform(0, 0.01))
+
+    def _ping(self, child: Child) -> None:
+        self._pings += 1
+        self._order(child, order="send", name=PING, id=f"ping-{self._pings}", data={"n": self._pings})
 
     def _send_upload(self, child: Child, one: Import) -> None:
         data = {"upload_id": one.event, "path": str(one.path)}

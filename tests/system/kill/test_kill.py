@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from perdure.flow.view import View
 from perdure.log.embedded import EmbeddedLog
-from tests.system.folding import check_store
+from tests.system.folding import assert_all_arrived, check_store
 from tests.system.kill.checks import Story, check_all
 from tests.system.kill.driver import Child, Driver
 from tests.system.kill.reader import read_journal, read_steps
@@ -121,13 +122,15 @@ async def check_store_and_counts(driver: Driver, story: Story) -> None:
     """The engine drained: its state stands at the end of the log, and is what a fold of all of it gives."""
     log = EmbeddedLog(driver.folder / "log")
     await log.open()
-    ignored = 0
+    ignored, views = 0, list[View]()
     for partition in range(log.partitions):
         again = check_store(log, partition)
         assert again.offset == log.end(partition) == len(story.journal[partition]), "I7: all of it is folded"
         ignored += again.ignored
+        views.append(again.view)
         counts = driver.counts[partition]
         assert counts["read"] == counts["folded"] + counts["ignored"], f"I8: {counts}"
+    assert_all_arrived(views)
     assert ignored == story.repeated, "I8: the fold ignores what the log has twice, and nothing else"
     await log.close()
 
