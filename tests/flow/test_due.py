@@ -49,6 +49,7 @@ def test_taking_removes() -> None:
     index = DueIndex(b"t/", EmptyBacking())
     for at in (30, 10, 20):
         index.add(at, b"%d" % at)
+    assert index.next(0) == 10
     index.remove(20, b"20")
     assert index.take(100, 1) == [b"10"]
     assert index.take(100, 9) == [b"30"]

@@ -1,16 +1,19 @@
 """The table of folds, and what happens to a record before its fold: decoding, numbering, imported places."""
 
 import re
+from itertools import groupby
+from operator import itemgetter
 from typing import get_args
 
 import msgspec
 import pytest
 
 import perdure.flow
-from perdure.flow import FOLDS, UnreadableRecord, decode, fold
+from perdure.flow import FOLDS, UnreadableRecord, decode, fold, fold_batch
 from perdure.flow.view import View
 from perdure_schemas.records import AnyRecord, Orig, Owner, OwnerStarted, Record, RunCancelRequested, RunRequested, V
-from tests.flow.world import World, run_id
+from tests.flow.test_storm_anything import played
+from tests.flow.world import World, refold, run_id
 
 _ENCODE = msgspec.json.Encoder().encode
 
@@ -58,10 +61,33 @@ def test_every_kind_of_record_has_a_fold() -> None:
 def test_what_cannot_be_read_halts(raw: bytes) -> None:
     with pytest.raises(UnreadableRecord):
         decode(raw)
+    view = View(0, 1)
+    readable = _ENCODE(OwnerStarted(Owner(1, "a"), "code", 1, v=V))
+    with pytest.raises(UnreadableRecord):
+        fold_batch(view, [readable, raw, readable], 5, 1_000)
+    assert view.offset == 6, "where it stands"
+    assert view.meta.owner is not None, "what came before it is folded"
 
 
 def test_a_record_of_this_version_is_read() -> None:
     assert decode(b'{"kind":"run.cancel_requested","v":1,"run":"a"}') == RunCancelRequested("a", v=V)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_folds_like_its_records_one_by_one(seed: int) -> None:
+    """I2, for any batching: numbered, imported and plain records, and repetitions."""
+    story = played(seed)
+    journal = story.journals[seed]
+    one_by_one, effects = refold(journal, seed, story.partitions)
+    batched = View(seed, story.partitions)
+    offset = folded = 0
+    for stamp, records in groupby(journal.records, key=itemgetter(0)):
+        values = [raw for _, raw in records]
+        folded += fold_batch(batched, values, offset, stamp)
+        offset += len(values)
+    assert batched.logical() == one_by_one.logical()
+    assert batched.effects.sends == effects
+    assert folded < len(journal), "there were repetitions"
 
 
 def test_numbered_records_are_taken_in_order_and_once() -> None:

@@ -124,6 +124,7 @@ def test_reading_all_reads_each_once_and_keeps_none() -> None:
         stored.table.put(key, Counted(1))
     stored.checkpoint()
     assert list(stored.all()) == ["a", "b", "c"]
+    assert list(stored.table.values()) == [Counted(1)] * 3
     assert stored.reads == 0
     assert stored.table.cache == {}
 

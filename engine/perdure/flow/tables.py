@@ -81,26 +81,21 @@ class Table(Generic[T]):
         self._loaded.pop(key, None)
         return True
 
-    def _rows(self) -> dict[str, bytes | None]:
-        """Every key with its stored value; None stands for a value that is in the cache."""
+    def _rows(self) -> dict[str, bytes]:
+        """Every key with its stored value, which counts only where the cache has none."""
         skip = len(self.prefix)
-        found: dict[str, bytes | None] = {
-            row[skip:].decode(): raw for row, raw in self._backing.scan(self.prefix, self.prefix)
-        }
-        found.update(self._sealed)
+        found = {row[skip:].decode(): raw for row, raw in self._backing.scan(self.prefix, self.prefix)}
+        found.update((key, raw or b"") for key, raw in self._sealed.items())
+        found.update((key, b"") for key in self.dirty)
         for key in self._gone:
             found.pop(key, None)
-        found.update((key, None) for key in self.dirty if key in self.cache)
         return found
 
     def items(self) -> Iterator[tuple[str, T]]:
         """Every value by key, in order, to be read. What was not in memory is not kept there."""
         for key, raw in sorted(self._rows().items()):
             value = self.cache.get(key)
-            if value is not None:
-                yield key, value
-            elif raw is not None:
-                yield key, self._decode(raw)
+            yield key, self._decode(raw) if value is None else value
 
     def values(self) -> Iterator[T]:
         """Every value, in the order of the keys."""
