@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from perdure.errors import PayloadError
+from perdure.errors import OutsideRun, PayloadError
 from perdure.flow.intake import cancel_rules
 from perdure.flow.routing import run_id
 from perdure.worker.arguments import CallOptions, arguments_json
@@ -27,6 +27,11 @@ def call(
     awaited: bool,
 ) -> Coroutine[Any, Any, Any]:
     """Another function's run as an op: its result, or with `awaited=False` a handle of it."""
+    if execution.worker.functions.get(function.id) is not function:
+        raise OutsideRun(
+            f"{function.id!r} is a function of another app: a run calls those of its own; call it in a step, "
+            "where it goes through the other one's engine"
+        )
     arguments = arguments_json(function, args, kwargs)
     payload = execution.worker.payload(arguments)
 
