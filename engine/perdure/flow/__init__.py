@@ -97,20 +97,26 @@ def fold(view: View, record: r.AnyRecord, raw: bytes, offset: int, stamp_ms: int
     return True
 
 
-def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int) -> int:
+def fold_batch(
+    view: View, values: Sequence[bytes], offset: int, stamp_ms: int, known: "dict[bytes, r.AnyRecord] | None" = None
+) -> int:
     """`decode` and `fold` for consecutive records of one timestamp. How many were no repetitions.
 
     The same as one by one; most records of a busy partition are neither numbered nor imported, and skip those
-    questions. `view.offset` names the record that an exception is about.
+    questions. `view.offset` names the record that an exception is about. `known`: what the reader has decoded of them
+    already, taken out as it is met.
     """
+    taken = {} if known is None else known
     decode_one, folds, current = _DECODER.decode, FOLDS, r.V
     folded = 0
     for raw in values:
         view.offset = offset
-        try:
-            record = decode_one(raw)
-        except _UNDECODABLE:
-            record = decode(raw)  # raises, with what is wrong
+        record = taken.pop(raw, None)
+        if record is None:
+            try:
+                record = decode_one(raw)
+            except _UNDECODABLE:
+                record = decode(raw)  # raises, with what is wrong
         if record.v > current:
             decode(raw)
         if record.from_ is not None or record.orig is not None:

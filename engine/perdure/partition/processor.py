@@ -65,6 +65,8 @@ class Processor:
         """Our owner.started was read back and won."""
         self._reader: Reader | None = None
         self._last_ticket = 0
+        self._own: dict[bytes, AnyRecord] = {}
+        """What we appended and have not read back yet."""
         self._last_raw = b""
         self._since_checkpoint = 0
         self.records = {"read": 0, "folded": 0, "ignored": 0}
@@ -139,7 +141,7 @@ class Processor:
     def _fold(self, batch: Batch) -> None:
         read = len(batch.values)
         try:
-            folded = fold_batch(self.view, batch.values, batch.offset, batch.timestamp_ms)
+            folded = fold_batch(self.view, batch.values, batch.offset, batch.timestamp_ms, self._own)
         except BaseException:
             self.offset = self.view.offset
             raise
@@ -196,6 +198,14 @@ class Processor:
         if self.halted:
             raise PartitionHalted(self.halted)
         return self.log.append(self.partition, _ENCODE(record))
+
+    def append_outcome(self, record: StepCompleted | RunFinished) -> None:
+        """`append` for the commonest records. Nothing in them ever changes: read back, they need no decoding."""
+        if self.halted:
+            raise PartitionHalted(self.halted)
+        raw = _ENCODE(record)
+        self._own[raw] = record
+        self.log.append(self.partition, raw)
 
     def side(self, topic: str, record: msgspec.Struct) -> None:
         """Best effort, to a side topic that no fold reads."""

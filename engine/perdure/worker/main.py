@@ -95,7 +95,7 @@ def _returned(execution: Execution, encoded: bytes) -> None:
     if _parked(execution, "the run returned without it"):
         return
     payload = execution.worker.payload(Raw(encoded))
-    execution.processor.append(RunFinished(execution.run_id, "completed", payload, v=V))
+    execution.processor.append_outcome(RunFinished(execution.run_id, "completed", payload, v=V))
     execution.worker.finished(execution)
 
 

@@ -206,7 +206,7 @@ class _Attempt(InStep, eq=False):
         took_us = (monotonic_ns() - self.began) // 1000
         raw = self.raw = Raw(encoded)
         payload = execution.worker.payload(raw)
-        execution.processor.append(
+        execution.processor.append_outcome(
             StepCompleted(execution.run_id, self.op, self.attempt, self.asked, payload, self._shown(), took_us, v=V)
         )
 
