@@ -304,9 +304,17 @@ def _check_many(stories: int) -> None:
 
 
 REPEATABLE = (
-    EventReceived | RunRequested | RunCancelRequested | RunFinished | RunErrored | StepCompleted | StepFailed | OpOpened
+    EventReceived | RunRequested | RunFinished | RunErrored | StepCompleted | StepFailed | OpOpened
     | OpClosed | TimerFired | OwnerStarted
 )  # fmt: skip
+
+
+def _repeatable(view: View, record: Record) -> bool:
+    if isinstance(record, RunCancelRequested):
+        # The cancel of a run that continued is sent on to its successor each time; that one takes the first.
+        run = view.runs.get(record.run)
+        return run is not None and run.status != "continued"
+    return record.from_ is not None or isinstance(record, REPEATABLE)
 
 
 @pytest.mark.parametrize("seed", seeds(8))
@@ -316,11 +324,7 @@ def test_repeating_records_changes_no_state(seed: int) -> None:
     for owner in story.owners:
         before = owner.view.logical()
         stamp, _ = owner.journal.records[-1]
-        repeated = [
-            raw
-            for _, raw in owner.journal.records
-            if (record := decode(raw)).from_ is not None or isinstance(record, REPEATABLE)
-        ]
+        repeated = [raw for _, raw in owner.journal.records if _repeatable(owner.view, decode(raw))]
         assert repeated
         owner.journal.records += [(stamp, raw) for raw in repeated]
         owner.recover()
