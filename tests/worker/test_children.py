@@ -50,7 +50,12 @@ async def test_a_failed_child_raises_run_failed(evict: bool) -> None:
             await child.call()
         except RunFailed as error:
             await ctx.sleep("1h")
-            return [error.message, str(error.caused_by(OSError)), str(len(error.run_id) > 20), str("in child" in error.traceback)]  # noqa: E501
+            return [
+                error.message,
+                str(error.caused_by(OSError)),
+                str(len(error.run_id) > 20),
+                str("in child" in error.traceback),
+            ]
         return []
 
     assert (await finished(app, parent, evict=evict)).output == ["down", "True", "True", "True"]
