@@ -10,10 +10,11 @@ import pytest
 
 import perdure.flow
 from perdure.flow import FOLDS, UnreadableRecord, decode, fold, fold_batch
+from perdure.flow.routing import run_id
 from perdure.flow.view import View
 from perdure_schemas.records import AnyRecord, Orig, Owner, OwnerStarted, Record, RunCancelRequested, RunRequested, V
 from tests.flow.test_storm_anything import played
-from tests.flow.world import World, refold, run_id
+from tests.flow.world import World, refold
 
 _ENCODE = msgspec.json.Encoder().encode
 

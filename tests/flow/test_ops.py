@@ -212,12 +212,14 @@ def test_a_run_cancels_and_reruns_others(world: World) -> None:
 
 def test_what_is_no_run_id_is_unknown_and_halts_nothing(world: World) -> None:
     run = world.request()
-    for number, opening in enumerate((CancelRun("x"), RerunRun("x", run_id("new")), Watch("x", "result"))):
+    openings: tuple[Opening, ...] = (CancelRun("x"), RerunRun("x", run_id("new")), Watch("x", "result"))
+    for number, opening in enumerate(openings):
         world.to_run(run, opened(run, f"0/o#{number}", opening))
     assert len(of_kind(world.acts, Deliver)) == 3
     (answer,) = world.records(RunAnswered)
     assert (answer.op, answer.status) == ("0/o#2", "unknown")
-    assert world.records(RunCancelRequested) == world.records(RunRerunRequested) == []
+    assert not world.records(RunCancelRequested)
+    assert not world.records(RunRerunRequested)
 
 
 # Waits
