@@ -147,3 +147,14 @@ def test_any_order_of_changes_and_checkpoints_is_like_a_set(seed: int, monkeypat
         soonest = stored.index.next(at)
         if soonest is not None or (entries and entries[0][0] <= at):
             assert soonest == entries[0][0]
+
+
+def test_an_entry_that_is_due_soon_can_be_noticed() -> None:
+    """Whoever sleeps until the next one looks again."""
+    index = DueIndex(b"t/", EmptyBacking())
+    assert index.next(0) is None
+    before = index.near
+    index.add(2 * WINDOW_MS, b"far")
+    assert index.near == before
+    index.add(5, b"soon")
+    assert index.near > before

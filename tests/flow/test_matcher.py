@@ -1,12 +1,16 @@
 """The matcher: one answer to a subscription, the earliest event after the trigger that a listed wait takes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import pytest
 
+from perdure.flow import matcher
+from perdure.flow.intake import event_view
 from perdure.flow.routing import partition_of, run_id
 from perdure.flow.view import View
+from perdure_schemas.event import EventBody
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import EventKeyed, ListedWait, MatchOffered, MatchSubscribed, V
 from tests.flow.world import World, event, key_of, on
@@ -247,3 +251,19 @@ def test_a_busy_key_costs_a_new_subscription_what_came_since(matched: Matched, m
     matched.subscribe(g=2, since=0, upto=matched.offers()[0].position)
     assert matched.offered()[1:] == ["e991"]
     assert read < 20
+
+
+def test_an_event_is_decoded_once_for_all_who_wait(matched: Matched, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+
+    def counting(body: EventBody) -> Mapping[str, Any]:
+        decoded.append(body.id)
+        return event_view(body)
+
+    monkeypatch.setattr(matcher, "event_view", counting)
+    for n in range(10):
+        waits = (ListedWait("never", "async.data.x == 0"), ListedWait("mine", f"async.data.x == {n + 1}"))
+        matched.subscribe(run=run_id(str(n)), waits=waits)
+    matched.copy("e1", data={"x": 3})
+    assert [one.run for one in matched.offers()] == [run_id("2")]
+    assert decoded == ["e1"]

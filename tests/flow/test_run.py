@@ -8,6 +8,8 @@ from perdure.flow.routing import run_id
 from perdure_schemas.definition import FunctionDefined
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import (
+    AppActivated,
+    AppPaths,
     CancelRule,
     Heritage,
     KeyCursor,
@@ -25,7 +27,20 @@ from perdure_schemas.records import (
     RunWatched,
     V,
 )
-from tests.flow.world import ERROR, World, called, completed, event, key_of, of_kind, on, payload, run_of, slept
+from tests.flow.world import (
+    ERROR,
+    World,
+    called,
+    completed,
+    definition_of,
+    event,
+    key_of,
+    of_kind,
+    on,
+    payload,
+    run_of,
+    slept,
+)
 
 KEY = key_of("paid", "data.cart", "c")
 
@@ -44,12 +59,26 @@ def test_a_requested_run_starts_once(world: World) -> None:
     assert run.arguments == request.arguments
 
 
-def test_a_run_has_the_code_that_was_current(world: World) -> None:
+def test_a_run_has_the_newest_code_that_is_active_where_it_was_asked_for_or_begins(world: World) -> None:
+    """A child's function may be new, and its partition the last to activate it: its timeout must not get lost."""
     world.define(work())
-    asked = run_id("asked")
-    world.to_run(asked, RunRequested(asked, "work", "event", number=7, v=V))
-    assert world.run(world.request()).number == 1
-    assert world.run(asked).number == 7
+    newer = definition_of(work(timeout_ms=5_000))
+    parent, child = world.request("parent"), run_id("child")
+    assert world.of_run(parent) != world.of_run(child)
+    for owner in world.owners:
+        world.append(owner.partition, AppPaths(2, newer, v=V))
+    world.to_run(parent, AppActivated(2, v=V))
+    world.to_run(parent, called(parent, "0/c#0", child, function="work"))
+    assert world.run(parent).number == 1
+    assert world.run(child).number == 2
+    assert world.run(child).timers["timeout"].due == world.now + 5_000
+    world.to_run(parent, RunRerunRequested(parent, run_id("again"), v=V))
+    world.to_run(parent, RunFinished(parent, "continued", successor=event("next"), v=V))
+    assert world.run(run_id("again")).number == world.run(run_id(parent, "continue")).number == 2
+    world.to_run(child, AppActivated(2, v=V))
+    late = run_id("late")
+    world.to_run(late, RunRequested(late, "work", "event", number=1, v=V))
+    assert world.run(late).number == world.view_of(late).meta.current
 
 
 def test_a_delayed_run_starts_when_it_is_due(world: World) -> None:

@@ -410,5 +410,5 @@ def waited(run: str, op: str, key: str, where: str = "", timeout_ms: int | None 
     return OpOpened(run, op, "d", Wait(key, "added", where, timeout_ms), v=V)
 
 
-def called(run: str, op: str, child: str, *, awaited: bool = True, **fields: Any) -> OpOpened:
-    return OpOpened(run, op, "d", Call("child", child, payload([[], {}]), awaited, **fields), v=V)
+def called(run: str, op: str, child: str, *, function: str = "child", awaited: bool = True, **fields: Any) -> OpOpened:
+    return OpOpened(run, op, "d", Call(function, child, payload([[], {}]), awaited, **fields), v=V)

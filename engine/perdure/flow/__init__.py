@@ -70,10 +70,14 @@ def decode(raw: bytes) -> r.AnyRecord:
     try:
         record = _DECODER.decode(raw)
     except _UNDECODABLE as error:
-        raise UnreadableRecord(f"{error}: {raw[:200]!r}") from error
+        raise _unreadable(error, raw) from error
     if record.v > r.V:
-        raise UnreadableRecord(f"version {record.v}, this code knows up to {r.V}: {raw[:200]!r}")
+        raise _unreadable(f"version {record.v}, this code knows up to {r.V}", raw)
     return record
+
+
+def _unreadable(why: object, raw: bytes) -> UnreadableRecord:
+    return UnreadableRecord(f"{why}: {raw[:200]!r}")
 
 
 def fold(view: View, record: r.AnyRecord, raw: bytes, offset: int, stamp_ms: int) -> bool:
@@ -115,15 +119,16 @@ def fold_batch(
         if record is None:
             try:
                 record = decode_one(raw)
-            except _UNDECODABLE:
-                record = decode(raw)  # raises, with what is wrong
+            except _UNDECODABLE as error:
+                raise _unreadable(error, raw) from error
         if record.v > current:
-            decode(raw)
+            raise _unreadable(f"version {record.v}, this code knows up to {current}", raw)
         if record.from_ is not None or record.orig is not None:
             folded += fold(view, record, raw, offset, stamp_ms)
         else:
             view.raw = raw
-            folds[type(record)](view, record, view.advance(stamp_ms))
+            at = view.at if stamp_ms == view.stamp and not view.more_expires else view.advance(stamp_ms)
+            folds[type(record)](view, record, at)
             folded += 1
         offset += 1
     return folded

@@ -34,6 +34,11 @@ class DueIndex:
             self._near[key] = due
             heappush(self._heap, (due, key))
 
+    @property
+    def near(self) -> int:
+        """Grows when an entry is added that is due soon."""
+        return len(self._heap)
+
     def remove(self, due: int, key: bytes) -> None:
         self._near.pop(key, None)
         self._drop(self._row(due, key))

@@ -75,6 +75,21 @@ class Lines:
         else:
             lines.append((at, offset, op, raw, record))
 
+    def settle(self, run: str, op: str, at: int, offset: int, raw: bytes, record: Line) -> bool:
+        """`add` an op's outcome and say so in `done`, unless it has one already."""
+        done = self._done.get(run)
+        if done is None:
+            done = self.done(run)
+        if op in done:
+            return False
+        done.add(op)
+        lines = self._new.get(run)
+        if lines is None:
+            self._new[run] = [(at, offset, op, raw, record)]
+        else:
+            lines.append((at, offset, op, raw, record))
+        return True
+
     def begin(self, run: str) -> None:
         """A run that was just requested: nothing is stored of it, so nothing needs looking up."""
         self._done[run] = set()

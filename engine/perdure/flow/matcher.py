@@ -11,7 +11,22 @@ from perdure.flow.expressions import compile_where
 from perdure.flow.intake import event_view, payload_of
 from perdure.flow.states import KeptEvent, MatchState, Subscription
 from perdure.flow.view import DEFAULT_LOOKBACK_MS, View
-from perdure_schemas.records import EventKeyed, ListedWait, MatchOffered, MatchSubscribed, V
+from perdure_schemas.records import EventKeyed, MatchOffered, MatchSubscribed, V
+
+
+class _Copy:
+    """A kept event, decoded at most once however many conditions ask."""
+
+    __slots__ = ("kept", "seen")
+
+    def __init__(self, kept: KeptEvent) -> None:
+        self.kept = kept
+        self.seen: Mapping[str, Any] | None = None
+
+    def takes(self, where: str) -> bool:
+        if self.seen is None:
+            self.seen = event_view(self.kept.event)
+        return compile_where(where).matches(None, self.seen)
 
 
 def event_keyed(view: View, record: EventKeyed, at: int) -> None:
@@ -25,9 +40,10 @@ def event_keyed(view: View, record: EventKeyed, at: int) -> None:
     state = view.matches.get(record.key)
     if state is None:
         return
+    copy = _Copy(kept)
     for sub_id in list(state.subs):
         sub = state.subs[sub_id]
-        answered = _answer(view, record.key, sub, at) if sub.blind else _offer_if(view, record.key, sub, kept, at)
+        answered = _answer(view, record.key, sub, at) if sub.blind else _offer_if(view, record.key, sub, copy, at)
         if answered:
             del state.subs[sub_id]
     _keep_or_drop(view, record.key, state)
@@ -73,18 +89,19 @@ def _answer(view: View, key: str, sub: Subscription, at: int) -> bool:
     first = min(sub.upto + 1, *sub.but) if sub.but else sub.upto + 1
     if sub.own is None:
         found = view.kept.since(key, first, sub.since, view.offset)
-        return any(_offer_if(view, key, sub, kept, at) for kept in found)
+        return any(_offer_if(view, key, sub, _Copy(kept), at) for kept in found)
     # The order of the copies here decides what came after the trigger: two partitions' clocks cannot.
     sub.blind = view.meta.inseq.get(sub.source, 0) < sub.own
     if sub.blind:
         return False
     rows = list(view.kept.since(key, first, sub.since, view.offset))
     trigger = next((kept.position for kept in rows if kept.event.id == sub.event_id), -1)
-    return any(_offer_if(view, key, sub, kept, at) for kept in rows if kept.position > trigger)
+    return any(_offer_if(view, key, sub, _Copy(kept), at) for kept in rows if kept.position > trigger)
 
 
-def _offer_if(view: View, key: str, sub: Subscription, kept: KeptEvent, at: int) -> bool:
+def _offer_if(view: View, key: str, sub: Subscription, copy: _Copy, at: int) -> bool:
     """Offer one event, if it is after the trigger, not consumed, and accepted by a listed wait."""
+    kept = copy.kept
     if kept.event.id == sub.event_id or kept.at <= at - sub.lookback_ms:
         return False
     if sub.own is None and kept.at < sub.since:
@@ -94,7 +111,7 @@ def _offer_if(view: View, key: str, sub: Subscription, kept: KeptEvent, at: int)
     position = kept.position
     if position not in sub.but and (position <= sub.upto or position in sub.also):
         return False
-    wait = _accepting(sub.waits, kept)
+    wait = next((wait for wait in sub.waits if not wait.where or copy.takes(wait.where)), None)
     if wait is None:
         if sub.hole is None:
             sub.hole = position
@@ -115,16 +132,3 @@ def _offer_if(view: View, key: str, sub: Subscription, kept: KeptEvent, at: int)
         ),
     )
     return True
-
-
-def _accepting(waits: tuple[ListedWait, ...], kept: KeptEvent) -> ListedWait | None:
-    """The first-opened wait that takes the event. The event is decoded only if a condition asks for it."""
-    seen: Mapping[str, Any] | None = None
-    for wait in waits:
-        if not wait.where:
-            return wait
-        if seen is None:
-            seen = event_view(kept.event)
-        if compile_where(wait.where).matches(None, seen):
-            return wait
-    return None

@@ -88,8 +88,14 @@ def _unopen(view: View, run: RunState, op: str) -> OpenOp | None:
 
 def step_completed(view: View, record: StepCompleted, at: int) -> None:
     run = view.live(record.run)
-    if run is not None and record.op not in view.lines.done(run.id):
-        settle(view, run, record.op, record, at)
+    if run is None:
+        return
+    op = record.op
+    if run.open or run.crashes:
+        if op not in view.lines.done(run.id):
+            settle(view, run, op, record, at)
+    elif view.lines.settle(run.id, op, at, view.offset, view.raw, record):
+        view.effects.acts.append(Deliver(run.id, op, record, at, view.offset))
 
 
 def step_failed(view: View, record: StepFailed, at: int) -> None:
@@ -170,6 +176,7 @@ def _open_call(view: View, run: RunState, record: OpOpened, at: int) -> None:
             opening.run,
             opening.function,
             "call" if opening.awaited else "enqueue",
+            number=view.meta.current,
             arguments=arguments,
             parent=Parent(run.id, record.op) if opening.awaited else None,
             rules=opening.rules,
@@ -366,6 +373,7 @@ def successor_of(view: View, run: RunState, event: EventBody) -> None:
             new,
             run.function,
             "continue",
+            number=view.meta.current,
             event=Payload(msgspec.Raw(_ENCODE(event))),
             event_id=run.event_id,
             source=run.source,

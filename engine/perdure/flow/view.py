@@ -51,7 +51,7 @@ class View:
         self.offset = 0
         self.stamp = 0
         self.raw = b""
-        self._more_expires = True
+        self.more_expires = True
         """Also at first: where the last owner stopped, more than one record's share may have been due."""
         self.effects = Effects()
         self._routes: Routes | None = None
@@ -63,8 +63,8 @@ class View:
 
     def live(self, run: str) -> RunState | None:
         """The run, if it is known and has not ended."""
-        state = self.runs.get(run)
-        return state if state is not None and state.status not in TERMINAL else None
+        state = self.runs.cache.get(run) or self.runs.get(run)
+        return state if state is not None and (state.status == "running" or state.status not in TERMINAL) else None
 
     def routes(self) -> Routes | None:
         """Triggers of the active definition; None before the first."""
@@ -118,13 +118,13 @@ class View:
         if stamp_ms > self.at:
             self.at = stamp_ms
             self._expire()
-        elif self._more_expires:
+        elif self.more_expires:
             self._expire()
         return self.at
 
     def _expire(self) -> None:
         expired = self.expiries.take(self.at, EXPIRIES_A_RECORD)
-        self._more_expires = len(expired) == EXPIRIES_A_RECORD
+        self.more_expires = len(expired) == EXPIRIES_A_RECORD
         for key in expired:
             kind = key[:2]
             if kind == b"e/":

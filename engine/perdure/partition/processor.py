@@ -70,7 +70,8 @@ class Processor:
         self._last_raw = b""
         self._since_checkpoint = 0
         self.records = {"read": 0, "folded": 0, "ignored": 0}
-        self.on_progress: Callable[[], None] | None = None
+        self.on_timer: Callable[[], None] | None = None
+        """Called when a batch had a fire, or set a timer that is due soon: the next one may be another."""
         position = load_position(log, partition)
         self.view = View(partition, log.partitions, log.store(partition))
         self.view.at, self.view.stamp = position.at, position.stamp
@@ -120,9 +121,9 @@ class Processor:
         """Steps 1 to 4 for a batch that was just read."""
         if self.halted:
             return
-        effects = self.view.effects
+        effects, near = self.view.effects, self.view.timers.near
         try:
-            self._fold(batch)
+            fired = self._fold(batch)
         except Exception as error:
             # A fold that fails leaves half a record in the overlay and in the effects: nothing of it may reach the
             # store or another partition. What the batch had before it is not stored either, and is folded again.
@@ -135,10 +136,11 @@ class Processor:
         self._append_sends()
         if self._since_checkpoint >= CHECKPOINT_RECORDS:
             self.checkpoint()
-        if self.on_progress is not None:
-            self.on_progress()
+        if self.on_timer is not None and (fired or self.view.timers.near != near):
+            self.on_timer()
 
-    def _fold(self, batch: Batch) -> None:
+    def _fold(self, batch: Batch) -> bool:
+        """Whether there was a fire in it."""
         read = len(batch.values)
         try:
             folded = fold_batch(self.view, batch.values, batch.offset, batch.timestamp_ms, self._own)
@@ -147,11 +149,11 @@ class Processor:
             raise
         self.offset = batch.offset + read
         self._last_raw = batch.values[-1]
-        self.timers.read_back()
         self._since_checkpoint += read
         self.records["read"] += read
         self.records["folded"] += folded
         self.records["ignored"] += read - folded
+        return self.timers.read_back()
 
     def _perform(self, acts: list[Act]) -> None:
         for act in acts:

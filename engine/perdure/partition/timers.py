@@ -50,12 +50,14 @@ class TimerDriver:
             fired += 1
         return fired
 
-    def read_back(self) -> None:
-        """Fires that were folded, whether they acted or were refused, may be appended again."""
+    def read_back(self) -> bool:
+        """Fires that were folded, whether they acted or were refused, may be appended again. Whether there were any."""
         fired = self._view.effects.fired
-        if fired:
-            self._pending.difference_update(fired)
-            fired.clear()
+        if not fired:
+            return False
+        self._pending.difference_update(fired)
+        fired.clear()
+        return True
 
     def _following(self, entity: str, now: int) -> int | None:
         state = self._view.crons.get(entity.removeprefix(CRON))

@@ -67,7 +67,7 @@ class Node:
             for processor in self.processors:
                 context.run(processor.begin)
                 if self._ticking:
-                    processor.on_progress = self._plan_timer
+                    processor.on_timer = self._plan_timer
             self.processors[0].append(AppDefined(self.definition, activate=True, v=V))
             if self._ticking:
                 self._tick = self._loop.call_later(TICK_SECONDS, self._ticked, context=Context())
