@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 from perdure import App, Context
@@ -301,3 +301,51 @@ async def test_an_inline_steps_identity_is_taken_when_it_is_called(evict: bool) 
         await flow.enqueue()
         assert engine.run(flow).output == ["second", "first"]
         assert await ops(engine, engine.run(flow)) == ["0/say#2", "0/say#1"]
+
+
+@both_ways
+async def test_a_generator_that_is_closed_for_us_is_nobodys_branch(evict: bool) -> None:
+    """The loop closes it in a task, whenever the collector finds it, and in the context of whoever runs just then."""
+    app, count = made()
+
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            for n in range(10):
+                yield n
+        finally:
+            await asyncio.sleep(0)
+
+    @app.background
+    async def flow() -> int:
+        async def branch() -> int:
+            return await count()
+
+        async for n in numbers():
+            if n == 1:
+                break
+        await count()
+        return await asyncio.create_task(branch())
+
+    async with TestEngine(app, evict=evict) as engine:
+        await flow.enqueue()
+        assert await ops(engine, engine.run(flow)) == ["0/count#1", "0.1/count#1"]
+
+
+@both_ways
+async def test_ops_in_an_async_generator(evict: bool) -> None:
+    app, count = made()
+
+    @app.background
+    async def flow() -> list[int]:
+        async def numbers() -> AsyncGenerator[int]:
+            while True:
+                yield await count()
+
+        found: list[int] = []
+        async for n in numbers():
+            found.append(n)
+            if n == 3:
+                return found
+        return []
+
+    assert (await finished(app, flow, evict=evict)).output == [1, 2, 3]

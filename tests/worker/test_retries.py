@@ -1,5 +1,6 @@
 """A failed step is retried alone; used up, it is a `StepError` in the function; uncaught, the run fails."""
 
+import asyncio
 from datetime import timedelta
 from itertools import pairwise
 
@@ -526,8 +527,6 @@ async def test_an_exception_group_of_a_step_is_a_failure() -> None:
 
 async def test_a_cancelled_error_of_the_steps_own_making_is_a_failure() -> None:
     """Nobody cancelled the run: the step's own task group or library did it, and it is retried."""
-    import asyncio
-
     app = App("shop")
     made = 0
 
@@ -606,3 +605,56 @@ async def test_an_error_that_is_no_utf_8_is_recorded_all_the_same() -> None:
         await work()
 
     assert "no file \\udcff" in failure(await finished(app, flow))
+
+
+async def test_used_up_steps_in_a_task_group_fail_the_run_at_once() -> None:
+    app = App("shop")
+    began = 0
+
+    @app.step(retries=0)
+    async def broken(n: int) -> None:
+        raise Declined(f"no {n}")
+
+    @app.background
+    async def flow() -> None:
+        nonlocal began
+        began += 1
+        async with asyncio.TaskGroup() as group:
+            group.create_task(broken(1))
+
+    run = await finished(app, flow)
+    assert run.error is not None
+    assert (run.error.message, run.error.caused_by(Declined), began) == ("no 1", True, 1)
+
+
+async def test_a_group_of_final_errors_in_a_step_is_final() -> None:
+    app = App("shop")
+
+    @app.step
+    async def both() -> None:
+        raise ExceptionGroup("two", [NonRetriable("a"), NonRetriable("b")])
+
+    @app.background
+    async def flow() -> None:
+        await both()
+
+    run = await finished(app, flow)
+    assert (run.status, run.steps[0].attempts) == ("failed", 1)
+
+
+async def test_retry_after_in_a_function_without_steps() -> None:
+    app = App("shop")
+    at: list[str] = []
+
+    @app.background
+    async def flow() -> str:
+        at.append(f"{engine.now:%H:%M}")
+        if len(at) == 1:
+            raise RetryAfter("2h")
+        return "ok"
+
+    async with TestEngine(app) as engine:
+        await flow.enqueue()
+        await engine.finish()
+        assert engine.run(flow).output == "ok"
+    assert at == ["00:00", "02:00"]

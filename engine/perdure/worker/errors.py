@@ -5,12 +5,15 @@ import concurrent.futures
 import os
 import sys
 import traceback
+from typing import cast
 
 import msgspec
 
 import perdure.errors
-from perdure.errors import Failed, NonRetriable, PayloadError, RunFailed, StepError, qualified_name
+from perdure.duration import until_ms
+from perdure.errors import Failed, NonRetriable, PayloadError, RetryAfter, RunFailed, StepError, qualified_name
 from perdure.worker.payloads import encode
+from perdure.worker.spec import RetryPolicy
 from perdure_schemas.payload import ErrorInfo
 
 TRACEBACK_LIMIT_CHARS = 8_000
@@ -18,6 +21,29 @@ MESSAGE_LIMIT_CHARS = 4_000
 _OURS = tuple(
     os.path.dirname(module.__file__ or "") + os.sep for module in (perdure.errors, asyncio, concurrent.futures)
 )
+
+
+def is_final(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether trying again is of no use; of a group, whether that holds for all in it."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(is_final(one, kinds) for one in group.exceptions)
+    return isinstance(error, kinds)
+
+
+def only(error: BaseException) -> BaseException:
+    """What a TaskGroup with one failure wraps."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return only(group.exceptions[0]) if len(group.exceptions) == 1 else group
+    return error
+
+
+def retry_in_ms(policy: RetryPolicy, attempt: int, error: BaseException, now_ms: int) -> int:
+    """How long to wait before the next attempt."""
+    if isinstance(error, RetryAfter):
+        return max(0, until_ms(error.delay, now_ms=now_ms) - now_ms)
+    return policy.delay_ms(attempt)
 
 
 def describe(error: BaseException, *, attempts: int = 1, step: str = "", run: str = "") -> ErrorInfo:

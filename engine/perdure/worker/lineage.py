@@ -7,7 +7,7 @@ first use swapped identities in 59 of 60 runs. Step bodies are outside the linea
 
 import asyncio
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,6 +62,13 @@ def current_branch() -> Branch | None:
     return None if branch is None or in_step.get() is not None else branch
 
 
+async def _generator() -> AsyncGenerator[None]:
+    yield
+
+
+_CLOSING = type(_generator().aclose())
+
+
 class TaskFactory:
     """Wraps the coroutines of a run's tasks, so that their moves are counted and their branch is known."""
 
@@ -75,6 +82,11 @@ class TaskFactory:
         branch = here.get()
         if branch is None or in_step.get() is not None or branch.execution.signal is not None:
             return make(loop, coro, **options)
+        if type(coro) is _CLOSING:
+            # The collector closes generators, whenever it likes and in whoever's context: that is nobody's branch.
+            context = copy_context()
+            context.run(here.set, None)
+            return make(loop, coro, **{**options, "context": context})
         child = branch.child()
         given: Context | None = options.pop("context", None)
         # A context that the caller shares between tasks must not carry one task's branch to the next.

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from perdure.errors import DefinitionError, Failed, NonRetriable, OutsideRun, PayloadError
 from perdure.worker.delivery import Evicted
-from perdure.worker.errors import describe
+from perdure.worker.errors import describe, is_final, only, retry_in_ms
 from perdure.worker.execution import Execution, forget
 from perdure.worker.payloads import round_trip
 from perdure_schemas.event import EventBody
@@ -111,8 +111,9 @@ def _parked(execution: Execution, how: str) -> bool:
 def _failed(execution: Execution, error: BaseException) -> None:
     """Retried whole, unless it must not be. A failed step's attempts were used up already."""
     execution.never_awaited()
+    error = only(error)
     policy, attempt = execution.function.retries, execution.state.attempt
-    final = isinstance(error, (*_FINAL, *policy.never_on)) or attempt > policy.limit
+    final = attempt > policy.limit or is_final(error, (*_FINAL, *policy.never_on))
     info = describe(error, attempts=attempt, run=execution.run_id)
     if isinstance(error, Failed):
         info = _passed_on(info, error)
@@ -121,8 +122,8 @@ def _failed(execution: Execution, error: BaseException) -> None:
     if final:
         execution.processor.append(RunFinished(execution.run_id, "failed", error=info, v=V))
     else:
-        retry_in_ms = policy.delay_ms(attempt)
-        execution.processor.append(RunErrored(execution.run_id, attempt, info, retry_in_ms, v=V))
+        later_ms = retry_in_ms(policy, attempt, error, execution.worker.now_ms())
+        execution.processor.append(RunErrored(execution.run_id, attempt, info, later_ms, v=V))
         execution.worker.backs_off(execution)
     execution.worker.finished(execution)
 

@@ -17,14 +17,13 @@ from typing import Any
 
 from msgspec import UNSET, Raw, UnsetType
 
-from perdure.duration import until_ms
-from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError, RetryAfter
+from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError
 from perdure.worker.delivery import Delivered, Diverged, Go
-from perdure.worker.errors import describe, rebuild_step_error
+from perdure.worker.errors import describe, is_final, rebuild_step_error, retry_in_ms
 from perdure.worker.execution import Execution
 from perdure.worker.lineage import Branch, InStep, here, in_step
 from perdure.worker.payloads import decoder_for, digest, round_trip, show
-from perdure.worker.spec import RetryPolicy, StepSpec
+from perdure.worker.spec import StepSpec
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload
 from perdure_schemas.records import AskedOp, StepAttempted, StepCompleted, StepFailed, V
 
@@ -194,10 +193,10 @@ class _Attempt(InStep, eq=False):
         elif execution.signal is not None:
             raise type(execution.signal) from None
         policy, attempt = self.spec.retries, self.attempt
-        final = isinstance(error, (*_FINAL, *policy.never_on)) or attempt > policy.limit
-        retry_in_ms = None if final else _retry_in(policy, attempt, error, execution.worker.now_ms())
+        final = attempt > policy.limit or is_final(error, (*_FINAL, *policy.never_on))
+        later_ms = None if final else retry_in_ms(policy, attempt, error, execution.worker.now_ms())
         info = describe(error, attempts=attempt, step=self.name, run=execution.run_id)
-        self._fail(info, retry_in_ms, (monotonic_ns() - self.began) // 1000)
+        self._fail(info, later_ms, (monotonic_ns() - self.began) // 1000)
         return False
 
     def write(self, encoded: bytes) -> None:
@@ -227,12 +226,6 @@ class _Attempt(InStep, eq=False):
 def _cancelling() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _retry_in(policy: RetryPolicy, attempt: int, error: BaseException, now_ms: int) -> int:
-    if isinstance(error, RetryAfter):
-        return max(0, until_ms(error.delay, now_ms=now_ms) - now_ms)
-    return policy.delay_ms(attempt)
 
 
 async def _guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
