@@ -251,6 +251,21 @@ async def test_a_closure_may_change_what_it_captured() -> None:
     assert (await finished(app, flow)).output == 3
 
 
+async def test_an_inline_step_wants_a_function() -> None:
+    app = App("shop")
+
+    async def fetch(url: str) -> str:
+        return url
+
+    @app.background
+    async def flow(ctx: Context) -> None:
+        given: Any = fetch("http://x")
+        await ctx.step("fetch", given)
+
+    said = failure(await finished(app, flow))
+    assert "ctx.step('fetch', …): a function and its arguments are needed, not coroutine" in said
+
+
 # Progress
 
 

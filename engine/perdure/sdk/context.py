@@ -1,5 +1,6 @@
 """The Context: what a function can ask of its run. Every awaited method but `report` is an op, recorded once."""
 
+import asyncio
 import logging
 import random
 import uuid
@@ -98,6 +99,13 @@ class Context(Sender):
         timeout: Duration | None = None,
     ) -> Any:
         """Runs `fn(*args)` as a step named `name`: once, its result recorded. `returns`: the result's type."""
+        if not callable(cast("object", fn)):
+            if asyncio.iscoroutine(fn):
+                fn.close()
+            raise DefinitionError(
+                f"ctx.step({name!r}, …): a function and its arguments are needed, not {type(fn).__name__}: "
+                f"ctx.step({name!r}, fetch, url)"
+            )
         annotation = returns if returns is not None else type_hints(fn, local_names(fn)).get("return", Any)
         spec = StepSpec(
             name,

@@ -66,18 +66,20 @@ async def race(runners: Sequence[Awaitable[Any]]) -> tuple[int, Any]:
         index = next(i for i, task in enumerate(tasks) if task.done())
         return index, tasks[index].result()
     finally:
-        await _cancel(task for task in tasks if not task.done())
+        await _cancel(tasks)
 
 
 async def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    """End those that are not done, and ask all for their errors, so that asyncio does not miss that."""
     losers = list(tasks)
-    for task in losers:
+    going_on = [task for task in losers if not task.done()]
+    for task in going_on:
         task.cancel()
-    if losers:
-        await asyncio.wait(losers)
-        for task in losers:
-            if not task.cancelled():
-                task.exception()
+    if going_on:
+        await asyncio.wait(going_on)
+    for task in losers:
+        if not task.cancelled():
+            task.exception()
 
 
 def guard_closure(spec: StepSpec) -> StepSpec:

@@ -63,14 +63,22 @@ def tree_of(fn: Fn) -> ast.AST | None:
     except (OSError, TypeError):
         return None
     try:
-        return ast.parse(textwrap.dedent(source))
+        return _parse(textwrap.dedent(source))
     except SyntaxError:
         pass
     try:
         # A text that spans lines may stand left of the function's own indentation, which then cannot be taken away.
-        return ast.parse("if True:\n" + source)
+        return _parse("if True:\n" + source)
     except SyntaxError:
         return None
+
+
+def _parse(source: str) -> ast.AST:
+    try:
+        return ast.parse(source)
+    except SystemError:
+        # CPython 3.11, "AST constructor recursion depth mismatch": the collector ran a finalizer meanwhile.
+        return ast.parse(source)
 
 
 def _with_helpers(fn: Fn) -> Iterator[tuple[Fn, ast.AST | None]]:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from types import FunctionType
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from perdure.sdk.source import tree_of, value_of
 from perdure.worker.spec import FunctionSpec
 
 log = logging.getLogger("perdure.app")
 Fn = Callable[..., Any]
+_looked_at: "WeakSet[Fn]" = WeakSet()
 
 
 class Undurable(NamedTuple):
@@ -42,6 +44,9 @@ _WITH_TIMEOUT: tuple[tuple[object, str], ...] = (
 def warn_of(specs: Iterable[FunctionSpec]) -> None:
     """One warning for each function that uses asyncio's own clocks outside of steps."""
     for spec in specs:
+        if not isinstance(spec.fn, FunctionType) or spec.fn in _looked_at:
+            continue
+        _looked_at.add(spec.fn)
         found = next(undurable(spec.fn), None)
         if found is not None:
             log.warning(

@@ -112,7 +112,8 @@ class TestEngine(Client):
             undo()
         self._faked.clear()
         if self._node is not None:
-            await self._node.close()
+            # A dead process has no last word.
+            await (self._node.kill() if self.log.crashed else self._node.close())
             self._node = None
         await self._stack.aclose()
 
