@@ -60,8 +60,8 @@ class Oops(NonRetriable):
     """What a final `raise` raises; the other kind is retried."""
 
 
-def make_app() -> App:
-    """A new app whose functions interpret programs."""
+def make_app(version: int = 0) -> App:
+    """A new app whose functions interpret programs. Versions differ in what the interpreter does not use."""
     app = App("programs")
 
     @app.step(retries=Retry(3))
@@ -174,6 +174,12 @@ def make_app() -> App:
                 await ctx.continue_as(Event("begin", {**event.data, "again": event.data["again"] - 1}))
         own = await ctx.wait_for_event("go", match={"data.k": event.data["k"]}, timeout="10m")
         return [*await interpret(ctx, event.data["program"]), str(own is not None)]
+
+    if version:
+
+        @app.background(id=f"of version {version}")
+        async def of_version() -> int:
+            return version
 
     return app
 
