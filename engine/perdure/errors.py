@@ -54,6 +54,10 @@ class LogMismatch(LogError):
     """The data directory was made with another partition count or by a newer version."""
 
 
+class Fenced(LogError):
+    """Another process writes this partition's snapshots now: what was refused is not there, and never will be."""
+
+
 class PartitionHalted(LogError):
     """A partition met what it must not skip (an unknown kind or version) and stopped."""
 

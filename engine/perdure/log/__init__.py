@@ -1,9 +1,32 @@
 """Logs: `protocol.py` says what a log is, the other modules are the kinds of it."""
 
 from perdure.errors import LogError
-from perdure.log.protocol import Batch, Failed, Log, Reader, Sink, Store
+from perdure.log.protocol import (
+    Batch,
+    Commands,
+    Failed,
+    Log,
+    Member,
+    Reader,
+    Sink,
+    Snapshots,
+    SnapshotWriter,
+    Store,
+)
 
-__all__ = ["Batch", "Failed", "Log", "Reader", "Sink", "Store", "open_log"]
+__all__ = [
+    "Batch",
+    "Commands",
+    "Failed",
+    "Log",
+    "Member",
+    "Reader",
+    "Sink",
+    "SnapshotWriter",
+    "Snapshots",
+    "Store",
+    "open_log",
+]
 
 
 def open_log(url: str, *, partitions: int = 4) -> Log:

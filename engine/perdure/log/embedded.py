@@ -19,13 +19,14 @@ from rocksdict import WriteBatch
 
 from perdure.errors import LogCorrupt, LogError, LogFull
 from perdure.log import rows
+from perdure.log.alone import Alone
 from perdure.log.directory import Lock, Mark, prepare
 from perdure.log.disk import Disk
 from perdure.log.embedded_store import EmbeddedStore
 from perdure.log.encoding import KEY, encode, split
 from perdure.log.flight import Flight, Lists
 from perdure.log.flusher import Flusher
-from perdure.log.protocol import Batch, Failed, Reader, Sink, Store
+from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
 from perdure.log.readers import Readers
 from perdure.log.side import SideRecord, SideTopics
 from perdure.log.tickets import Waiters
@@ -51,6 +52,7 @@ class EmbeddedLog:
         self._disk = Disk(self._directory)
         self._readers = Readers(partitions, self._read, self.end)
         self._waiters = Waiters()
+        self._group = Alone(partitions)
         self._stores = [EmbeddedStore(self._disk, partition, self._write_state) for partition in range(partitions)]
         self._failure: LogError | None = None
         self._recovering = False
@@ -130,6 +132,7 @@ class EmbeddedLog:
                 timer.cancel()
         self._retry = None
         self._well()
+        self._group.leave()
         self._readers.close()
         self._waiters.refuse(lambda: LogError("the log was closed before this was durable"))
         self._flusher.stop()
@@ -191,6 +194,31 @@ class EmbeddedLog:
 
     def drop_store(self, partition: int) -> None:
         self._stores[partition].drop()
+
+    async def latest(self, partition: int) -> int:
+        return self._ends[partition]
+
+    async def fetch(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        return self._read(partition, offset, limit_bytes)
+
+    def join(self, member: Member) -> None:
+        if not self._opened:
+            raise LogError("the log is not open: `await log.open()` first")
+        self._group.join(member)
+
+    async def leave(self) -> None:
+        self._group.leave()
+
+    def confirmed(self, partition: int) -> bool:
+        return self._group.confirmed(partition)
+
+    @property
+    def snapshots(self) -> Snapshots | None:
+        return None
+
+    @property
+    def commands(self) -> Commands | None:
+        return None
 
     # The way of a record, in the order of calls: _wake, _kick, _send, _done.
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 
 from perdure.errors import LogError
-from perdure.log.protocol import Batch, Failed, Reader, Sink, Store
+from perdure.log.alone import Alone
+from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
 from perdure.log.readers import Readers
 from perdure.log.tickets import Waiters
 
@@ -80,6 +81,7 @@ class MemoryLog:
         self._durable = 0
         self._waiters = Waiters()
         self._readers = Readers(partitions, self._read_journal, self.end)
+        self._group = Alone(partitions)
         self._scheduled: asyncio.Handle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.crashed = False
@@ -112,6 +114,7 @@ class MemoryLog:
             self._scheduled.cancel()
             self._flush()
         self._readers.close()
+        self._group.leave()
         self._loop = None
 
     def crash(self) -> None:
@@ -121,6 +124,7 @@ class MemoryLog:
         self._side.clear()
         self._waiters.forget()
         self._readers.close()
+        self._group.leave()
         if self._scheduled is not None:
             self._scheduled.cancel()
             self._scheduled = None
@@ -174,6 +178,31 @@ class MemoryLog:
 
     def drop_store(self, partition: int) -> None:
         self._stores[partition].write((), (), clear=(b"",))
+
+    async def latest(self, partition: int) -> int:
+        return self.end(partition)
+
+    async def fetch(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        return self.read(partition, offset, limit_bytes=limit_bytes)
+
+    def join(self, member: Member) -> None:
+        if self._loop is None:
+            raise LogError("the log is not open: `await log.open()` first")
+        self._group.join(member)
+
+    async def leave(self) -> None:
+        self._group.leave()
+
+    def confirmed(self, partition: int) -> bool:
+        return self._group.confirmed(partition)
+
+    @property
+    def snapshots(self) -> Snapshots | None:
+        return None
+
+    @property
+    def commands(self) -> Commands | None:
+        return None
 
     def _schedule(self) -> None:
         if self._scheduled is None and self._loop is not None:

@@ -20,6 +20,9 @@
   never from within `follow`. It must not raise: a reader whose sink raises is closed, since going on would skip
   what was not taken.
 - A batch has one timestamp (milliseconds since the epoch): the log's own clock, which never goes back.
+- A log belongs to one process (memory, embedded), or is shared by the pods of an app. Every pod appends to and follows
+  every partition; to *own* one, that is to run its runs and checkpoint its state, is for the member of the app's group
+  that it is assigned to. On a shared log `end` is what this process knows; `latest` asks the log.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,6 +65,59 @@ class Store(Protocol):
         Seen by `get` and `scan` at once, durable no later than the next append.
 
         Raises `LogFull` if the disk is full; nothing is written then.
+        """
+        ...
+
+
+class Member(Protocol):
+    """Who is told which partitions are ours. Called on the loop's thread, in an empty context.
+
+    Never from within `join`, but by logs of one process, which assign all partitions before `join` returns.
+    """
+
+    def assigned(self, partitions: Sequence[int], /) -> None:
+        """These are ours from here on, as far as the group knows: another may still believe the same of itself."""
+        ...
+
+    def revoked(self, partitions: Sequence[int], /) -> None:
+        """These are being given away. Rebalancing is eager: they may come back with the next `assigned`."""
+        ...
+
+
+class SnapshotWriter(Protocol):
+    """The one writer of a partition's snapshots, until another fences it."""
+
+    async def commit(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None:
+        """One round, all or nothing; durable when this returns.
+
+        Raises `Fenced` if a later writer has taken over; nothing of the round is there then, and none will follow.
+        """
+        ...
+
+
+class Snapshots(Protocol):
+    """A compacted topic beside a shared journal: store keys of all entities that outlive what is trimmed."""
+
+    async def fence(self, partition: int) -> SnapshotWriter:
+        """From here on earlier writers of this partition are refused, and their open round is aborted."""
+        ...
+
+    async def read(self, partition: int) -> list[tuple[bytes, bytes]]:
+        """To the end as it stands now: of committed rounds only, the latest value of each key that was not deleted."""
+        ...
+
+
+class Commands(Protocol):
+    """Steps for worker pools: a topic and a group of competing consumers for each queue. At least once."""
+
+    def put(self, queue: str, key: str, value: bytes) -> int:
+        """Append a command; its ticket is numbered and acknowledged as that of `Log.append`."""
+        ...
+
+    def subscribe(self, queue: str, sink: Callable[[bytes], None]) -> Reader:
+        """Take part in a queue's work. `sink` gets commands that no other member has at present.
+
+        What a member was given and did not finish goes to another one when it is gone.
         """
         ...
 
@@ -146,4 +202,34 @@ class Log(Protocol):
 
     def drop_store(self, partition: int) -> None:
         """Forget the state: it is folded again from the log."""
+        ...
+
+    async def latest(self, partition: int) -> int:
+        """One past the last record that anybody has written, asked of the log itself: `end` may lag behind it."""
+        ...
+
+    async def fetch(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        """As `read`, asked of the log itself, for what is not at hand in this process."""
+        ...
+
+    def join(self, member: Member) -> None:
+        """Become a member of the app's group. At most one at a time, and only while the log is open."""
+        ...
+
+    async def leave(self) -> None:
+        """Leave the group: others take over at once. The member is told nothing from here on. Idempotent."""
+        ...
+
+    def confirmed(self, partition: int) -> bool:
+        """The last heartbeat succeeded, and the group says that the partition is ours."""
+        ...
+
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """None where log and state share one disk: the state is its own snapshot there."""
+        ...
+
+    @property
+    def commands(self) -> Commands | None:
+        """None where no pool can join."""
         ...
