@@ -83,6 +83,10 @@ class EmbeddedLog:
         return self._partitions
 
     @property
+    def shared(self) -> bool:
+        return False
+
+    @property
     def acknowledged(self) -> int:
         return self._acknowledged
 

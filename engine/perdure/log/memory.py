@@ -92,6 +92,10 @@ class MemoryLog:
         return self._partitions
 
     @property
+    def shared(self) -> bool:
+        return False
+
+    @property
     def acknowledged(self) -> int:
         return self._acknowledged
 

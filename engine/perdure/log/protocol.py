@@ -80,7 +80,10 @@ class Member(Protocol):
         ...
 
     def revoked(self, partitions: Sequence[int], /) -> None:
-        """These are being given away. Rebalancing is eager: they may come back with the next `assigned`."""
+        """These are being given away. Rebalancing is eager: they may come back with the next `assigned`.
+
+        What is appended in here is written before the next owner reads the end of the log, if it can be.
+        """
         ...
 
 
@@ -127,6 +130,11 @@ class Log(Protocol):
 
     @property
     def partitions(self) -> int: ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes append, read and own beside this one."""
+        ...
 
     @property
     def acknowledged(self) -> int:
