@@ -3,6 +3,7 @@
 from perdure.errors import LogError
 from perdure.log.protocol import (
     Batch,
+    Command,
     Commands,
     Failed,
     Log,
@@ -12,10 +13,12 @@ from perdure.log.protocol import (
     Snapshots,
     SnapshotWriter,
     Store,
+    Take,
 )
 
 __all__ = [
     "Batch",
+    "Command",
     "Commands",
     "Failed",
     "Log",
@@ -25,6 +28,7 @@ __all__ = [
     "SnapshotWriter",
     "Snapshots",
     "Store",
+    "Take",
     "open_log",
 ]
 

@@ -22,9 +22,10 @@ from perdure.log import rows
 from perdure.log.alone import Alone
 from perdure.log.directory import Lock, Mark, prepare
 from perdure.log.disk import Disk
+from perdure.log.embedded_commands import EmbeddedCommands
 from perdure.log.embedded_store import EmbeddedStore
 from perdure.log.encoding import KEY, encode, split
-from perdure.log.flight import Flight, Lists
+from perdure.log.flight import Entry, Flight, Lists
 from perdure.log.flusher import Flusher
 from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
 from perdure.log.readers import Readers
@@ -53,6 +54,7 @@ class EmbeddedLog:
         self._readers = Readers(partitions, self._read, self.end)
         self._waiters = Waiters()
         self._group = Alone(partitions)
+        self._commands = EmbeddedCommands(self._disk, self._queue_up)
         self._stores = [EmbeddedStore(self._disk, partition, self._write_state) for partition in range(partitions)]
         self._failure: LogError | None = None
         self._recovering = False
@@ -137,6 +139,7 @@ class EmbeddedLog:
         self._retry = None
         self._well()
         self._group.leave()
+        self._commands.close()
         self._readers.close()
         self._waiters.refuse(lambda: LogError("the log was closed before this was durable"))
         self._flusher.stop()
@@ -222,7 +225,17 @@ class EmbeddedLog:
 
     @property
     def commands(self) -> Commands | None:
-        return None
+        return self._commands
+
+    def _queue_up(self, entry: Entry) -> int:
+        if not self._opened:
+            raise LogError("the log is not open: `await log.open()` first")
+        self._lists.commands.append(entry)
+        # What is done needs no ticket: nobody waits for it.
+        self._ticket += entry.done is None
+        if self._idle or self._ticket == self._last:
+            self._wake()
+        return self._ticket
 
     # The way of a record, in the order of calls: _wake, _kick, _send, _done.
 
@@ -276,6 +289,8 @@ class EmbeddedLog:
         flight.batches = batches
         if flight.side:
             flight.side_ends = self._topics.put(batch, flight.side, now)
+        if flight.lists.commands:
+            flight.queue_ends = self._commands.write(batch, flight.lists.commands, now)
         return batch
 
     def _done(self, error: Exception | None) -> None:
@@ -301,6 +316,7 @@ class EmbeddedLog:
             self._idle = True
         for batch in flight.batches:
             self._readers.deliver(batch)
+        self._commands.advance(flight.queue_ends)
         self._tell_quiet()
 
     def _fail(self, error: LogError) -> None:

@@ -12,7 +12,8 @@ from contextvars import Context
 
 from perdure.errors import LogError
 from perdure.log.alone import Alone
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
+from perdure.log.commands import Consumer, Queues, Stored
+from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store, Take
 from perdure.log.readers import Readers
 from perdure.log.tickets import Waiters
 
@@ -57,13 +58,52 @@ class MemoryStore:
             del self._keys[bisect_left(self._keys, key)]
 
 
+class MemoryCommands:
+    """See `Commands`. Places outlive a crash, as the log does."""
+
+    local = True
+
+    def __init__(self, queue_up: Callable[[str, bytes], int], remove: Callable[[str, int], None]) -> None:
+        self._queue_up = queue_up
+        self._queues = Queues(self._read, remove)
+        self._stored: dict[str, dict[int, bytes]] = {}
+        self._places = 0
+
+    def put(self, queue: str, key: str, value: bytes) -> int:
+        return self._queue_up(queue, value)
+
+    def subscribe(self, queue: str, take: Take, *, limit: int) -> Consumer:
+        return self._queues.subscribe(queue, take, limit)
+
+    def store(self, queue: str, value: bytes) -> None:
+        """It is durable."""
+        self._stored.setdefault(queue, {})[self._places] = value
+        self._places += 1
+
+    def came(self, queues: set[str]) -> None:
+        for queue in sorted(queues):
+            self._queues.came(queue)
+
+    def remove(self, queue: str, place: int) -> None:
+        del self._stored[queue][place]
+
+    def close(self) -> None:
+        self._queues.close()
+
+    def _read(self, queue: str, place: int, limit: int) -> Stored:
+        stored = self._stored.get(queue, {})
+        if place in stored:
+            return [(place, stored[place])]
+        return [(at, value) for at, value in stored.items() if at >= place][:limit]
+
+
 class MemoryLog:
     """See `Log`, and this module's text.
 
     `clock` gives milliseconds since the epoch (the wall clock by default); a step back of it is not passed on.
 
-    `on_append`, for tests, is called with the count, from 1, of journal records made durable in the life of this
-    object, once per record, in the order of tickets. If it answers True the log crashes right there: this record and
+    `on_append`, for tests, is called with the count, from 1, of records and commands made durable in the life of this
+    object, once for each, in the order of tickets. If it answers True the log crashes right there: this record and
     all before it are durable, later ones of the same flush are lost, and nobody is told of any record of that flush
     (no acknowledgement, no sink, no side record). Until `open()` appends and store writes then go nowhere.
     """
@@ -82,6 +122,10 @@ class MemoryLog:
         self._waiters = Waiters()
         self._readers = Readers(partitions, self._read_journal, self.end)
         self._group = Alone(partitions)
+        self._commands = MemoryCommands(self._queue_up, self._remove)
+        self._queued: dict[int, str] = {}
+        """Index in `_pending` → queue of a command."""
+        self._done: list[tuple[str, int]] = []
         self._scheduled: asyncio.Handle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.crashed = False
@@ -118,6 +162,7 @@ class MemoryLog:
             self._scheduled.cancel()
             self._flush()
         self._readers.close()
+        self._commands.close()
         self._group.leave()
         self._loop = None
 
@@ -125,9 +170,12 @@ class MemoryLog:
         """Die here: forget what was not acknowledged, every reader, and whoever waits for an acknowledgement."""
         self.crashed = True
         self._pending.clear()
+        self._queued.clear()
+        self._done.clear()
         self._side.clear()
         self._waiters.forget()
         self._readers.close()
+        self._commands.close()
         self._group.leave()
         if self._scheduled is not None:
             self._scheduled.cancel()
@@ -206,7 +254,18 @@ class MemoryLog:
 
     @property
     def commands(self) -> Commands | None:
-        return None
+        return self._commands
+
+    def _queue_up(self, queue: str, value: bytes) -> int:
+        ticket = self.append(0, value)
+        if not self.crashed:
+            self._queued[len(self._pending) - 1] = queue
+        return ticket
+
+    def _remove(self, queue: str, place: int) -> None:
+        if not self.crashed:
+            self._done.append((queue, place))
+            self._schedule()
 
     def _schedule(self) -> None:
         if self._scheduled is None and self._loop is not None:
@@ -217,15 +276,25 @@ class MemoryLog:
         self._scheduled = None
         pending, self._pending = self._pending, []
         side, self._side = self._side, []
+        queued, self._queued = self._queued, {}
+        done, self._done = self._done, []
         ticket = self._ticket
         kept = self._until_crash(pending)
+        for index, queue in queued.items():
+            if index < len(kept):
+                self._commands.store(queue, kept[index][1])
+        if queued:
+            kept = [record for index, record in enumerate(kept) if index not in queued]
         batches = self._add([("", partition, value) for partition, value in kept])
         if self.crashed:
             return
         self._add(side)
+        for queue, place in done:
+            self._commands.remove(queue, place)
         self._acknowledged = ticket
         for batch in batches:
             self._readers.deliver(batch)
+        self._commands.came(set(queued.values()))
         self._waiters.release(self._acknowledged)
 
     def _until_crash(self, pending: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:

@@ -110,17 +110,47 @@ class Snapshots(Protocol):
         ...
 
 
-class Commands(Protocol):
-    """Steps for worker pools: a topic and a group of competing consumers for each queue. At least once."""
+class Command(Protocol):
+    """A command in the hands of one member of its queue's group."""
 
-    def put(self, queue: str, key: str, value: bytes) -> int:
-        """Append a command; its ticket is numbered and acknowledged as that of `Log.append`."""
+    @property
+    def value(self) -> bytes: ...
+
+    def done(self) -> None:
+        """Nobody else need see it: progress is committed once all that was appended before this call is durable.
+
+        A command that is never done goes to another member when this one is gone.
+        """
         ...
 
-    def subscribe(self, queue: str, sink: Callable[[bytes], None]) -> Reader:
-        """Take part in a queue's work. `sink` gets commands that no other member has at present.
 
-        What a member was given and did not finish goes to another one when it is gone.
+Take = Callable[[Command], None]
+
+
+class Commands(Protocol):
+    """Steps for worker pools: a topic and a group of competing consumers for each queue. At least once.
+
+    topic of a queue    | a | b | c | d | e | f |
+                          done  ^   ^   ^ in hand: at most `limit` of a member; done in any order
+    """
+
+    @property
+    def local(self) -> bool:
+        """Every member lives in this process: what the process before it had in hand, nobody has."""
+        ...
+
+    def put(self, queue: str, key: str, value: bytes) -> int:
+        """Append a command; its ticket is numbered and acknowledged as that of `Log.append`.
+
+        Commands of one key are given out in the order of putting, as long as the membership stands.
+        """
+        ...
+
+    def subscribe(self, queue: str, take: Take, *, limit: int) -> Reader:
+        """Take part in a queue's work: `take` gets durable commands that no other member has at present.
+
+        It is called as a reader's sink is, and has `limit` commands at a time that are not done. Closing the reader
+        gives back those that it has.
         """
         ...
 
