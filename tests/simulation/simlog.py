@@ -1,0 +1,488 @@
+"""A pod's client of the simulated cluster. See `Log`; what a real client would do, it does in messages that take time.
+
+    append ─► pending ─(linger)─► one lane a partition, one batch of it in flight ─► broker
+                                        ▲                                               │
+                                        └── no answer in time: again, or by a new ◄─────┘ answer
+                                            producer, whose copies come on top
+
+Only `read` looks further than a client could: it gives what the brokers hold below the end that this pod knows of,
+at once. Whoever wants to be told what a real log can tell uses `fetch` and `latest`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from perdure.errors import LogError
+from perdure.log.protocol import Batch, Failed, Reader, Sink, Store
+from perdure.log.tickets import Waiters
+from tests.simulation.cluster import Appended, Cluster
+from tests.simulation.disk import SimDisk
+from tests.simulation.loop import Owner
+
+
+class Member(Protocol):
+    """Who is told which partitions are its own."""
+
+    def assigned(self, partitions: "list[int]", /) -> None: ...
+
+    def revoked(self, partitions: "list[int]", /) -> None: ...
+
+
+@dataclass(eq=False)
+class _Flight:
+    """One flush: acknowledged when all its batches are."""
+
+    ticket: int
+    open: int = 0
+
+
+@dataclass(eq=False)
+class _Chunk:
+    """What a flush has for one partition."""
+
+    partition: int
+    values: list[bytes]
+    flight: _Flight
+    number: int = 0
+    tries: int = 0
+    done: bool = False
+
+
+class _Lane:
+    """What waits for one partition; the first is in flight."""
+
+    def __init__(self) -> None:
+        self.chunks: deque[_Chunk] = deque()
+        self.next_number = 0
+
+
+class _Fetcher:
+    """One subscription."""
+
+    def __init__(self, log: "SimLog", partition: int, offset: int, sink: Sink, failed: Failed | None) -> None:
+        self._log, self.partition, self.position, self._sink, self._failed = log, partition, offset, sink, failed
+        self._scheduled = False
+        self.closed = False
+        self._number = log.loop.number()
+        log.cluster.journals[partition].waiting[self._number] = self.wake
+
+    def close(self) -> None:
+        self.closed = True
+        self._log.cluster.journals[self.partition].waiting.pop(self._number, None)
+
+    def wake(self) -> None:
+        """There may be something to fetch."""
+        if not self._scheduled and not self.closed:
+            self._scheduled = True
+            self._log.loop.post(self._log.owner, self._log.delay() + self._log.delay(), self._fetch)
+
+    def _fetch(self) -> None:
+        self._scheduled = False
+        log = self._log
+        if self.closed or log.dead:
+            return
+        if log.is_cut():
+            self._scheduled = True
+            log.loop.post(log.owner, log.cluster.swarm.request_timeout, self._fetch)
+            return
+        most = log.cluster.rng.randint(1, log.cluster.swarm.most_records)
+        try:
+            batches = log.cluster.journals[self.partition].read(self.position, most)
+        except IndexError as error:
+            self._fail(error)
+            return
+        for batch in batches:
+            self.position = batch.offset + len(batch.values)
+            log.seen(batch)
+            log.cluster.trace.note("read", f"{log.name} {batch.partition} {batch.offset} {len(batch.values)}")
+            try:
+                self._sink(batch)
+            except Exception as error:
+                self._fail(error)
+                return
+            if self.closed or log.dead:
+                return
+        if self.position < log.cluster.journals[self.partition].end:
+            self.wake()
+
+    def _fail(self, error: Exception) -> None:
+        self.close()
+        if self._failed is not None:
+            self._failed(error)
+        else:
+            message = f"a reader of partition {self.partition} stopped"
+            self._log.loop.call_exception_handler({"message": message, "exception": error})
+
+
+class SimLog:
+    """See the module's text. One object is one life of a process."""
+
+    def __init__(self, cluster: Cluster, owner: Owner, disk: SimDisk) -> None:
+        self.cluster, self.owner, self.disk, self.loop = cluster, owner, disk, cluster.loop
+        self.name = owner.name
+        self.cut_until = 0.0
+        """Nothing reaches the brokers before, and nothing comes from them."""
+        self._opened = False
+        self._ticket = self._acknowledged = 0
+        self._waiters = Waiters()
+        self._pending: list[tuple[int, bytes]] = []
+        self._lingering = False
+        self._flights: deque[_Flight] = deque()
+        self._lanes = [_Lane() for _ in range(self.partitions)]
+        self._producer = 0
+        self._ends = [0] * self.partitions
+        self._readers: list[_Fetcher] = []
+        self._clock = (0, 0)
+        self._now = 0
+        # The group
+        self._member: Member | None = None
+        self._generation = 0
+        self._assigned: list[int] = []
+        self._confirmed_at = -1e9
+        self._beat: asyncio.TimerHandle | None = None
+        self._joining = 0
+        self.acknowledged_records: Callable[[int, Appended, list[bytes]], None] | None = None
+
+    # The wire
+
+    @property
+    def dead(self) -> bool:
+        return self.owner.dead
+
+    def is_cut(self) -> bool:
+        return self.loop.time() < self.cut_until
+
+    def delay(self) -> float:
+        """How long a message takes one way."""
+        swarm, rng = self.cluster.swarm, self.cluster.rng
+        took = rng.expovariate(1 / swarm.latency)
+        return took * rng.uniform(10, 100) if swarm.tail and rng.random() < swarm.tail else took
+
+    def _send(self, serve: Callable[[], Any], answer: Callable[[Any], None]) -> None:
+        """Ask the cluster. Both ways take time, and on both the message may be lost: then nothing comes back."""
+        if self.dead or self.is_cut() or self.cluster.rng.random() < self.cluster.swarm.p_lost_request:
+            return
+        self.loop.post(self.cluster.owner, self.delay(), self._arrives, serve, answer)
+
+    def _arrives(self, serve: Callable[[], Any], answer: Callable[[Any], None]) -> None:
+        answered = serve()
+        if not self.is_cut() and self.cluster.rng.random() >= self.cluster.swarm.p_lost_answer:
+            self.loop.post(self.owner, self.delay(), answer, answered)
+
+    async def _ask(self, serve: Callable[[], Any]) -> Any:
+        """Ask until there is an answer."""
+        while True:
+            answer = self.loop.create_future()
+            self._send(serve, lambda given, answer=answer: answer.done() or answer.set_result(given))  # type: ignore[misc]
+            done, _ = await asyncio.wait({answer}, timeout=self.cluster.swarm.request_timeout)
+            if done:
+                return answer.result()
+
+    # Log
+
+    @property
+    def partitions(self) -> int:
+        return self.cluster.swarm.partitions
+
+    @property
+    def acknowledged(self) -> int:
+        return self._acknowledged
+
+    @property
+    def unacknowledged(self) -> bool:
+        return self._acknowledged < self._ticket
+
+    @property
+    def failure(self) -> Exception | None:
+        return None
+
+    async def open(self) -> None:
+        if self._opened:
+            return
+        self._opened = True
+        self._ticket = self._acknowledged = 0
+        self._producer = self.cluster.new_producer()
+        for partition in range(self.partitions):
+            self._ends[partition] = await self._ask(lambda p=partition: self.cluster.journals[p].end)  # type: ignore[misc]
+            last = self.cluster.journals[partition].batches[-1:]
+            for batch in last:
+                self.seen(batch)
+
+    async def close(self) -> None:
+        if not self._opened:
+            return
+        await self.leave()
+        if self._ticket:
+            await self.acknowledge(self._ticket)
+        self._opened = False
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
+
+    def append(self, partition: int, value: bytes) -> int:
+        if not 0 <= partition < self.partitions:
+            raise IndexError(f"partition {partition}: this log has {self.partitions}")
+        if not self._opened:
+            raise LogError("the log is not open: `await log.open()` first")
+        self._ticket += 1
+        self._pending.append((partition, value))
+        if not self._lingering:
+            self._lingering = True
+            self.loop.post(self.owner, self.cluster.rng.random() * self.cluster.swarm.latency, self._flush)
+        return self._ticket
+
+    async def acknowledge(self, ticket: int) -> None:
+        if ticket > self._acknowledged:
+            await self._waiters.add(ticket, self.loop)
+
+    def start(self, partition: int) -> int:
+        return self.cluster.journals[partition].start
+
+    def end(self, partition: int) -> int:
+        return self._ends[partition]
+
+    def now_ms(self) -> int:
+        at, heard = self._clock
+        estimate = at + self.loop.wall_ms() - heard if heard else self.loop.wall_ms()
+        self._now = max(self._now, estimate)
+        return self._now
+
+    def seen(self, batch: Batch) -> None:
+        """A batch came: its time corrects the estimate, its end is known."""
+        self._clock = batch.timestamp_ms, self.loop.wall_ms()
+        self._ends[batch.partition] = max(self._ends[batch.partition], batch.offset + len(batch.values))
+
+    def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        end = self._ends[partition]
+        if not self.start(partition) <= offset <= end:
+            raise IndexError(f"offset {offset} of partition {partition} is outside its log, to {end}")
+        return self._limited(partition, offset, end, limit_bytes)
+
+    def _limited(self, partition: int, offset: int, end: int, limit_bytes: int) -> list[Batch]:
+        found: list[Batch] = []
+        size = 0
+        for batch in self.cluster.journals[partition].read(offset, end - offset) if end > offset else ():
+            found.append(batch)
+            size += sum(map(len, batch.values))
+            if size >= limit_bytes:
+                break
+        return found
+
+    async def latest(self, partition: int) -> int:
+        end: int = await self._ask(lambda: self.cluster.journals[partition].end)
+        self._ends[partition] = max(end, self._ends[partition])
+        return end
+
+    async def fetch(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        journal = self.cluster.journals[partition]
+
+        def serve() -> list[Batch] | IndexError:
+            if not journal.start <= offset <= journal.end:
+                return IndexError(f"offset {offset} of partition {partition}: it has {journal.start} to {journal.end}")
+            return self._limited(partition, offset, journal.end, limit_bytes)
+
+        found: list[Batch] | IndexError = await self._ask(serve)
+        if isinstance(found, IndexError):
+            raise found
+        for batch in found:
+            self.seen(batch)
+        return found
+
+    def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
+        if not self.start(partition) <= offset <= self._ends[partition]:
+            raise IndexError(f"offset {offset} of partition {partition} is outside its log, to {self._ends[partition]}")
+        with self.loop.on_behalf(self.owner):
+            reader = _Fetcher(self, partition, offset, sink, failed)
+            self._readers.append(reader)
+            if offset < self.cluster.journals[partition].end:
+                reader.wake()
+        return reader
+
+    async def trim(self, partition: int, offset: int) -> None:
+        def serve() -> None:
+            self.cluster.journals[partition].trim(offset)
+            self.cluster.trace.note("trim", f"{self.name} {partition} {offset}")
+
+        await self._ask(serve)
+
+    def side(self, topic: str, partition: int, value: bytes) -> None:
+        if self._opened and not self.dead and not self.is_cut():
+            self.cluster.append_side(topic, partition, value)
+
+    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        return [batch for batch in self.cluster.side.get((topic, partition), []) if batch.offset >= offset]
+
+    def store(self, partition: int) -> Store:
+        return self.disk.store(str(partition))
+
+    def drop_store(self, partition: int) -> None:
+        self.disk.store(str(partition)).write((), (), clear=(b"",))
+
+    # The way of a record, in the order of calls: _flush, _go, _answered or _overdue.
+
+    def _flush(self) -> None:
+        self._lingering = False
+        pending, self._pending = self._pending, []
+        flight = _Flight(self._ticket)
+        chunks: dict[int, _Chunk] = {}
+        for partition, value in pending:
+            chunk = chunks.get(partition)
+            if chunk is None:
+                chunk = chunks[partition] = _Chunk(partition, [], flight)
+            chunk.values.append(value)
+        flight.open = len(chunks)
+        self._flights.append(flight)
+        for partition, chunk in chunks.items():
+            lane = self._lanes[partition]
+            lane.chunks.append(chunk)
+            if len(lane.chunks) == 1:
+                self._first(lane)
+
+    def _first(self, lane: _Lane) -> None:
+        """Send what stands first in the lane, for the first time by this producer."""
+        if lane.chunks:
+            chunk = lane.chunks[0]
+            chunk.number = lane.next_number
+            lane.next_number += 1
+            self._go(chunk)
+
+    def _go(self, chunk: _Chunk) -> None:
+        chunk.tries += 1
+        tries, producer, number = chunk.tries, self._producer, chunk.number
+        values, partition = list(chunk.values), chunk.partition
+        self._send(
+            lambda: self.cluster.produce(producer, number, partition, values, self.name),
+            lambda appended: self._answered(chunk, appended),
+        )
+        self.loop.post(self.owner, self.cluster.swarm.request_timeout, self._overdue, chunk, tries, producer)
+
+    def _answered(self, chunk: _Chunk, appended: Appended | None) -> None:
+        if chunk.done or appended is None:
+            return
+        chunk.done = True
+        lane = self._lanes[chunk.partition]
+        assert lane.chunks[0] is chunk
+        lane.chunks.popleft()
+        self._ends[chunk.partition] = max(self._ends[chunk.partition], appended.offset + appended.count)
+        if self.acknowledged_records is not None:
+            self.acknowledged_records(chunk.partition, appended, chunk.values)
+        self._first(lane)
+        chunk.flight.open -= 1
+        flights = self._flights
+        while flights and flights[0].open == 0:
+            self._acknowledged = flights.popleft().ticket
+        self._waiters.release(self._acknowledged)
+
+    def _overdue(self, chunk: _Chunk, tries: int, producer: int) -> None:
+        if chunk.done or chunk.tries != tries or self.dead:
+            return
+        rng, swarm = self.cluster.rng, self.cluster.swarm
+        if producer == self._producer and rng.random() < swarm.p_abandon:
+            self._abandon()
+        elif producer == self._producer:
+            self._go(chunk)
+
+    def _abandon(self) -> None:
+        """A new producer: it sends everything that is not acknowledged. The old one may still deliver, after it."""
+        rng, swarm, old = self.cluster.rng, self.cluster.swarm, self._producer
+        self._producer = self.cluster.new_producer()
+        self.cluster.trace.note("abandon", f"{self.name} {old} {self._producer}")
+        for lane in self._lanes:
+            lane.next_number = 0
+            if lane.chunks:
+                chunk = lane.chunks[0]
+                if rng.random() < swarm.p_late:
+                    self.cluster.late += 1
+                    self.loop.post(
+                        self.cluster.owner, rng.uniform(0.1, 20), self._late, old, chunk.number, chunk.partition,
+                        list(chunk.values),
+                    )  # fmt: skip
+                self._first(lane)
+
+    def _late(self, producer: int, number: int, partition: int, values: list[bytes]) -> None:
+        self.cluster.late -= 1
+        if not self.dead:
+            self.cluster.trace.note("late", f"{self.name} {partition}")
+            self.cluster.produce(producer, number, partition, values, self.name)
+
+    # The group
+
+    def join(self, member: Member) -> None:
+        self._member = member
+        self._join()
+
+    async def leave(self) -> None:
+        if self._member is None:
+            return
+        self._member = None
+        self._assigned, self._confirmed_at = [], -1e9
+        if self._beat is not None:
+            self._beat.cancel()
+        self._send(lambda: self.cluster.group.leave(self.name), lambda _: None)
+
+    def confirmed(self, partition: int) -> bool:
+        recent = self.loop.time() - self._confirmed_at < self.cluster.swarm.session
+        return recent and partition in self._assigned
+
+    def _join(self) -> None:
+        """Ask to be a member; again if nothing comes back."""
+        self._joining += 1
+        number = self._joining
+
+        def serve() -> None:
+            self.cluster.group.join(self.name, lambda generation, mine: self._dealt(number, generation, mine))
+
+        self._send(serve, lambda _: None)
+        wait = self.cluster.swarm.session + self.cluster.swarm.request_timeout
+        self._beat = self.loop.post(self.owner, wait, self._join_again, number)
+
+    def _join_again(self, number: int) -> None:
+        if self._joining == number and self._member is not None:
+            self._join()
+
+    def _dealt(self, number: int, generation: int, partitions: list[int]) -> None:
+        """At the coordinator: the answer goes out."""
+        if not self.dead and not self.is_cut() and self.cluster.rng.random() >= self.cluster.swarm.p_lost_answer:
+            self.loop.post(self.owner, self.delay(), self._is_dealt, number, generation, partitions)
+
+    def _is_dealt(self, number: int, generation: int, partitions: list[int]) -> None:
+        if number != self._joining or self._member is None:
+            return
+        self._joining += 1
+        self._generation, self._assigned = generation, partitions
+        self._confirmed_at = self.loop.time()
+        self._plan_beat()
+        Context().run(self._member.assigned, list(partitions))
+
+    def _plan_beat(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        self._beat = self.loop.post(self.owner, self.cluster.swarm.session / 4, self._heartbeat)
+
+    def _heartbeat(self) -> None:
+        if self._member is None:
+            return
+        generation, sent = self._generation, self.loop.time()
+        self._send(
+            lambda: self.cluster.group.heartbeat(self.name, generation),
+            lambda word: self._beaten(generation, sent, word),
+        )
+        self._plan_beat()
+
+    def _beaten(self, generation: int, sent: float, word: str) -> None:
+        if self._member is None or generation != self._generation or not self._generation:
+            return
+        if word == "ok":
+            self._confirmed_at = max(sent, self._confirmed_at)
+            return
+        self.cluster.trace.note("revoked", f"{self.name} {word} {self._assigned}")
+        mine, self._assigned, self._confirmed_at, self._generation = self._assigned, [], -1e9, 0
+        if self._beat is not None:
+            self._beat.cancel()
+        if mine:
+            Context().run(self._member.revoked, mine)
+        self._join()

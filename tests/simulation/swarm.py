@@ -1,0 +1,94 @@
+"""Swarm testing: each seed draws which faults its world has, and how often. A world with all of them at once hides
+
+what one alone would show (a pod that always crashes before its session times out is never a zombie).
+"""
+
+from dataclasses import dataclass, fields
+from random import Random
+
+
+@dataclass
+class Swarm:
+    """Rates are events a second of virtual time in a world; `p_` are probabilities a request; all 0 is a calm world."""
+
+    # How the world is made
+    pods: int = 1
+    partitions: int = 3
+    tick_seconds: float = 0.1
+    latency: float = 0.002
+    """Mean time of a message between pod and broker, in seconds."""
+    tail: float = 0.0
+    """Probability that a message takes up to a hundred times as long."""
+    most_records: int = 500
+    """Records in one fetch at most."""
+    session: float = 6.0
+    request_timeout: float = 2.0
+    skew_ms: int = 0
+    """Brokers' clocks differ by up to this."""
+    evict: bool = False
+    # What goes wrong
+    crash: float = 0.0
+    power_loss: float = 0.0
+    freeze: float = 0.0
+    cut: float = 0.0
+    """A pod cannot reach the brokers for a while."""
+    slow: float = 0.0
+    rebalance: float = 0.0
+    deploy: float = 0.0
+    leap: float = 0.0
+    """A broker's clock goes ahead, and comes back later."""
+    leader: float = 0.0
+    full: float = 0.0
+    """A pod's disk is full for a while."""
+    compact: float = 0.0
+    p_crash_at_append: float = 0.0
+    p_crash_at_write: float = 0.0
+    p_lost_request: float = 0.0
+    p_lost_answer: float = 0.0
+    p_abandon: float = 0.0
+    """After a request that was not answered: a new producer, rather than the old one's word again."""
+    p_late: float = 0.0
+    """What an abandoned producer held arrives after its successor's."""
+    p_flip: float = 0.0
+    """A bit of the disk is another one when its pod starts again."""
+
+    def on(self) -> list[str]:
+        """The faults that this world has."""
+        return [field.name for field in fields(self) if field.name in FAULTS and getattr(self, field.name)]
+
+    def calm(self) -> None:
+        """No more faults from here on."""
+        for name in FAULTS:
+            setattr(self, name, 0.0)
+        self.tail = 0.0
+
+
+RATES = ("crash", "power_loss", "freeze", "cut", "slow", "rebalance", "deploy", "leap", "leader", "full", "compact")
+CHANCES = (
+    "p_crash_at_append", "p_crash_at_write", "p_lost_request", "p_lost_answer", "p_abandon", "p_late", "p_flip",
+)  # fmt: skip
+FAULTS = (*RATES, *CHANCES)
+_OFTEN = {"p_crash_at_append": 0.004, "p_crash_at_write": 0.01, "p_flip": 0.3, "p_abandon": 0.8, "p_late": 0.8}
+
+
+def draw(rng: Random, *, most_pods: int = 4) -> Swarm:
+    """A world's options: each fault is there or not, at a rate of its own."""
+    swarm = Swarm(
+        pods=rng.randint(1, most_pods),
+        partitions=rng.choice((1, 2, 3, 4)),
+        tick_seconds=rng.choice((0.1, 0.25, 0.5)),
+        latency=rng.choice((0.000_5, 0.002, 0.02)),
+        tail=rng.choice((0.0, 0.0, 0.01, 0.05)),
+        most_records=rng.choice((1, 7, 500)),
+        session=rng.choice((3.0, 6.0, 10.0)),
+        request_timeout=rng.choice((0.5, 2.0)),
+        skew_ms=rng.choice((0, 0, 50, 5_000)),
+        evict=rng.random() < 0.2,
+    )
+    for name in RATES:
+        if rng.random() < 0.4:
+            setattr(swarm, name, rng.choice((0.02, 0.1, 0.3)))
+    for name in CHANCES:
+        if rng.random() < 0.4:
+            setattr(swarm, name, rng.choice((0.02, 0.1, 0.3)) if name not in _OFTEN else _OFTEN[name] * rng.random())
+    return swarm
