@@ -17,68 +17,8 @@ from random import Random
 from perdure.log.protocol import Batch
 from tests.simulation.loop import SimLoop
 from tests.simulation.swarm import Swarm
+from tests.simulation.topics import Appended, Journal, Queue, SnapshotTopic, Topic
 from tests.simulation.trace import Trace
-
-
-@dataclass
-class Appended:
-    """A batch, as the producer is told."""
-
-    offset: int
-    count: int
-    timestamp_ms: int
-
-
-class Journal:
-    """One partition of a topic."""
-
-    def __init__(self, partition: int, leader: int) -> None:
-        self.partition = partition
-        self.leader = leader
-        self.batches: list[Batch] = []
-        self.start = 0
-        self.end = 0
-        self.last: dict[int, tuple[int, Appended]] = {}
-        """By producer: the number of its last batch, and what it was told."""
-        self.waiting: dict[int, Callable[[], None]] = {}
-        """Whom to tell that there is something new."""
-
-    def read(self, offset: int, most: int) -> list[Batch]:
-        """From `offset` on, `most` records or less. Raises IndexError outside the journal."""
-        if not self.start <= offset <= self.end:
-            raise IndexError(f"offset {offset} of partition {self.partition} is outside its log, {self.start} to {self.end}")
-        found: list[Batch] = []
-        low, high = 0, len(self.batches)
-        while low < high:
-            middle = (low + high) // 2
-            if self.batches[middle].offset + len(self.batches[middle].values) <= offset:
-                low = middle + 1
-            else:
-                high = middle
-        for index in range(low, len(self.batches)):
-            batch = self.batches[index]
-            skip = max(0, offset - batch.offset)
-            values = batch.values[skip : skip + most]
-            found.append(Batch(self.partition, batch.offset + skip, batch.timestamp_ms, values))
-            most -= len(values)
-            if most <= 0:
-                break
-        return found
-
-    def trim(self, offset: int) -> None:
-        """Records below are gone. A batch that reaches beyond stays, and is cut where it is read."""
-        self.start = max(self.start, min(offset, self.end))
-        while self.batches and self.batches[0].offset + len(self.batches[0].values) <= self.start:
-            del self.batches[0]
-
-    def records(self) -> list[tuple[int, int, bytes]]:
-        """(offset, timestamp, value) of all that is kept."""
-        return [
-            (batch.offset + index, batch.timestamp_ms, value)
-            for batch in self.batches
-            for index, value in enumerate(batch.values)
-            if batch.offset + index >= self.start
-        ]
 
 
 @dataclass
@@ -190,6 +130,8 @@ class Cluster:
         self.leapt_ms = [0] * self.brokers
         self.journals = [Journal(p, rng.randrange(self.brokers)) for p in range(swarm.partitions)]
         self.group = Group(self, swarm.partitions)
+        self.snapshots = [SnapshotTopic() for _ in range(swarm.partitions)]
+        self.queues: dict[str, Queue] = {}
         self.side: dict[tuple[str, int], list[Batch]] = {}
         self._producers = 0
         self.records = 0
@@ -205,21 +147,27 @@ class Cluster:
     def clock_ms(self, broker: int) -> int:
         return self.loop.wall_ms() + self.skew_ms[broker] + self.leapt_ms[broker]
 
-    def produce(self, producer: int, number: int, partition: int, values: Sequence[bytes], who: str) -> Appended | None:
+    def queue(self, name: str) -> Queue:
+        found = self.queues.get(name)
+        if found is None:
+            found = self.queues[name] = Queue(self.loop, self.rng, self.owner, self.swarm, name)
+        return found
+
+    def produce(self, producer: int, number: int, topic: Topic, values: Sequence[bytes], who: str) -> Appended | None:
         """Store a batch. None if its number is not the next one of its producer."""
-        journal = self.journals[partition]
+        journal = self.journals[topic] if isinstance(topic, int) else self.queue(topic).journal
         known = journal.last.get(producer)
         if known is not None:
             if known[0] == number:
-                self.trace.note("again", f"{who} {partition} {known[1].offset}")
+                self.trace.note("again", f"{who} {topic} {known[1].offset}")
                 return known[1]
             if number != known[0] + 1:
                 return None
         timestamp_ms = self.clock_ms(journal.leader)
         appended = Appended(journal.end, len(values), timestamp_ms)
-        journal.batches.append(Batch(partition, journal.end, timestamp_ms, list(values)))
+        journal.batches.append(Batch(journal.partition, journal.end, timestamp_ms, list(values)))
         for value in values:
-            self.trace.note("append", f"{who} {partition} {journal.end} {timestamp_ms}", value)
+            self.trace.note("append", f"{who} {topic} {journal.end} {timestamp_ms}", value)
             journal.end += 1
         self.records += len(values)
         journal.last[producer] = number, appended

@@ -49,7 +49,7 @@ class Patches:
 class SimThreads(Executor):
     """`def` steps, inline on the loop: a thread that begins and ends at a moment that is drawn."""
 
-    delay: Callable[[], float]
+    chance = Random(0)
 
     def __init__(self, limit: int) -> None:
         self._loop = cast("SimLoop", asyncio.get_running_loop())
@@ -58,7 +58,7 @@ class SimThreads(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         future: Future[Any] = Future()
-        self._loop.post(self._owner, self.delay(), self._run, future, lambda: fn(*args, **kwargs))
+        self._loop.post(self._owner, self.chance.random() ** 3 * 0.5, self._run, future, lambda: fn(*args, **kwargs))
         return future
 
     def _run(self, future: "Future[Any]", call: Callable[[], Any]) -> None:
@@ -118,7 +118,7 @@ def controlled(loop: SimLoop, rng: Random, *, tick_seconds: float) -> Iterator[N
     patches.set(perdure.sdk.node, "TICK_SECONDS", tick_seconds)
     patches.set(asyncio, "Task", SimTask)
     patches.set(asyncio, "as_completed", _in_order)
-    SimThreads.delay = staticmethod(lambda: threads.random() ** 3 * 0.5)
+    patches.set(SimThreads, "chance", threads)
     if not _frozen:
         # What the interpreter holds before the first world is never garbage: collecting after each world stays cheap.
         gc.collect()

@@ -79,7 +79,7 @@ class SimStore:
 
 
 class SimDisk:
-    """The disk of one machine. `die` is called when its process dies at a write: what it does after that goes nowhere."""
+    """The disk of one machine. `die` kills its process at a write: what that does afterwards goes nowhere."""
 
     def __init__(self, name: str, rng: Random, swarm: Swarm, trace: Trace) -> None:
         self.name = name

@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from random import Random
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 
+Ts = TypeVarTuple("Ts")
 EPOCH_MS = 1_767_225_600_000
 """2026-01-01, when every world begins."""
 
@@ -90,8 +91,9 @@ def _gone(task: "asyncio.Future[Any]") -> None:
 class SimLoop(asyncio.BaseEventLoop):
     """See the module's text. `rng` decides every order."""
 
-    def __init__(self, rng: Random, turn_cost: float = 0.000_02) -> None:
+    def __init__(self, rng: Random, turn_cost: float = 0.000_02, most_callbacks: int = 1 << 60) -> None:
         super().__init__()
+        self._most_callbacks = most_callbacks
         self._random = rng.random
         self._now = 1_000.0
         self._turn_cost = turn_cost
@@ -145,7 +147,7 @@ class SimLoop(asyncio.BaseEventLoop):
     # Asking
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         task = getattr(callback, "__self__", None)
@@ -155,15 +157,15 @@ class SimLoop(asyncio.BaseEventLoop):
             owner.ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> asyncio.TimerHandle:
         return self._timer(self.current, when, callback, args, context)
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> asyncio.TimerHandle:
         return self._timer(self.current, self._now + delay, callback, args, context)
 
@@ -215,6 +217,8 @@ class SimLoop(asyncio.BaseEventLoop):
                 break
         self.current = self.outside
         self.handles += count
+        if self.handles > self._most_callbacks:
+            raise Stalled(f"{self.handles} callbacks, and no end: something goes round in circles")
         self._now = now + count * self._turn_cost
 
     def _jump(self) -> None:
@@ -225,7 +229,7 @@ class SimLoop(asyncio.BaseEventLoop):
         if self._timers:
             moments.append(self._timers[0][0])
         if not moments:
-            if self._stopping:
+            if getattr(self, "_stopping", False):
                 return
             raise Stalled("nothing is left to do, and no timer is set")
         self._now = max(self._now, min(moments))

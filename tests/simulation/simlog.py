@@ -11,25 +11,18 @@ at once. Whoever wants to be told what a real log can tell uses `fetch` and `lat
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from perdure.errors import LogError
-from perdure.log.protocol import Batch, Failed, Reader, Sink, Store
+from perdure.errors import Fenced, LogError
+from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, SnapshotWriter, Store
 from perdure.log.tickets import Waiters
-from tests.simulation.cluster import Appended, Cluster
+from tests.simulation.cluster import Cluster
 from tests.simulation.disk import SimDisk
 from tests.simulation.loop import Owner
-
-
-class Member(Protocol):
-    """Who is told which partitions are its own."""
-
-    def assigned(self, partitions: "list[int]", /) -> None: ...
-
-    def revoked(self, partitions: "list[int]", /) -> None: ...
+from tests.simulation.topics import Appended, Subscriber, Topic
 
 
 @dataclass(eq=False)
@@ -42,9 +35,9 @@ class _Flight:
 
 @dataclass(eq=False)
 class _Chunk:
-    """What a flush has for one partition."""
+    """What a flush has for one partition, or queue."""
 
-    partition: int
+    topic: Topic
     values: list[bytes]
     flight: _Flight
     number: int = 0
@@ -129,10 +122,10 @@ class SimLog:
         self._opened = False
         self._ticket = self._acknowledged = 0
         self._waiters = Waiters()
-        self._pending: list[tuple[int, bytes]] = []
+        self._pending: list[tuple[Topic, bytes]] = []
         self._lingering = False
         self._flights: deque[_Flight] = deque()
-        self._lanes = [_Lane() for _ in range(self.partitions)]
+        self._lanes: dict[Topic, _Lane] = {}
         self._producer = 0
         self._ends = [0] * self.partitions
         self._readers: list[_Fetcher] = []
@@ -145,7 +138,8 @@ class SimLog:
         self._confirmed_at = -1e9
         self._beat: asyncio.TimerHandle | None = None
         self._joining = 0
-        self.acknowledged_records: Callable[[int, Appended, list[bytes]], None] | None = None
+        self.snapshots: Snapshots | None = _Snapshots(self)
+        self.commands: Commands | None = _Commands(self)
 
     # The wire
 
@@ -173,7 +167,7 @@ class SimLog:
         if not self.is_cut() and self.cluster.rng.random() >= self.cluster.swarm.p_lost_answer:
             self.loop.post(self.owner, self.delay(), answer, answered)
 
-    async def _ask(self, serve: Callable[[], Any]) -> Any:
+    async def ask(self, serve: Callable[[], Any]) -> Any:
         """Ask until there is an answer."""
         while True:
             answer = self.loop.create_future()
@@ -187,6 +181,10 @@ class SimLog:
     @property
     def partitions(self) -> int:
         return self.cluster.swarm.partitions
+
+    @property
+    def shared(self) -> bool:
+        return True
 
     @property
     def acknowledged(self) -> int:
@@ -207,7 +205,7 @@ class SimLog:
         self._ticket = self._acknowledged = 0
         self._producer = self.cluster.new_producer()
         for partition in range(self.partitions):
-            self._ends[partition] = await self._ask(lambda p=partition: self.cluster.journals[p].end)  # type: ignore[misc]
+            self._ends[partition] = await self.ask(lambda p=partition: self.cluster.journals[p].end)  # type: ignore[misc]
             last = self.cluster.journals[partition].batches[-1:]
             for batch in last:
                 self.seen(batch)
@@ -226,10 +224,14 @@ class SimLog:
     def append(self, partition: int, value: bytes) -> int:
         if not 0 <= partition < self.partitions:
             raise IndexError(f"partition {partition}: this log has {self.partitions}")
+        return self.put(partition, value)
+
+    def put(self, topic: Topic, value: bytes) -> int:
+        """`append`, to any topic."""
         if not self._opened:
             raise LogError("the log is not open: `await log.open()` first")
         self._ticket += 1
-        self._pending.append((partition, value))
+        self._pending.append((topic, value))
         if not self._lingering:
             self._lingering = True
             self.loop.post(self.owner, self.cluster.rng.random() * self.cluster.swarm.latency, self._flush)
@@ -273,7 +275,7 @@ class SimLog:
         return found
 
     async def latest(self, partition: int) -> int:
-        end: int = await self._ask(lambda: self.cluster.journals[partition].end)
+        end: int = await self.ask(lambda: self.cluster.journals[partition].end)
         self._ends[partition] = max(end, self._ends[partition])
         return end
 
@@ -285,7 +287,7 @@ class SimLog:
                 return IndexError(f"offset {offset} of partition {partition}: it has {journal.start} to {journal.end}")
             return self._limited(partition, offset, journal.end, limit_bytes)
 
-        found: list[Batch] | IndexError = await self._ask(serve)
+        found: list[Batch] | IndexError = await self.ask(serve)
         if isinstance(found, IndexError):
             raise found
         for batch in found:
@@ -307,7 +309,7 @@ class SimLog:
             self.cluster.journals[partition].trim(offset)
             self.cluster.trace.note("trim", f"{self.name} {partition} {offset}")
 
-        await self._ask(serve)
+        await self.ask(serve)
 
     def side(self, topic: str, partition: int, value: bytes) -> None:
         if self._opened and not self.dead and not self.is_cut():
@@ -328,16 +330,16 @@ class SimLog:
         self._lingering = False
         pending, self._pending = self._pending, []
         flight = _Flight(self._ticket)
-        chunks: dict[int, _Chunk] = {}
-        for partition, value in pending:
-            chunk = chunks.get(partition)
+        chunks: dict[Topic, _Chunk] = {}
+        for topic, value in pending:
+            chunk = chunks.get(topic)
             if chunk is None:
-                chunk = chunks[partition] = _Chunk(partition, [], flight)
+                chunk = chunks[topic] = _Chunk(topic, [], flight)
             chunk.values.append(value)
         flight.open = len(chunks)
         self._flights.append(flight)
-        for partition, chunk in chunks.items():
-            lane = self._lanes[partition]
+        for topic, chunk in chunks.items():
+            lane = self._lanes.setdefault(topic, _Lane())
             lane.chunks.append(chunk)
             if len(lane.chunks) == 1:
                 self._first(lane)
@@ -353,9 +355,9 @@ class SimLog:
     def _go(self, chunk: _Chunk) -> None:
         chunk.tries += 1
         tries, producer, number = chunk.tries, self._producer, chunk.number
-        values, partition = list(chunk.values), chunk.partition
+        values, topic = list(chunk.values), chunk.topic
         self._send(
-            lambda: self.cluster.produce(producer, number, partition, values, self.name),
+            lambda: self.cluster.produce(producer, number, topic, values, self.name),
             lambda appended: self._answered(chunk, appended),
         )
         self.loop.post(self.owner, self.cluster.swarm.request_timeout, self._overdue, chunk, tries, producer)
@@ -364,12 +366,11 @@ class SimLog:
         if chunk.done or appended is None:
             return
         chunk.done = True
-        lane = self._lanes[chunk.partition]
+        lane = self._lanes[chunk.topic]
         assert lane.chunks[0] is chunk
         lane.chunks.popleft()
-        self._ends[chunk.partition] = max(self._ends[chunk.partition], appended.offset + appended.count)
-        if self.acknowledged_records is not None:
-            self.acknowledged_records(chunk.partition, appended, chunk.values)
+        if isinstance(chunk.topic, int):
+            self._ends[chunk.topic] = max(self._ends[chunk.topic], appended.offset + appended.count)
         self._first(lane)
         chunk.flight.open -= 1
         flights = self._flights
@@ -391,40 +392,48 @@ class SimLog:
         rng, swarm, old = self.cluster.rng, self.cluster.swarm, self._producer
         self._producer = self.cluster.new_producer()
         self.cluster.trace.note("abandon", f"{self.name} {old} {self._producer}")
-        for lane in self._lanes:
+        for lane in self._lanes.values():
             lane.next_number = 0
             if lane.chunks:
                 chunk = lane.chunks[0]
                 if rng.random() < swarm.p_late:
                     self.cluster.late += 1
                     self.loop.post(
-                        self.cluster.owner, rng.uniform(0.1, 20), self._late, old, chunk.number, chunk.partition,
+                        self.cluster.owner, rng.uniform(0.1, 20), self._late, old, chunk.number, chunk.topic,
                         list(chunk.values),
                     )  # fmt: skip
                 self._first(lane)
 
-    def _late(self, producer: int, number: int, partition: int, values: list[bytes]) -> None:
+    def _late(self, producer: int, number: int, topic: Topic, values: list[bytes]) -> None:
         self.cluster.late -= 1
         if not self.dead:
-            self.cluster.trace.note("late", f"{self.name} {partition}")
-            self.cluster.produce(producer, number, partition, values, self.name)
+            self.cluster.trace.note("late", f"{self.name} {topic}")
+            self.cluster.produce(producer, number, topic, values, self.name)
 
     # The group
 
     def join(self, member: Member) -> None:
+        if not self._opened:
+            raise LogError("the log is not open: `await log.open()` first")
+        if self._member is not None:
+            raise LogError("this log has its member already: a process is one member of its group")
         self._member = member
-        self._join()
+        with self.loop.on_behalf(self.owner):
+            self._join()
 
     async def leave(self) -> None:
         if self._member is None:
             return
-        self._member = None
+        self._member, self._generation = None, 0
+        self._joining += 1
         self._assigned, self._confirmed_at = [], -1e9
         if self._beat is not None:
             self._beat.cancel()
         self._send(lambda: self.cluster.group.leave(self.name), lambda _: None)
 
     def confirmed(self, partition: int) -> bool:
+        if not 0 <= partition < self.partitions:
+            raise IndexError(f"partition {partition}: this log has {self.partitions}")
         recent = self.loop.time() - self._confirmed_at < self.cluster.swarm.session
         return recent and partition in self._assigned
 
@@ -485,4 +494,65 @@ class SimLog:
             self._beat.cancel()
         if mine:
             Context().run(self._member.revoked, mine)
-        self._join()
+        self._rejoin(self._joining, self._ticket, self.loop.time() + self.cluster.swarm.request_timeout)
+
+    def _rejoin(self, number: int, ticket: int, until: float) -> None:
+        """Once what the member appended when it was told is written, or it takes too long."""
+        if self._member is None or number != self._joining:
+            return
+        if self._acknowledged >= ticket or self.loop.time() >= until:
+            self._join()
+        else:
+            self.loop.post(self.owner, self.cluster.swarm.latency, self._rejoin, number, ticket, until)
+
+
+class _Snapshots:
+    """See `Snapshots`."""
+
+    def __init__(self, log: SimLog) -> None:
+        self._log = log
+
+    async def fence(self, partition: int) -> SnapshotWriter:
+        topic = self._log.cluster.snapshots[partition]
+        epoch: int = await self._log.ask(topic.fence)
+        self._log.cluster.trace.note("fence", f"{self._log.name} {partition} {epoch}")
+        return _Writer(self._log, partition, epoch)
+
+    async def read(self, partition: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = await self._log.ask(self._log.cluster.snapshots[partition].read)
+        return found
+
+
+class _Writer:
+    """See `SnapshotWriter`: the records of a round, then the word that they count."""
+
+    def __init__(self, log: SimLog, partition: int, epoch: int) -> None:
+        self._log, self._partition, self._epoch, self._round = log, partition, epoch, 0
+
+    async def commit(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None:
+        topic, epoch = self._log.cluster.snapshots[self._partition], self._epoch
+        self._round += 1
+        number = self._round
+        values = [*((key, None) for key in deletes), *puts]
+        for serve in (lambda: topic.write(epoch, number, values), lambda: topic.commit(epoch, number)):
+            if not await self._log.ask(serve):
+                raise Fenced(f"another process writes the snapshots of partition {self._partition} now")
+        self._log.cluster.trace.note("snapshot", f"{self._log.name} {self._partition} {len(puts)} {len(deletes)}")
+
+
+class _Commands:
+    """See `Commands`."""
+
+    def __init__(self, log: SimLog) -> None:
+        self._log = log
+
+    def put(self, queue: str, key: str, value: bytes) -> int:
+        return self._log.put(queue, value)
+
+    def subscribe(self, queue: str, sink: Callable[[bytes], None]) -> Reader:
+        log = self._log
+        subscriber = Subscriber(
+            log.owner, sink, lambda: log.delay() + log.delay() + max(0, log.cut_until - log.loop.time())
+        )
+        log.cluster.queue(queue).subscribe(subscriber)
+        return subscriber

@@ -1,0 +1,206 @@
+"""What goes wrong in a world, and when."""
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.simulation.swarm import RATES
+
+if TYPE_CHECKING:
+    from tests.simulation.pod import Pod
+    from tests.simulation.world import World
+
+
+class Chaos:
+    """Each kind of fault comes at random moments, at the rate that the swarm says; 0 stops it."""
+
+    def __init__(self, world: "World", rng: Random) -> None:
+        self._world = world
+        self._rng = rng
+        self._begun = False
+        self._rolling: list[tuple[Pod, str]] = []
+        self._roller: Pod | None = None
+        self._faults: dict[str, Callable[[], None]] = {
+            "crash": self._crash,
+            "power_loss": self._power_loss,
+            "freeze": self._freeze,
+            "cut": self._cut,
+            "slow": self._slow,
+            "rebalance": self._rebalance,
+            "deploy": self._deploy,
+            "leap": self._leap,
+            "leader": self._leader,
+            "full": self._full,
+            "compact": self._compact,
+        }
+
+    def begin(self) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        for kind in RATES:
+            self._plan(kind)
+
+    def _plan(self, kind: str) -> None:
+        rate: float = getattr(self._world.swarm, kind)
+        if rate:
+            self._world.later(self._rng.expovariate(rate), lambda: self._strike(kind))
+
+    def _strike(self, kind: str) -> None:
+        if getattr(self._world.swarm, kind) and not self._world.over:
+            self._faults[kind]()
+            self._plan(kind)
+
+    def _someone(self) -> "Pod | None":
+        alive = [pod for pod in self._world.pods if pod.alive]
+        return self._rng.choice(alive) if alive else None
+
+    def _note(self, kind: str, what: str) -> None:
+        self._world.trace.note(kind, what)
+        self._world.faults += 1
+
+    # Processes
+
+    def appended(self, who: str) -> None:
+        """A pod's batch was stored, and it has not been told."""
+        if self._world.swarm.p_crash_at_append and self._rng.random() < self._world.swarm.p_crash_at_append:
+            pod = self._world.pods_by_owner.get(who)
+            if pod is not None and pod.alive and pod.owner is not None and pod.owner.name == who:
+                self._note("died", f"{who} after an append")
+                pod.kill()
+                self.back(pod)
+
+    def back(self, pod: "Pod") -> None:
+        """Whoever watches over pods starts it again."""
+        self._world.later(self._rng.choice((0.1, 1.0, 1.0, 10.0)) * self._rng.random(), pod.restart)
+
+    def _crash(self) -> None:
+        pod = self._someone()
+        if pod is not None:
+            self._note("crash", pod.name)
+            pod.kill()
+            if self._rng.random() < 0.2:
+                self._note("empty", pod.name)
+                pod.disk.forget()
+            self.back(pod)
+
+    def _power_loss(self) -> None:
+        pod = self._someone()
+        if pod is not None:
+            self._note("power", pod.name)
+            pod.lose_power()
+            self.back(pod)
+
+    def _freeze(self) -> None:
+        pod = self._someone()
+        if pod is not None:
+            self._world.faults += 1
+            pod.freeze(self._rng.choice((0.5, 2.0, 15.0)) * (0.5 + self._rng.random()))
+
+    def _slow(self) -> None:
+        pod = self._someone()
+        if pod is not None and pod.owner is not None:
+            seconds = self._rng.random() * 2
+            self._note("slow", f"{pod.name} {seconds:.3f}")
+            pod.owner.stalled_until = max(pod.owner.stalled_until, self._world.loop.time() + seconds)
+
+    def _deploy(self) -> None:
+        versions = self._world.versions
+        if len(versions) > 1 and not self._rolling:
+            # Mostly forward, now and then back again.
+            at = versions.index(self._world.version)
+            step = 1 if self._rng.random() < 0.8 else -1
+            target = versions[max(0, min(len(versions) - 1, at + step))]
+            if target != self._world.version:
+                self._world.deploy(target)
+
+    def roll(self, version: str) -> None:
+        """Pods one after another are stopped and started with `version`."""
+        self._note("deploy", version)
+        self._rolling = [(pod, version) for pod in self._world.pods]
+        self._next_pod()
+
+    def _next_pod(self) -> None:
+        if not self._rolling:
+            return
+        pod, version = self._rolling.pop(0)
+        pod.version = version
+
+        def then() -> None:
+            pod.restart()
+            self._world.later(0.2 + self._rng.random(), self._next_pod)
+
+        if pod.alive and not pod.stopping:
+            pod.stop(then)
+        else:
+            self._world.later(0.2, self._next_pod)
+
+    # Network, brokers, disks
+
+    def _cut(self) -> None:
+        pod = self._someone()
+        if pod is not None and pod.log is not None:
+            seconds = self._rng.choice((0.2, 2.0, 12.0)) * (0.5 + self._rng.random())
+            self._note("cut", f"{pod.name} {seconds:.3f}")
+            pod.log.cut_until = max(pod.log.cut_until, self._world.loop.time() + seconds)
+
+    def _rebalance(self) -> None:
+        self._world.faults += 1
+        self._world.cluster.group.rebalance("the coordinator wants it")
+
+    def _leap(self) -> None:
+        cluster = self._world.cluster
+        broker = self._rng.randrange(cluster.brokers)
+        by_ms = int(self._rng.choice((100, 3_000, 60_000)) * self._rng.random())
+        self._note("leapt", f"broker {broker} {by_ms}")
+        cluster.leapt_ms[broker] += by_ms
+
+        def come_back() -> None:
+            cluster.leapt_ms[broker] -= by_ms
+            self._world.trace.note("leapt", f"broker {broker} {-by_ms}")
+
+        self._world.later(5 * self._rng.random(), come_back)
+
+    def _leader(self) -> None:
+        cluster = self._world.cluster
+        journal = self._rng.choice(cluster.journals)
+        journal.leader = self._rng.randrange(cluster.brokers)
+        self._note("leader", f"{journal.partition} {journal.leader}")
+
+    def _full(self) -> None:
+        pod = self._rng.choice(self._world.pods)
+        if not pod.disk.full:
+            self._note("full", pod.name)
+            pod.disk.full = True
+            self._world.later(3 * self._rng.random(), lambda: self._room(pod))
+
+    def _room(self, pod: "Pod") -> None:
+        pod.disk.full = False
+        self._world.trace.note("room", pod.name)
+
+    def _compact(self) -> None:
+        topic = self._rng.choice(self._world.cluster.snapshots)
+        self._note("compact", str(topic.compact(self._rng)))
+
+    # The end of it
+
+    def busy(self) -> str:
+        return "a deploy is rolling" if self._rolling else ""
+
+    def heal(self) -> None:
+        world = self._world
+        for pod in world.pods:
+            pod.disk.full = False
+            pod.version = world.version
+            if pod.log is not None:
+                pod.log.cut_until = 0.0
+            if pod.owner is not None:
+                pod.owner.stalled_until = 0.0
+                if pod.owner.frozen and pod.alive:
+                    pod.owner.frozen = False
+                    world.trace.note("thawed", pod.owner.name)
+            if not pod.alive:
+                pod.restart()
+            elif pod.running != pod.version and not pod.stopping:
+                pod.kill()
+                pod.restart()
