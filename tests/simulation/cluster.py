@@ -150,7 +150,7 @@ class Cluster:
     def queue(self, name: str) -> Queue:
         found = self.queues.get(name)
         if found is None:
-            found = self.queues[name] = Queue(self.loop, self.rng, self.owner, self.swarm, name)
+            found = self.queues[name] = Queue(self.loop, self.rng, self.owner, self.swarm)
         return found
 
     def produce(self, producer: int, number: int, topic: Topic, values: Sequence[bytes], who: str) -> Appended | None:

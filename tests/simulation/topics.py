@@ -140,54 +140,91 @@ class SnapshotTopic:
         return before - len(self.entries)
 
 
-class Subscriber:
-    """A member of a queue's group. `delay` says how long a command takes to reach it."""
+@dataclass(eq=False)
+class Task:
+    """A command of a queue, and who has it at present."""
 
-    def __init__(self, owner: Owner, sink: Callable[[bytes], None], delay: Callable[[], float]) -> None:
-        self.owner, self.sink, self.delay = owner, sink, delay
+    value: bytes
+    holder: "Consumer | None" = None
+    done: bool = False
+
+
+class Consumer:
+    """A member of a queue's group, as the brokers know it. `delay` says how long a command takes to reach it."""
+
+    def __init__(self, owner: Owner, limit: int, give: Callable[[Task], None], delay: Callable[[], float]) -> None:
+        self.owner, self.limit, self.give, self.delay = owner, limit, give, delay
+        self.tasks: dict[int, Task] = {}
         self.closed = False
+        self.next_at = 0.0
 
     @property
     def gone(self) -> bool:
         return self.closed or self.owner.dead or self.owner.frozen
 
-    def close(self) -> None:
-        self.closed = True
-
 
 class Queue:
     """A topic of commands, and the group that shares its work. What a member had when it went goes to another."""
 
-    def __init__(self, loop: SimLoop, rng: Random, owner: Owner, swarm: Swarm, name: str) -> None:
-        self._loop, self._rng, self._owner, self._swarm, self.name = loop, rng, owner, swarm, name
+    def __init__(self, loop: SimLoop, rng: Random, owner: Owner, swarm: Swarm) -> None:
+        self._loop, self._rng, self._owner, self._swarm = loop, rng, owner, swarm
         self.journal = Journal(0, 0)
-        self.journal.waiting[0] = self._deal
-        self._dealt = 0
-        self._left: list[bytes] = []
-        self._members: list[Subscriber] = []
+        self.journal.waiting[0] = self.deal
+        self._read = 0
+        self.tasks: dict[int, Task] = {}
+        """Those that are not done, by the order in which they came."""
+        self.members: list[Consumer] = []
 
-    def subscribe(self, subscriber: Subscriber) -> None:
-        self._members.append(subscriber)
-        self._loop.post(self._owner, subscriber.delay(), self._deal)
+    def subscribe(self, member: Consumer) -> None:
+        self.members.append(member)
+        self._loop.post(self._owner, member.delay(), self.deal)
 
-    def _deal(self) -> None:
-        self._members = [one for one in self._members if not (one.closed or one.owner.dead)]
-        if not self._members:
+    def deal(self) -> None:
+        """Give what nobody has to members that have room."""
+        for batch in self.journal.read(self._read, 1 << 30):
+            for value in batch.values:
+                self.tasks[self._read] = Task(value.partition(b"\0")[2])
+                self._read += 1
+        self.members = [one for one in self.members if not (one.closed or one.owner.dead)]
+        for number, task in self.tasks.items():
+            able = [one for one in self.members if len(one.tasks) < one.limit and not one.gone]
+            if not able:
+                return
+            if task.holder is None:
+                member = self._rng.choice(able)
+                task.holder = member
+                member.tasks[number] = task
+                member.next_at = max(self._loop.time() + member.delay(), member.next_at + 1e-6)
+                self._loop.post(member.owner, member.next_at - self._loop.time(), self._give, member, task)
+                self._loop.post(self._owner, self._swarm.session, self._look, member, number, task)
+
+    def _give(self, member: Consumer, task: Task) -> None:
+        if not member.closed and task.holder is member:
+            member.give(task)
+
+    def done(self, member: Consumer, task: Task) -> None:
+        """Nobody else need see it, if it is still this member's."""
+        number = next((one for one, held in member.tasks.items() if held is task), None)
+        if number is not None and task.holder is member:
+            task.done = True
+            del self.tasks[number], member.tasks[number]
+            self.deal()
+
+    def leave(self, member: Consumer) -> None:
+        member.closed = True
+        self._take_back(member)
+
+    def _take_back(self, member: Consumer) -> None:
+        for task in member.tasks.values():
+            task.holder = None
+        member.tasks.clear()
+        self.deal()
+
+    def _look(self, member: Consumer, number: int, task: Task) -> None:
+        """A session later: has the member been silent?"""
+        if member.tasks.get(number) is not task:
             return
-        new = [value for batch in self.journal.read(self._dealt, 1 << 30) for value in batch.values]
-        self._dealt = self.journal.end
-        values, self._left = [*self._left, *new], []
-        for value in values:
-            member = self._rng.choice(self._members)
-            self._loop.post(member.owner, member.delay(), self._give, member, value)
-            self._loop.post(self._owner, self._swarm.session, self._look, member, value)
-
-    def _give(self, member: Subscriber, value: bytes) -> None:
-        if not member.closed:
-            member.sink(value)
-
-    def _look(self, member: Subscriber, value: bytes) -> None:
-        """A session later: who is there has told of its progress; what others had is dealt again."""
         if member.gone:
-            self._left.append(value)
-            self._deal()
+            self._take_back(member)
+        else:
+            self._loop.post(self._owner, self._swarm.session, self._look, member, number, task)
