@@ -58,6 +58,10 @@ class Fenced(LogError):
     """Another process writes this partition's snapshots now: what was refused is not there, and never will be."""
 
 
+class NotOwned(LogError):
+    """Another pod owns the partition, or it is changing hands: what its runs do is known there."""
+
+
 class PartitionHalted(LogError):
     """A partition met what it must not skip (an unknown kind or version) and stopped."""
 

@@ -8,7 +8,7 @@ from xxhash import xxh3_64_hexdigest
 from perdure.flow import decode, fold
 from perdure.flow.view import View
 from perdure.log.protocol import Batch, Log
-from perdure.partition.checkpoint import Position, load_position
+from perdure.partition.checkpoint import Position, stored_position
 
 
 class Folded(NamedTuple):
@@ -52,7 +52,7 @@ def fold_again(log: Log, partition: int, upto: int | None = None) -> Folded:
 
 def stored(log: Log, partition: int) -> tuple[View, Position]:
     """What the last checkpoint holds."""
-    position = load_position(log, partition)
+    position = stored_position(log, partition)
     view = View(partition, log.partitions, log.store(partition))
     view.at, view.stamp = position.at, position.stamp
     return view, position

@@ -31,26 +31,31 @@ def anchor_of(raw: bytes) -> str:
     return xxh3_64_hexdigest(raw)
 
 
-def load_position(log: Log, partition: int) -> Position:
-    """Where to go on. A store of another fold version is dropped and folded again (I2).
+def stored_position(log: Log, partition: int) -> Position:
+    """Where the store stands. One of another fold version is dropped, and folded again from the beginning (I2)."""
+    raw = log.store(partition).get(POSITION_KEY)
+    if raw is not None:
+        position = json.decode(raw, type=Position)
+        if position.folds == FOLD_VERSION:
+            return position
+        log.drop_store(partition)
+    return Position(log.start(partition), 0, 0, "", FOLD_VERSION)
+
+
+async def find_position(log: Log, partition: int) -> Position:
+    """Where to go on.
 
     Raises `LogCorrupt` if the log does not hold the record that the store says it folded last (I7).
     """
-    raw = log.store(partition).get(POSITION_KEY)
-    fresh = Position(log.start(partition), 0, 0, "", FOLD_VERSION)
-    if raw is None:
-        return fresh
-    position = json.decode(raw, type=Position)
-    if position.folds != FOLD_VERSION:
-        log.drop_store(partition)
-        return fresh
-    if position.offset > log.end(partition):
+    position = stored_position(log, partition)
+    end = await log.latest(partition)
+    if position.offset > end:
         raise LogCorrupt(
-            f"I7: partition {partition} ends at {log.end(partition)}, but its state has folded up to "
+            f"I7: partition {partition} ends at {end}, but its state has folded up to "
             f"{position.offset}: acknowledged records are missing. Restore the data directory from a backup."
         )
     if position.anchor:
-        last = log.read(partition, position.offset - 1, limit_bytes=1)[0].values[0]
+        last = (await log.fetch(partition, position.offset - 1, limit_bytes=1))[0].values[0]
         if anchor_of(last) != position.anchor:
             raise LogCorrupt(f"I7: partition {partition}: record {position.offset - 1} is not the one that was folded")
     return position

@@ -1,5 +1,6 @@
 """Who runs user code, as a processor sees it. The worker implements it."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from perdure.flow.effects import Act
@@ -19,6 +20,14 @@ class Host(Protocol):
 
     def recover(self, partition: int, runs: list[RunState], unclean: bool) -> None:
         """Runs that have work, found at start. `unclean`: the last owner died, its steps may have been running."""
+        ...
+
+    def begin_again(self, partition: int, runs: Iterable[str]) -> None:
+        """Runs that wait for an opinion of ours which did not count, since we were not the owner by then."""
+        ...
+
+    def drop(self, partition: int) -> None:
+        """The partition went elsewhere: stop its steps, and forget its runs."""
         ...
 
     def halted(self, partition: int, reason: str) -> None: ...

@@ -9,6 +9,13 @@
 Pipelined: 2 of the next batch goes on while 4 of this one is in flight. On start the tail is folded *keeping every
 append-effect, and all are appended again* (receivers ignore what they have); only starting, resuming and cancelling
 user code is dropped, and derived from the final state instead.
+
+    catch_up ──(all is folded that the log held when it was asked)──► own ──► performing
+        ▲                                                                        │
+        └──────────(it comes back)────────── paused, with its runs warm ◄──(pause)──┘
+
+While it does not perform, a processor goes on folding: nothing is appended, performed or checkpointed. What its runs
+write meanwhile is set aside. `ownership.py` decides what happens when.
 """
 
 import asyncio
@@ -20,11 +27,11 @@ import msgspec
 
 from perdure.errors import LogCorrupt, LogError, PartitionHalted
 from perdure.flow import FOLD_VERSION, UnreadableRecord, decode, fold_batch
-from perdure.flow.effects import Act, Deliver, OwnerKnown, Retry, Schedule, Start
+from perdure.flow.effects import Act, Attempted, Deliver, OwnerKnown, Parked, Retry, Schedule, Start
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.log.protocol import Batch, Log, Reader
-from perdure.partition.checkpoint import Checkpointer, anchor_of, load_position
+from perdure.partition.checkpoint import Checkpointer, Position, anchor_of
 from perdure.partition.host import Host
 from perdure.partition.timers import TimerDriver
 from perdure_schemas.payload import Payload, Ref
@@ -39,7 +46,9 @@ from perdure_schemas.records import (
     OwnerStarted,
     Record,
     RunFinished,
+    RunParked,
     RunRequested,
+    StepAttempted,
     StepCompleted,
     V,
 )
@@ -51,19 +60,41 @@ _ENCODE = msgspec.json.Encoder().encode
 
 
 class Processor:
-    """Owns partition `partition` of `log`; `host` runs the user code of its runs."""
+    """Owns partition `partition` of `log`, from `position` on; `host` runs the user code of its runs.
 
-    def __init__(self, log: Log, partition: int, host: Host, code: str) -> None:
+    `overtaken` is called when somebody else is read to be the owner.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        partition: int,
+        host: Host,
+        code: str,
+        position: Position,
+        overtaken: "Callable[[Processor], None]",
+    ) -> None:
         self.log = log
         self.partition = partition
         self.code = code
         self._host = host
+        self._overtaken = overtaken
         self.halted = ""
+        self.performing = False
+        """User code runs, and what we have to say is appended."""
+        self.assigned = True
+        self._warm = False
+        """Runs are in memory: what was folded while paused is for them."""
         self.owner = Owner(0, "")
         """Us, as the log is told: the highest number read + 1, and a random token."""
         self.current = False
         """Our owner.started was read back and won."""
+        self._opinions: dict[tuple[str, str], int] = {}
+        """Opinions (run, op) that were not read back yet, with the number of the owner they are of."""
+        self._aside: list[bytes] = []
         self._reader: Reader | None = None
+        self._target = 0
+        self._reached: asyncio.Future[None] | None = None
         self._last_ticket = 0
         self._own: dict[bytes, AnyRecord] = {}
         """What we appended and have not read back yet."""
@@ -72,7 +103,6 @@ class Processor:
         self.records = {"read": 0, "folded": 0, "ignored": 0}
         self.on_timer: Callable[[], None] | None = None
         """Called when a batch had a fire, or set a timer that is due soon: the next one may be another."""
-        position = load_position(log, partition)
         self.view = View(partition, log.partitions, log.store(partition))
         self.view.at, self.view.stamp = position.at, position.stamp
         self.offset = position.offset
@@ -81,30 +111,29 @@ class Processor:
         self.timers = TimerDriver(self.view, self.append, log.now_ms)
         self._touched: dict[str, None] = {}
 
-    def recover(self) -> None:
-        """Fold the tail to the end as it stands now, and append its effects again. Raises `PartitionHalted`."""
-        self._checkpointer.load_active()
-        end = self.log.end(self.partition)
-        while self.offset < end:
-            for batch in self.log.read(self.partition, self.offset):
-                try:
-                    self._fold(batch)
-                except Exception as error:
-                    raise PartitionHalted(self._why(error)) from error
-        effects = self.view.effects
-        for act in effects.acts:
-            if isinstance(act, Start | Deliver | Retry):
-                self._touched[act.run] = None
-        effects.acts.clear()
-        self._append_sends()
+    async def catch_up(self) -> None:
+        """Fold what the log holds by now. Raises `PartitionHalted`, and `LogError` if it cannot be asked."""
+        target = await self.log.latest(self.partition)
+        if self._reader is None:
+            self._checkpointer.load_active()
+            self._reader = self.log.follow(self.partition, self.offset, self.on_batch, failed=self.halt)
+        if self.offset < target and not self.halted:
+            self._target, self._reached = target, asyncio.get_running_loop().create_future()
+            try:
+                await self._reached
+            finally:
+                self._reached = None
+        if self.halted:
+            raise PartitionHalted(self.halted)
 
-    def begin(self) -> None:
-        """All partitions have recovered: own this one, start what has work, follow the log."""
-        meta = self.view.meta
-        unclean = not meta.released
-        self.owner = Owner((meta.owner.number if meta.owner else 0) + 1, secrets.token_hex(8))
-        self.append(OwnerStarted(self.owner, self.code, FOLD_VERSION, v=V))
-        self._reader = self.log.follow(self.partition, self.offset, self.on_batch, failed=self.halt)
+    def own(self) -> None:
+        """Caught up: own the partition, perform, and start what has work."""
+        unclean, warm = not self.view.meta.released, self._warm
+        self.performing = self._warm = True
+        self.announce()
+        if warm:
+            self._go_on()
+            return
         runs: list[RunState] = []
         for run in sorted({*self._checkpointer.active, *self._touched}):
             state = self.view.live(run)
@@ -114,30 +143,93 @@ class Processor:
                 self._checkpointer.active.add(run)
                 runs.append(state)
         self._touched.clear()
+        self._append_sends()
         self._host.recover(self.partition, runs, unclean)
         self.timers.schedule_missing()
 
+    def announce(self) -> None:
+        """Say that we are the owner: the highest number read + 1. What was our opinion before counts no more."""
+        owner = self.view.meta.owner
+        self.owner = Owner((owner.number if owner else 0) + 1, secrets.token_hex(8))
+        self.current = False
+        self.append(OwnerStarted(self.owner, self.code, FOLD_VERSION, v=V))
+
+    def _go_on(self) -> None:
+        """The partition came back, and nobody else had it: its runs learn what was folded meanwhile."""
+        aside, self._aside = self._aside, []
+        for raw in aside:
+            self.log.append(self.partition, raw)
+        effects = self.view.effects
+        acts, effects.acts = effects.acts, []
+        self._perform(acts)
+        self._append_sends()
+
+    def pause(self) -> None:
+        """The partition is being given away, or somebody else has it: keep silent, and all that is in memory."""
+        if self.performing and not self.halted:
+            # The next owner need not think that our steps died: they end, or are stopped when it is the owner.
+            self.append(OwnerReleased(self.owner, v=V))
+        self.performing = self.current = False
+
+    def drop(self) -> None:
+        """It went elsewhere: nothing of this object is used again."""
+        self.performing = self.assigned = self.current = False
+        if self._reader is not None:
+            self._reader.close()
+
+    @property
+    def overtaken(self) -> bool:
+        """Somebody else was the owner after us."""
+        owner = self.view.meta.owner
+        return self._warm and owner is not None and owner.number >= self.owner.number and owner != self.owner
+
     def on_batch(self, batch: Batch) -> None:
         """Steps 1 to 4 for a batch that was just read."""
-        if self.halted:
+        if not self.performing:
+            self._fold_aside(batch)
             return
         effects, near = self.view.effects, self.view.timers.near
-        try:
-            fired = self._fold(batch)
-        except Exception as error:
-            # A fold that fails leaves half a record in the overlay and in the effects: nothing of it may reach the
-            # store or another partition. What the batch had before it is not stored either, and is folded again.
-            effects.acts, effects.sends = [], []
-            self.halt(error)
+        fired = self._fold_or_halt(batch)
+        if self.halted:
             return
         acts, effects.acts = effects.acts, []
         if acts:
             self._perform(acts)
+        if not self.performing:
+            return
         self._append_sends()
         if self._since_checkpoint >= CHECKPOINT_RECORDS:
             self.checkpoint()
         if self.on_timer is not None and (fired or self.view.timers.near != near):
             self.on_timer()
+
+    def _fold_aside(self, batch: Batch) -> None:
+        """The tail, or what comes while the partition is not ours to act upon: effects are kept."""
+        if self.halted:
+            return
+        self._fold_or_halt(batch)
+        if not self._warm:
+            effects = self.view.effects
+            for act in effects.acts:
+                if isinstance(act, Start | Deliver | Retry):
+                    self._touched[act.run] = None
+            effects.acts.clear()
+            if self.assigned:
+                self._append_sends()
+        if self._reached is not None and not self._reached.done() and (self.halted or self.offset >= self._target):
+            self._reached.set_result(None)
+        if self.overtaken:
+            self._overtaken(self)
+
+    def _fold_or_halt(self, batch: Batch) -> bool:
+        try:
+            return self._fold(batch)
+        except Exception as error:
+            # A fold that fails leaves half a record in the overlay and in the effects: nothing of it may reach the
+            # store or another partition. What the batch had before it is not stored either, and is folded again.
+            self.view.effects.acts, self.view.effects.sends = [], []
+            self.halt(error)
+            return False
 
     def _fold(self, batch: Batch) -> bool:
         """Whether there was a fire in it."""
@@ -156,14 +248,32 @@ class Processor:
         return self.timers.read_back()
 
     def _perform(self, acts: list[Act]) -> None:
+        known: OwnerKnown | None = None
         for act in acts:
             if type(act) is Deliver:
                 continue
             if isinstance(act, Schedule):
                 self.timers.schedule(act.function)
             elif isinstance(act, OwnerKnown):
-                self.current = Owner(act.number, act.token) == self.owner
+                known = act
+            elif isinstance(act, Parked | Attempted):
+                self._opinions.pop((act.run, act.op if isinstance(act, Attempted) else ""), None)
         self._host.perform(self.partition, acts)
+        if known is not None:
+            # The last one is the owner now. Runs that begin again read the state after the whole batch: so, after it.
+            self._owner_known(Owner(known.number, known.token))
+
+    def _owner_known(self, owner: Owner) -> None:
+        if owner == self.owner:
+            self.current = True
+            lost = [key for key, number in self._opinions.items() if number < owner.number]
+            for key in lost:
+                del self._opinions[key]
+            if lost:
+                self._host.begin_again(self.partition, dict.fromkeys(run for run, _ in lost))
+        elif owner.number >= self.owner.number:
+            self.current = False
+            self._overtaken(self)
 
     def _append_sends(self) -> None:
         effects = self.view.effects
@@ -176,8 +286,11 @@ class Processor:
     def halt(self, error: Exception) -> None:
         """What must not be skipped was met: this partition stops, loudly, and the others go on."""
         self.halted = self._why(error)
+        self.performing = False
         if self._reader is not None:
             self._reader.close()
+        if self._reached is not None and not self._reached.done():
+            self._reached.set_result(None)
         self._host.halted(self.partition, self.halted)
 
     def _why(self, error: Exception) -> str:
@@ -196,18 +309,32 @@ class Processor:
         return self._last_ticket
 
     def append(self, record: Record) -> int:
-        """Append to this partition's own journal. Returns the ticket."""
-        if self.halted:
-            raise PartitionHalted(self.halted)
-        return self.log.append(self.partition, _ENCODE(record))
+        """Append to this partition's own journal; once it is ours again, if it is paused. Returns the ticket, or 0."""
+        raw = _ENCODE(record)
+        if self.performing:
+            return self.log.append(self.partition, raw)
+        self._set_aside(raw)
+        return 0
 
     def append_outcome(self, record: StepCompleted | RunFinished) -> None:
         """`append` for the commonest records. Nothing in them ever changes: read back, they need no decoding."""
-        if self.halted:
-            raise PartitionHalted(self.halted)
         raw = _ENCODE(record)
         self._own[raw] = record
-        self.log.append(self.partition, raw)
+        if self.performing:
+            self.log.append(self.partition, raw)
+        else:
+            self._set_aside(raw)
+
+    def _set_aside(self, raw: bytes) -> None:
+        if self.halted:
+            raise PartitionHalted(self.halted)
+        self._aside.append(raw)
+
+    def opine(self, record: RunParked | StepAttempted) -> None:
+        """Append an opinion of the owner's. If we are not the owner any more when it is read, its run begins again."""
+        self._opinions[record.run, record.op if isinstance(record, StepAttempted) else ""] = self.owner.number
+        if self.performing:
+            self.append(record)
 
     def side(self, topic: str, record: msgspec.Struct) -> None:
         """Best effort, to a side topic that no fold reads."""
@@ -261,18 +388,16 @@ class Processor:
         where = self.partition if partition is None else partition
         return decode(self.log.read(where, offset, limit_bytes=1)[0].values[0])
 
-    async def close(self, *, clean: bool) -> None:
-        """Stop reading. A clean stop says so in the log, so that no step counts an attempt by crash."""
-        if clean and not self.halted and self.current:
-            ticket = self.append(OwnerReleased(self.owner, v=V))
-            await self.log.acknowledge(ticket)
-            await asyncio.sleep(0)
-            for _ in range(3):
-                if self.checkpoint():
-                    break
-                await asyncio.sleep(0.01)
-        if self._reader is not None:
-            self._reader.close()
+    async def close(self) -> None:
+        """Say in the log that this end is a clean one, so that no step counts an attempt by crash, and checkpoint."""
+        if not (self.performing and self.current):
+            return
+        await self.log.acknowledge(self.append(OwnerReleased(self.owner, v=V)))
+        await asyncio.sleep(0)
+        for _ in range(3):
+            if self.checkpoint():
+                break
+            await asyncio.sleep(0.01)
 
 
 def _payload_of(record: AnyRecord, field: str) -> bytes | Payload:

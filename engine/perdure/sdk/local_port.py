@@ -3,15 +3,16 @@
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import cast
 
 from msgspec import UNSET, Raw
 
-from perdure.errors import UnknownFunction, UnknownRun
+from perdure.errors import NotOwned, UnknownFunction, UnknownRun
 from perdure.flow import routing
 from perdure.flow.definitions import CRON
 from perdure.flow.ending import heir_of
-from perdure.flow.routing import partition_of
+from perdure.flow.routing import partition_of, partition_of_run
 from perdure.flow.states import TERMINAL, RunState
 from perdure.sdk.journal import RunReader
 from perdure.sdk.node import Node
@@ -39,8 +40,8 @@ class LocalPort:
         self._refuse_while_failing()
         ticket = 0
         for event in events:
-            processor = self._node.processors[partition_of(event.id, self._node.log.partitions)]
-            ticket = max(ticket, processor.append(EventReceived(event, v=V)))
+            partition = partition_of(event.id, self._node.log.partitions)
+            ticket = max(ticket, self._node.append(partition, EventReceived(event, v=V)))
         await self._node.log.acknowledge(ticket)
         return [event.id for event in events]
 
@@ -78,7 +79,7 @@ class LocalPort:
             command=command,
             v=V,
         )
-        return run, node.processor_of(run).append(record)
+        return run, node.append(partition_of_run(run, node.log.partitions), record)
 
     async def enqueue(self, request: Enqueue) -> str:
         run, ticket = self.request(request)
@@ -148,18 +149,20 @@ class LocalPort:
 
     async def cancel(self, run_id: str, reason: str = "") -> None:
         self._refuse_while_failing()
-        await self._find(run_id)
-        record = RunCancelRequested(run_id, secrets.token_hex(8), reason, v=V)
-        await self._node.log.acknowledge(self._node.processor_of(run_id).append(record))
+        await self._write(run_id, RunCancelRequested(run_id, secrets.token_hex(8), reason, v=V))
+
+    async def _write(self, run: str, record: RunCancelRequested | RunRerunRequested) -> None:
+        """Any pod may: where the run is not at hand, whoever owns it finds out whether there is such a run."""
+        with suppress(NotOwned):
+            await self._find(run)
+        await self._node.log.acknowledge(self._node.append(partition_of_run(run, self._node.log.partitions), record))
 
     async def rerun(self, run_id: str, command: str = "") -> str:
         """`command`: the same one asked for again gives the same run."""
         self._refuse_while_failing()
-        await self._find(run_id)
         command = command or secrets.token_hex(16)
         new_run = routing.run_id(run_id, command)
-        record = RunRerunRequested(run_id, new_run, command, v=V)
-        await self._node.log.acknowledge(self._node.processor_of(run_id).append(record))
+        await self._write(run_id, RunRerunRequested(run_id, new_run, command, v=V))
         await self._node.effects()
         return new_run
 
@@ -215,7 +218,7 @@ class LocalPort:
         )
 
     async def knows_event(self, event_id: str) -> bool:
-        processor = self._node.processors[partition_of(event_id, self._node.log.partitions)]
+        processor = self._node.processor(partition_of(event_id, self._node.log.partitions))
         return processor.view.seen.get(event_id) is not None
 
     async def functions(self) -> list[FunctionView]:
@@ -234,8 +237,8 @@ class LocalPort:
         node = self._node
         spec = node.specs[function]
         defined = spec.defined
-        crons = node.processors[partition_of(CRON + function, node.log.partitions)].view.crons
-        schedule = crons.get(function)
+        where = partition_of(CRON + function, node.log.partitions)
+        schedule = next((one.view.crons.get(function) for one in node.processors if one.partition == where), None)
         return FunctionView(
             function,
             spec.kind,

@@ -1,4 +1,4 @@
-"""One app in one process: its log, a processor for each partition, the worker, and what ticks."""
+"""One app in one process: its log, the partitions that it owns, the worker, and what ticks."""
 
 import asyncio
 import logging
@@ -8,36 +8,47 @@ from contextvars import Context
 from itertools import count
 from typing import Any
 
-from perdure.errors import LogError, PartitionHalted
+import msgspec
+
+from perdure.errors import LogError, NotOwned, PartitionHalted
 from perdure.flow.routing import partition_of_run
 from perdure.flow.states import RunState
 from perdure.log.protocol import Log
-from perdure.partition import Processor
+from perdure.partition import Ownership, Processor
 from perdure.sdk.app import App
 from perdure.sdk.handle import RunHandle
 from perdure.sdk.prepare import prepare
 from perdure.worker import Worker
 from perdure.worker.spec import FunctionSpec
-from perdure_schemas.records import AppDefined, V
+from perdure_schemas.records import AppDefined, Record, V
 
 log = logging.getLogger("perdure.engine")
+_ENCODE = msgspec.json.Encoder().encode
 TICK_SECONDS = 0.1
 """At the latest this often: checkpoints, idle runs, timers."""
 
 
 class Node:
-    """Opens the log, recovers every partition, then owns them all."""
+    """A member of the app's group: owns what it is assigned, which is everything on a log of one process.
 
-    def __init__(self, app: App, app_log: Log, *, evict: bool = False, ticking: bool = True) -> None:
+    `activate`: this code becomes current even if the log has seen it, and other code since. By default on a log of one
+    process; on a shared one a pod of the code before, started again in the midst of a deploy, must not undo it.
+    """
+
+    def __init__(
+        self, app: App, app_log: Log, *, evict: bool = False, ticking: bool = True, activate: bool | None = None
+    ) -> None:
         app.load()
         self.app = app
         self.log = app_log
         self._evict = evict
         self._ticking = ticking
+        self._activate = not app_log.shared if activate is None else activate
         self.definition = app.definition()
         self.specs: Mapping[str, FunctionSpec] = app.specs
-        self.processors: list[Processor] = []
         self.worker: Worker
+        self.ownership: Ownership
+        self._processors: dict[int, Processor] = {}
         self.waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._active = 0
         self._activated: asyncio.Event
@@ -59,19 +70,15 @@ class Node:
         )
         try:
             code = self.definition.digest
-            self.processors = [Processor(self.log, p, self.worker, code) for p in range(self.log.partitions)]
-            self.worker.processors = dict(enumerate(self.processors))
-            for processor in self.processors:
-                processor.recover()
-            context = Context()
-            for processor in self.processors:
-                context.run(processor.begin)
-                if self._ticking:
-                    processor.on_timer = self._plan_timer
-            self.processors[0].append(AppDefined(self.definition, activate=True, v=V))
+            self.worker.processors = self._processors
+            self.ownership = Ownership(self.log, self.worker, code, self._processors, owned=self._owned)
+            self.log.join(self.ownership)
+            await self.ownership.settled()
+            self.append(0, AppDefined(self.definition, activate=self._activate, v=V))
             if self._ticking:
                 self._tick = self._loop.call_later(TICK_SECONDS, self._ticked, context=Context())
-            await self._wait_active()
+            if not self.log.shared:
+                await self._wait_active()
         except BaseException:
             await self.kill()
             await self.log.close()
@@ -79,7 +86,7 @@ class Node:
 
     async def _wait_active(self) -> None:
         """Events count from here on: every partition copies for this code's paths and knows its triggers."""
-        while not all(self._current(processor) for processor in self.processors):
+        while not all(self._current(processor) for processor in self._processors.values()):
             if self.halted:
                 raise PartitionHalted("; ".join(self.halted.values()))
             self._activated.clear()
@@ -93,6 +100,10 @@ class Node:
     def _current(self, processor: Processor) -> bool:
         routes = processor.view.routes()
         return routes is not None and routes.definition.digest == self.definition.digest and processor.current
+
+    def _owned(self, processor: Processor) -> None:
+        if self._ticking:
+            processor.on_timer = self._plan_timer
 
     def _handle(self, function: FunctionSpec, run: str) -> RunHandle[Any]:
         return RunHandle(self.app.functions[function.id], run)
@@ -111,14 +122,43 @@ class Node:
         self.halted[partition] = reason
         self._activated.set()
 
+    def partition_dropped(self, partition: int) -> None:
+        """Who waits here for one of its runs would wait for ever."""
+        self.halted.pop(partition, None)
+        for run in [run for run in self.waiters if partition_of_run(run, self.log.partitions) == partition]:
+            for waiter in self.waiters.pop(run):
+                if not waiter.done():
+                    waiter.set_exception(_not_owned(partition))
+        self._activated.set()
+
     # Asking
 
-    def processor_of(self, run: str) -> Processor:
-        """Raises ValueError for what is no run id, `PartitionHalted`."""
-        processor = self.processors[partition_of_run(run, self.log.partitions)]
-        if processor.halted:
-            raise PartitionHalted(processor.halted)
+    @property
+    def processors(self) -> list[Processor]:
+        """Of the partitions that are at hand here, in their order."""
+        return [processor for _, processor in sorted(self._processors.items())]
+
+    def processor(self, partition: int) -> Processor:
+        """The partition's, if it is owned here. Raises `PartitionHalted`, `NotOwned`."""
+        if partition in self.halted:
+            raise PartitionHalted(self.halted[partition])
+        processor = self._processors.get(partition)
+        if processor is None or not processor.performing:
+            raise _not_owned(partition)
         return processor
+
+    def processor_of(self, run: str) -> Processor:
+        """Raises ValueError for what is no run id, `PartitionHalted`, `NotOwned`."""
+        return self.processor(partition_of_run(run, self.log.partitions))
+
+    def append(self, partition: int, record: Record) -> int:
+        """What is asked from outside: any pod may write it, whoever owns the partition. Returns the ticket.
+
+        Raises `PartitionHalted` where that is known: what nobody will read is not accepted.
+        """
+        if partition in self.halted:
+            raise PartitionHalted(self.halted[partition])
+        return self.log.append(partition, _ENCODE(record))
 
     def state(self, run: str) -> RunState | None:
         processor = self.processor_of(run)
@@ -129,7 +169,7 @@ class Node:
 
     async def effects(self) -> None:
         """Returns when all that was folded so far has reached the partitions that it concerns."""
-        await self.log.acknowledge(max(processor.last_ticket for processor in self.processors))
+        await self.log.acknowledge(max((processor.last_ticket for processor in self.processors), default=0))
 
     def new_command(self) -> str:
         """An id for a command that brought none: unique in this process by counting, and in the world by chance."""
@@ -153,8 +193,9 @@ class Node:
     def tick(self) -> None:
         """Timers that are due, runs that may rest, checkpoints that may be written."""
         self.worker.sweep()
-        for processor in self.processors:
-            if not processor.halted:
+        self.ownership.tick()
+        for processor in self._processors.values():
+            if processor.performing:
                 processor.timers.tick()
                 processor.checkpoint()
         self._plan_timer()
@@ -162,7 +203,8 @@ class Node:
     def _plan_timer(self) -> None:
         """Wake up when the earliest timer is due, if that is before the next tick."""
         now = self.log.now_ms()
-        dues = [due for processor in self.processors if (due := processor.timers.next_due()) is not None]
+        performing = (one for one in self._processors.values() if one.performing)
+        dues = [due for processor in performing if (due := processor.timers.next_due()) is not None]
         due = min(dues, default=None)
         if due is None or due > now + TICK_SECONDS * 1000:
             return
@@ -175,20 +217,18 @@ class Node:
 
     def _timers(self) -> None:
         self._timer = None
-        for processor in self.processors:
-            if not processor.halted:
+        for processor in self._processors.values():
+            if processor.performing:
                 processor.timers.tick()
 
-    async def close(self, *, clean: bool = True) -> None:
+    async def close(self) -> None:
         """Stop taking work, write what is in memory, say that the stop was clean."""
         for handle in (self._tick, self._timer):
             if handle is not None:
                 handle.cancel()
         await self.worker.close()
         try:
-            if self.log.failure is None:
-                for processor in self.processors:
-                    await processor.close(clean=clean)
+            await self.ownership.close()
         except LogError as error:
             # The last word cannot be written: the next start will take this stop for a crash, which loses nothing.
             log.warning("%s", error)
@@ -203,7 +243,12 @@ class Node:
             if handle is not None:
                 handle.cancel()
         await self.worker.close()
+        self.ownership.stop()
 
     def partitions_ready(self) -> Sequence[tuple[int, str]]:
         """Partitions that are halted, with the reason."""
         return sorted(self.halted.items())
+
+
+def _not_owned(partition: int) -> NotOwned:
+    return NotOwned(f"partition {partition} belongs to another pod now, or is changing hands: ask again, or ask there")

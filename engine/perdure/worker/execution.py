@@ -340,7 +340,7 @@ class Execution(Struct, eq=False):
             f"{recorded.op!r} ({op_name(recorded.op)}) {why}. Deploy the code that began this run, keep "
             "both ways behind ctx.patched(...), or cancel the run."
         )
-        self.processor.append(
+        self.processor.opine(
             RunParked(
                 self.run_id, self.processor.owner, self.processor.code, message,
                 recorded=recorded, requested=requested, v=V,

@@ -176,7 +176,7 @@ class _Attempt(InStep, eq=False):
     async def _announced(self, *, alone: bool) -> Delivered | None:
         execution = self.execution
         owner = execution.processor.owner
-        execution.processor.append(StepAttempted(execution.run_id, self.op, owner, alone, v=V))
+        execution.processor.opine(StepAttempted(execution.run_id, self.op, owner, alone, v=V))
         answer = await execution.wait(self.op)
         return None if isinstance(answer, Go) else answer
 

@@ -9,7 +9,7 @@ not resident ──(Start, or an outcome)──► resident ──(every task wa
 import asyncio
 import base64
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -54,6 +54,8 @@ class Listener(Protocol):
 
     def partition_halted(self, partition: int, reason: str) -> None: ...
 
+    def partition_dropped(self, partition: int) -> None: ...
+
 
 Prepare = Callable[[Execution], tuple[tuple[Any, ...], Mapping[str, Any]]]
 
@@ -83,7 +85,8 @@ class Worker:
         self.processors: dict[int, Processor] = {}
         self.executions: dict[str, Execution] = {}
         self.idle: dict[str, Execution] = {}
-        self.held: dict[str, set[str]] = {}
+        self.held: dict[int, set[str]] = {}
+        """By partition, runs that have work and that this code may not touch."""
         self.settler = Settler(self.loop)
         self.one_suspect = asyncio.Lock()
         self.threads = Threads(THREADS)
@@ -97,7 +100,8 @@ class Worker:
         self._resting: dict[Execution, None] = {}
         self._backing_off: dict[Execution, None] = {}
         self._told: set[str] = set()
-        self._unclean: set[str] = set()
+        self._unclean: dict[str, int] = {}
+        """Run → partition: what may have died with the process before."""
         self._fresh: set[str] = set()
         self._closing = False
         lineage.install(self.loop)
@@ -109,9 +113,27 @@ class Worker:
 
     def recover(self, partition: int, runs: list[RunState], unclean: bool) -> None:
         if unclean:
-            self._unclean.update(state.id for state in runs)
+            self._unclean.update((state.id, partition) for state in runs)
         for state in runs:
             self._start(partition, state.id)
+
+    def begin_again(self, partition: int, runs: Iterable[str]) -> None:
+        for run in runs:
+            execution = self.executions.get(run)
+            if execution is not None:
+                if execution.suspect:
+                    self._unclean[run] = partition
+                self._evict(execution)
+            self._start(partition, run)
+
+    def drop(self, partition: int) -> None:
+        for execution in [one for one in self.executions.values() if one.processor.partition == partition]:
+            self._backing_off.pop(execution, None)
+            self._evict(execution)
+        for run in [run for run, of in self._unclean.items() if of == partition]:
+            del self._unclean[run]
+        self.held.pop(partition, None)
+        self._listener.partition_dropped(partition)
 
     def halted(self, partition: int, reason: str) -> None:
         log.error("%s", reason)
@@ -135,7 +157,10 @@ class Worker:
             elif isinstance(act, Retry | Attempted):
                 self._go(partition, act)
             elif isinstance(act, Parked):
-                self.executions.pop(act.run, None)
+                parked = self.executions.pop(act.run, None)
+                if parked is not None and parked.signal is None:
+                    parked.evict()
+                    self.left(parked)
                 self.processors[partition].rest(act.run)
             elif isinstance(act, Activated | OwnerKnown):
                 self._listener.progressed()
@@ -178,7 +203,9 @@ class Worker:
     def _ended(self, partition: int, act: Ended) -> None:
         execution = self.executions.pop(act.run, None)
         self.idle.pop(act.run, None)
-        self._unclean.discard(act.run)
+        self._unclean.pop(act.run, None)
+        if self.held:
+            self.held.get(partition, set()).discard(act.run)
         if execution is not None and execution.signal is None:
             execution.cancel()
             self._see_off(execution)
@@ -200,12 +227,11 @@ class Worker:
         processor.wake(run)
         if function is None:
             # Never parked: other code, on this pod later or on another one, has the function.
-            self.held.setdefault(state.function, set()).add(run)
+            self.held.setdefault(partition, set()).add(run)
             return
         execution = self.executions[run] = Execution(self, processor, state, function)
         self._fresh.add(run)
-        execution.suspect = run in self._unclean
-        self._unclean.discard(run)
+        execution.suspect = self._unclean.pop(run, None) is not None
         execution.load(processor.view.lines.load(run))
         execution.run(main(execution))
 
