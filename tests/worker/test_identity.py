@@ -224,6 +224,28 @@ async def test_the_task_factory_in_place_is_asked_still() -> None:
         loop.set_task_factory(None)
 
 
+async def test_an_engine_that_closes_leaves_the_branches_of_another_alone() -> None:
+    app, count = made()
+    before = asyncio.get_running_loop().get_task_factory()
+
+    async def twice() -> list[int]:
+        return [await count(), await count()]
+
+    @app.background
+    async def flow() -> list[int]:
+        first, second = asyncio.create_task(twice()), asyncio.create_task(twice())
+        return [*await first, *await second]
+
+    async with TestEngine(app) as engine:
+        async with TestEngine(App("another")):
+            pass
+        await flow.enqueue()
+        assert sorted(await ops(engine, engine.run(flow))) == [
+            "0.1/count#1", "0.1/count#2", "0.2/count#1", "0.2/count#2",
+        ]  # fmt: skip
+    assert asyncio.get_running_loop().get_task_factory() is before
+
+
 async def test_tasks_outside_runs_are_left_alone() -> None:
     app, _ = made()
 

@@ -74,6 +74,8 @@ class TaskFactory:
 
     def __init__(self, previous: Factory | None) -> None:
         self.previous = previous
+        self.users = 0
+        """Workers of this loop: the first one puts the factory in place, the last one takes it away."""
 
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
@@ -133,14 +135,18 @@ def _track(branch: Branch, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:
-    """Put the factory before the one in place. Once for each loop."""
-    previous = loop.get_task_factory()
-    if not isinstance(previous, TaskFactory):
-        loop.set_task_factory(cast("Any", TaskFactory(cast("Factory | None", previous))))
+    """Put the factory before the one in place, if it is not there: a loop may have several workers."""
+    factory = cast("object", loop.get_task_factory())
+    if not isinstance(factory, TaskFactory):
+        factory = TaskFactory(cast("Factory | None", factory))
+        loop.set_task_factory(cast("Any", factory))
+    factory.users += 1
 
 
 def uninstall(loop: asyncio.AbstractEventLoop) -> None:
-    """Give the loop its earlier factory back, if ours still stands."""
+    """Give the loop its earlier factory back when the last worker goes, if ours still stands."""
     factory = cast("object", loop.get_task_factory())
     if isinstance(factory, TaskFactory):
-        loop.set_task_factory(cast("Any", factory.previous))
+        factory.users -= 1
+        if factory.users <= 0:
+            loop.set_task_factory(cast("Any", factory.previous))

@@ -347,7 +347,7 @@ class Worker:
 
     async def close(self) -> None:
         """Evict everyone: their results are in the log. Steps in flight are cancelled, and run again later."""
-        self._closing = True
+        first, self._closing = not self._closing, True
         self._watchdog.stop()
         leaving = list(self.executions.values())
         for execution in leaving:
@@ -356,4 +356,5 @@ class Worker:
         self.executions.clear()
         self.idle.clear()
         self.threads.shutdown()
-        lineage.uninstall(self.loop)
+        if first:
+            lineage.uninstall(self.loop)
