@@ -67,8 +67,7 @@ class Chaos:
             pod = self._world.pods_by_owner.get(who)
             if pod is not None and pod.alive and pod.owner is not None and pod.owner.name == who:
                 self._note("died", f"{who} after an append")
-                pod.kill()
-                self.back(pod)
+                pod.die()
 
     def back(self, pod: "Pod") -> None:
         """Whoever watches over pods starts it again."""
@@ -79,7 +78,7 @@ class Chaos:
         if pod is not None:
             self._note("crash", pod.name)
             pod.kill()
-            if self._rng.random() < 0.2:
+            if self._rng.random() < 0.3:
                 self._note("empty", pod.name)
                 pod.disk.forget()
             self.back(pod)

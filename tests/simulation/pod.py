@@ -65,7 +65,7 @@ class Pod:
         world.pods_by_owner[owner.name] = self
         world.trace.note("start", f"{owner.name} {self.running}")
         self.disk.process_is_dead = lambda: owner.dead
-        self.disk.die = self.kill
+        self.disk.die = self.die
         self.disk.reopen()
         log = self.log = SimLog(world.cluster, owner, self.disk)
         with world.loop.on_behalf(owner):
@@ -93,6 +93,11 @@ class Pod:
             self.world.loop.bury(owner)
             self.world.dead.append(owner)
             self.open = False
+
+    def die(self) -> None:
+        """Killed, and started again by whoever watches over pods."""
+        self.kill()
+        self.world.chaos.back(self)
 
     def lose_power(self) -> None:
         self.kill()
