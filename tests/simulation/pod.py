@@ -49,8 +49,10 @@ class Pod:
         return self.owner is not None and self.owner.frozen
 
     def processors(self) -> list[Processor]:
-        """Of the partitions that the present life performs."""
-        return list(self.node.processors) if self.node is not None else []
+        """Of the partitions that the present life performs, or that have halted."""
+        if self.node is None or not self.alive:
+            return []
+        return [one for one in self.node.processors if one.performing or one.halted]
 
     # Lives
 

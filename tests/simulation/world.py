@@ -145,9 +145,17 @@ class World:
         self.chaos.begin()
 
         async def told() -> T:
+            await self._defined()
             return await story(self)
 
         return self.loop.run_until_complete(told())
+
+    async def _defined(self) -> None:
+        """Until every partition knows the code's paths and triggers: events count from there on."""
+        known: set[int] = set()
+        while len(known) < self.swarm.partitions:
+            await asyncio.sleep(0.05)
+            known.update(one.partition for _, one in self.owned() if one.view.routes() is not None)
 
     # What clients do
 
@@ -242,11 +250,17 @@ class World:
                 return f"{pod.name} is not open yet"
             if pod.log.unacknowledged:
                 return f"{pod.name} waits for an acknowledgement"
+            if pod.log.is_cut():
+                return f"{pod.name} is cut off"
             if not pod.node.worker.quiet():
                 return f"{pod.name} runs user code"
             for processor in pod.processors():
                 if processor.halted:
                     return processor.halted
+                if processor.partition in found:
+                    return f"two pods perform partition {processor.partition}"
+                if not processor.current:
+                    return f"{pod.name} is not the owner of partition {processor.partition} by its log"
                 found.add(processor.partition)
                 end = self.cluster.journals[processor.partition].end
                 if processor.offset != end:
