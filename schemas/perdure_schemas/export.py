@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from perdure_schemas.event import EventBody
-from perdure_schemas.records import AnyRecord
+from perdure_schemas.records import AnyRecord, StepCommand
 
 FOLDER = Path(__file__).parent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -26,9 +26,18 @@ def event_schema() -> dict[str, Any]:
     return {"$schema": DIALECT, "title": "Perdure event", **msgspec.json.schema(EventBody)}
 
 
+def commands_schema() -> dict[str, Any]:
+    """What the commands topic of a queue carries."""
+    return {"$schema": DIALECT, "title": "Perdure command", **msgspec.json.schema(StepCommand)}
+
+
 def documents() -> dict[str, str]:
     """File name → text. Deterministic: the order is that of the definitions."""
-    schemas = {"journal.schema.json": journal_schema(), "event.schema.json": event_schema()}
+    schemas = {
+        "journal.schema.json": journal_schema(),
+        "event.schema.json": event_schema(),
+        "commands.schema.json": commands_schema(),
+    }
     return {name: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in schemas.items()}
 
 

@@ -255,6 +255,8 @@ class StepFailed(_Kind, frozen=True, tag="step.failed", omit_defaults=True):
     retry_in_ms: int | None = None
     input: Raw | UnsetType = UNSET
     took_us: int = 0
+    claim: str = ""
+    """Of a step in a queue: the claim that the attempt ran under. Another one's failure counts for nothing."""
 
 
 class StepAttempted(_Kind, frozen=True, tag="step.attempted", omit_defaults=True):
@@ -264,6 +266,41 @@ class StepAttempted(_Kind, frozen=True, tag="step.attempted", omit_defaults=True
     op: str
     owner: Owner
     alone: bool = False
+
+
+class StepClaimed(_Kind, frozen=True, tag="step.claimed", omit_defaults=True):
+    """A pool member asks for a step of its queue; with `beat` it says that it still has it."""
+
+    run: str
+    op: str
+    attempt: int
+    claim: str
+    """A token of the member's own, for this one claim."""
+    member: str = ""
+    """The process, for people to read."""
+    alone: bool = False
+    """Nothing else runs in that process, nor will while this step does."""
+    beat: int = 0
+    """0 asks; 1, 2, … prolong the lease, each once."""
+
+
+class StepAnswered(_Kind, frozen=True, tag="step.answered", omit_defaults=True):
+    """The owner tells a claim's member what the folds made of it. A message: no fold reads it."""
+
+    run: str
+    op: str
+    claim: str
+    granted: bool
+    why: str = ""
+
+
+class StepReleased(_Kind, frozen=True, tag="step.released", omit_defaults=True):
+    """A claimed step that its member gives back. `died`: said by others, who know that the member is no more."""
+
+    run: str
+    op: str
+    claim: str
+    died: bool = False
 
 
 class Sleep(Struct, frozen=True, tag_field="type", tag="sleep", omit_defaults=True, gc=False):
@@ -313,7 +350,31 @@ class RerunRun(Struct, frozen=True, tag_field="type", tag="rerun", omit_defaults
     new_run: str
 
 
-Opening = Sleep | Wait | Call | Send | Watch | CancelRun | RerunRun
+class RetryRule(Struct, frozen=True, omit_defaults=True, gc=False):
+    """How failed attempts are followed by others. `never_on`: qualified names of exceptions."""
+
+    limit: int
+    first_ms: int
+    factor: float
+    longest_ms: int
+    never_on: tuple[str, ...] = ()
+
+
+class Queued(Struct, frozen=True, tag_field="type", tag="queued", omit_defaults=True, gc=False):
+    """A step for a worker pool: all that a member needs of its caller."""
+
+    queue: str
+    step: str
+    """The name it was defined under, by which a member finds it; the op has the name it was called by."""
+    arguments: Payload
+    """JSON `[[positional…], {keyword: …}]`."""
+    retries: RetryRule
+    lease_ms: int
+    """Without a sign of life for so long, the member that has it counts as dead."""
+    timeout_ms: int | None = None
+
+
+Opening = Sleep | Wait | Call | Send | Watch | CancelRun | RerunRun | Queued
 
 
 class OpOpened(_Kind, frozen=True, tag="op.opened", omit_defaults=True):
@@ -400,6 +461,20 @@ class RunReported(Struct, frozen=True, tag_field="kind", tag="run.reported", gc=
     fields: dict[str, str | int | float | bool | None]
 
 
+class StepCommand(Struct, frozen=True, tag_field="kind", tag="step.command", omit_defaults=True, gc=False):
+    """A step that waits in its queue. On the commands topic, at least once: the journal decides who runs it."""
+
+    v: int
+    run: str
+    op: str
+    attempt: int
+    step: Queued
+    """Its arguments are inline, whatever their size: a member needs nothing else."""
+    deaths: int = 0
+    """How often a member died with it; `alone`: with nothing beside it."""
+    alone: int = 0
+
+
 AnyRecord = (
     AppDefined
     | AppPaths
@@ -421,6 +496,9 @@ AnyRecord = (
     | StepCompleted
     | StepFailed
     | StepAttempted
+    | StepClaimed
+    | StepAnswered
+    | StepReleased
     | OpOpened
     | OpClosed
     | TimerFired

@@ -13,6 +13,7 @@ from perdure.flow import decode, fold
 from perdure.flow.definitions import CRON, parse_timer_key, timer_key
 from perdure.flow.effects import Act
 from perdure.flow.expressions import join_key, join_value
+from perdure.flow.queues import QUEUED
 from perdure.flow.routing import partition_of, partition_of_run, run_id
 from perdure.flow.states import RunState
 from perdure.flow.view import View
@@ -116,6 +117,8 @@ class OwnerOf:
         self.view = View(partition, partitions, store)
         self.view.at, self.offset = store.at, store.offset
         self.out: list[Sending] = []
+        self.commands: list[tuple[str, str]] = []
+        """Steps that a command was asked for, in order."""
         self._sends = 0
         self._sealed: tuple[int, int, int, Changes] | None = None
 
@@ -132,7 +135,8 @@ class OwnerOf:
             self._sends += 1
             self.out.append(Sending(self._sends, partition, sent))
         acts = effects.acts
-        effects.sends, effects.acts = [], []
+        self.commands += effects.commands
+        effects.sends, effects.acts, effects.commands = [], [], []
         return acts
 
     def recover(self) -> None:
@@ -362,6 +366,12 @@ def check_timers(view: View) -> None:
                 add(op.due, run.id, name, op.setter)
         for name, timer in run.timers.items():
             add(timer.due, run.id, name, timer.setter)
+    for key, queued in view.queued.items():
+        of, _, step = key.partition("/")
+        state = view.live(of)
+        assert state is not None, f"{key} stands in a queue, and its run does not live"
+        assert state.open[step].type == QUEUED
+        add(queued.due, of, step, queued.setter)
     for function, cron in view.crons.items():
         add(cron.due, CRON + function, "", cron.setter)
     assert set(view.timers.rows()) == expected

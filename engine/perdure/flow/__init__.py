@@ -11,6 +11,7 @@
                                                 op.opened op.closed match.offered
     5      matcher      event name, path, value event.keyed match.subscribed
     6      timer        timer of an entity      timer.fired
+    7      queues       step in a queue         step.claimed step.released step.answered
 
 Admission (2) and slots (4) come with flow control; their place in the order is kept. A test compares this table
 with `FOLDS`.
@@ -21,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.flow import definitions, intake, matcher, ops, run, timer
+from perdure.flow import definitions, intake, matcher, ops, queues, run, timer
 from perdure.flow.view import View
 from perdure_schemas import records as r
 
@@ -55,6 +56,9 @@ FOLDS: dict[type[r.Record], Callable[[View, Any, int], None]] = {
     r.EventKeyed: matcher.event_keyed,
     r.MatchSubscribed: matcher.match_subscribed,
     r.TimerFired: timer.timer_fired,
+    r.StepClaimed: queues.step_claimed,
+    r.StepReleased: queues.step_released,
+    r.StepAnswered: queues.step_answered,
 }
 
 _DECODER: msgspec.json.Decoder[r.AnyRecord] = msgspec.json.Decoder(r.AnyRecord)

@@ -49,6 +49,16 @@ class Attempted(Struct, frozen=True, tag=True, gc=False):
     op: str
 
 
+class Answer(Struct, frozen=True, tag=True, gc=False):
+    """Tell a pool member what became of its claim. It asks again if it hears nothing."""
+
+    run: str
+    op: str
+    claim: str
+    granted: bool
+    why: str
+
+
 class Ended(Struct, frozen=True, tag=True, gc=False):
     """A run came to its end (`status`), whoever decided it."""
 
@@ -85,18 +95,21 @@ class OwnerKnown(Struct, frozen=True, tag=True, gc=False):
     token: str
 
 
-Act = Start | Deliver | Retry | Attempted | Ended | Parked | Schedule | Refused | Activated | OwnerKnown
+Act = Start | Deliver | Retry | Attempted | Answer | Ended | Parked | Schedule | Refused | Activated | OwnerKnown
 
 
 class Effects:
     """Effects of a batch, in order: `sends` are (partition, encoded record), `acts` for the owner.
 
+    `commands`: steps (run, op) that wait in a queue, each time a command is to be put for them. As they are appends,
+    they are kept when a tail is folded, and put again; who claims a step by a needless one is refused.
     `fired`: fires that were folded, whether they acted or not: their owner may append them again.
     """
 
-    __slots__ = ("acts", "fired", "sends")
+    __slots__ = ("acts", "commands", "fired", "sends")
 
     def __init__(self) -> None:
         self.sends: list[tuple[int, bytes]] = []
         self.acts: list[Act] = []
+        self.commands: list[tuple[str, str]] = []
         self.fired: list[tuple[str, str, int]] = []

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from perdure.flow import queues
 from perdure.flow.definitions import timer_key
 from perdure.flow.effects import Ended
 from perdure.flow.lines import op_name
@@ -96,6 +97,8 @@ def _let_go(view: View, run: RunState) -> None:
     for name, op in run.open.items():
         if op.due is not None:
             view.timers.remove(op.due, timer_key(run.id, name, op.setter))
+        if op.type == queues.QUEUED:
+            queues.drop(view, run, name, f"its run ended: {run.status}")
         if op.child:
             _cancel_child(view, run, op)
     run.open = {}

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
+from perdure.flow import queues
 from perdure.flow.definitions import timer_key
 from perdure.flow.effects import Attempted, Deliver, Outcome
 from perdure.flow.ending import end, heir_of
@@ -26,6 +28,7 @@ from perdure_schemas.records import (
     Opening,
     OpOpened,
     Parent,
+    Queued,
     RerunRun,
     RunAnswered,
     RunCancelRequested,
@@ -68,8 +71,8 @@ def settle(view: View, run: RunState, op: str, outcome: Outcome, at: int) -> Non
         subscribe(view, run, opened.key, again=isinstance(outcome, MatchOffered))
 
 
-def _unopen(view: View, run: RunState, op: str) -> OpenOp | None:
-    """The op is no longer open, nor a wait on its key. Returns what it was, if it was."""
+def _unopen(view: View, run: RunState, op: str, why: str = "") -> OpenOp | None:
+    """The op is no longer open, nor a wait on its key. Returns what it was, if it was. `why`, if by no outcome."""
     if run.crashes.pop(op, None) is not None:
         view.runs.touch(run.id)
     opened = run.open.pop(op, None)
@@ -78,6 +81,8 @@ def _unopen(view: View, run: RunState, op: str) -> OpenOp | None:
     view.runs.touch(run.id)
     if opened.due is not None:
         view.timers.remove(opened.due, timer_key(run.id, op, opened.setter))
+    if opened.type == queues.QUEUED:
+        queues.drop(view, run, op, why)
     if opened.key:
         waits = run.waits[opened.key]
         del waits[op]
@@ -104,6 +109,10 @@ def step_failed(view: View, record: StepFailed, at: int) -> None:
     if run is None or record.op in view.lines.done(run.id):
         return
     opened = run.open.get(record.op)
+    if opened is not None and opened.type == queues.QUEUED:
+        if queues.failed(view, run, record, at):
+            settle(view, run, record.op, record, at)
+        return
     if record.attempt != (opened.attempt if opened else 1):
         return
     if record.retry_in_ms is None:
@@ -139,7 +148,9 @@ def op_opened(view: View, record: OpOpened, at: int) -> None:
         _OPENERS[type(record.opening)](view, run, record, at)
         settle(view, run, record.op, record, at)
         return
-    view.lines.add(run.id, record.op, at, view.offset, view.raw, record)
+    if not isinstance(record.opening, Queued):
+        # Of a step nothing but its outcome is replayed, wherever it ran.
+        view.lines.add(run.id, record.op, at, view.offset, view.raw, record)
     _OPENERS[type(record.opening)](view, run, record, at)
 
 
@@ -218,6 +229,14 @@ def _open_rerun(view: View, run: RunState, record: OpOpened, at: int) -> None:
         view.send_to_run(opening.run, RunRerunRequested(opening.run, opening.new_run, v=V))
 
 
+def _open_queued(view: View, run: RunState, record: OpOpened, at: int) -> None:
+    opening = record.opening
+    assert isinstance(opening, Queued)
+    run.open[record.op] = OpenOp(queues.QUEUED, record.digest)
+    arguments = shorten(opening.arguments, Ref(view.partition, view.offset)) or opening.arguments
+    queues.begin(view, run, record.op, replace(opening, arguments=arguments), at)
+
+
 _OPENERS: dict[type[Opening], Callable[[View, RunState, OpOpened, int], None]] = {
     Sleep: _open_sleep,
     Wait: _open_wait,
@@ -226,6 +245,7 @@ _OPENERS: dict[type[Opening], Callable[[View, RunState, OpOpened, int], None]] =
     Watch: _open_watch,
     CancelRun: _open_cancel,
     RerunRun: _open_rerun,
+    Queued: _open_queued,
 }
 
 
@@ -246,7 +266,7 @@ def op_closed(view: View, record: OpClosed, at: int) -> None:
 
 def close_op(view: View, run: RunState, op: str) -> bool:
     """User code does not want the op any more. A wait gives its event back. Whether that changed anything."""
-    opened = _unopen(view, run, op)
+    opened = _unopen(view, run, op, "its run does not want it any more")
     if opened is None:
         return _give_back(view, run, op) or op not in view.lines.done(run.id)
     if opened.key:

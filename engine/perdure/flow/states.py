@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo, Payload
-from perdure_schemas.records import CancelRule, Ending, KeyCursor, ListedWait, Owner, Parent
+from perdure_schemas.records import CancelRule, Ending, KeyCursor, ListedWait, Owner, Parent, Queued
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "discarded", "continued"})
 
@@ -38,6 +38,27 @@ class Crashes(Struct, omit_defaults=True, gc=False):
     count: int = 0
     alone: int = 0
     last_alone: bool = False
+
+
+class QueuedState(Struct, omit_defaults=True, gc=False):
+    """A step in a queue, beside the run that opened it: signs of life touch this alone."""
+
+    opening: Queued
+    attempt: int = 1
+    dispatches: int = 0
+    unclaimed: int = 0
+    """Commands in a row that nobody came for."""
+    resting: bool = False
+    """It failed, and waits for its next attempt."""
+    claim: str = ""
+    """Who has it; empty while nobody does."""
+    member: str = ""
+    alone: bool = False
+    beat: int = 0
+    due: int = 0
+    setter: int = -1
+    deaths: int = 0
+    alone_deaths: int = 0
 
 
 class RunTimer(Struct, omit_defaults=True, gc=False):

@@ -1,12 +1,13 @@
 """Timer: what a fire does. It takes effect once, if the timer is the entity's present one, and never early (I9)."""
 
+from perdure.flow import queues
 from perdure.flow.definitions import CRON, drop_cron, set_cron, timer_key
 from perdure.flow.effects import Refused, Retry, Schedule, Start
 from perdure.flow.ending import end
 from perdure.flow.ops import settle
 from perdure.flow.routing import run_id
 from perdure.flow.run import start
-from perdure.flow.states import CronState, OpenOp, RunState, RunTimer
+from perdure.flow.states import CronState, OpenOp, QueuedState, RunState, RunTimer
 from perdure.flow.view import View
 from perdure_schemas.payload import ErrorInfo
 from perdure_schemas.records import RunRequested, TimerFired, V
@@ -20,13 +21,18 @@ def timer_fired(view: View, record: TimerFired, at: int) -> None:
     run = view.live(record.entity)
     if run is None:
         return
+    timer: RunTimer | OpenOp | QueuedState | None
     timer = run.timers.get(record.timer) or run.open.get(record.timer)
+    if isinstance(timer, OpenOp) and timer.type == queues.QUEUED:
+        timer = view.queued.get(queues.key_of(run.id, record.timer))
     if timer is None or timer.due is None or timer.setter != record.setter:
         return
     if at < timer.due:
         _refuse(view, record)
     elif isinstance(timer, RunTimer):
         _run_timer(view, run, record, timer, at)
+    elif isinstance(timer, QueuedState):
+        queues.fired(view, run, record.timer, timer, at)
     else:
         _op_timer(view, run, record, timer, at)
 

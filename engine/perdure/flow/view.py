@@ -14,7 +14,7 @@ from perdure.flow.kept import Kept
 from perdure.flow.lines import Lines
 from perdure.flow.routes import Routes
 from perdure.flow.routing import partition_of, partition_of_run
-from perdure.flow.states import TERMINAL, CronState, MatchState, Meta, RunState
+from perdure.flow.states import TERMINAL, CronState, MatchState, Meta, QueuedState, RunState
 from perdure.flow.tables import Backing, EmptyBacking, Table
 from perdure_schemas.definition import Definition, FunctionDefined
 from perdure_schemas.records import Record
@@ -40,6 +40,7 @@ class View:
         self.definitions = Table(b"d/", Definition, backing)
         self.crons = Table(b"c/", CronState, backing)
         self.parked = Table(b"p/", str, backing)
+        self.queued = Table(b"q/", QueuedState, backing)
         self.metas = Table(b"#", Meta, backing)
         self.kept = Kept(backing)
         self.lines = Lines(backing)
@@ -58,7 +59,7 @@ class View:
 
     def tables(self) -> tuple[Table[Any], ...]:
         return (
-            self.runs, self.seen, self.matches, self.definitions, self.crons, self.parked, self.metas,
+            self.runs, self.seen, self.matches, self.definitions, self.crons, self.parked, self.queued, self.metas,
         )  # fmt: skip
 
     def live(self, run: str) -> RunState | None:

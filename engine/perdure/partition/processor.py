@@ -24,10 +24,12 @@ import secrets
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.errors import LogCorrupt, LogError, PartitionHalted
 from perdure.flow import FOLD_VERSION, UnreadableRecord, decode, fold_batch
-from perdure.flow.effects import Act, Attempted, Deliver, OwnerKnown, Parked, Retry, Schedule, Start
+from perdure.flow.effects import Act, Answer, Attempted, Deliver, OwnerKnown, Parked, Retry, Schedule, Start
+from perdure.flow.queues import key_of
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.log.protocol import Batch, Log, Reader
@@ -48,7 +50,9 @@ from perdure_schemas.records import (
     RunFinished,
     RunParked,
     RunRequested,
+    StepAnswered,
     StepAttempted,
+    StepCommand,
     StepCompleted,
     V,
 )
@@ -103,6 +107,8 @@ class Processor:
         self.records = {"read": 0, "folded": 0, "ignored": 0}
         self.on_timer: Callable[[], None] | None = None
         """Called when a batch had a fire, or set a timer that is due soon: the next one may be another."""
+        self.on_dispatch: Callable[[str], None] | None = None
+        """Called with the name of a queue that a command was put into."""
         self.view = View(partition, log.partitions, log.store(partition))
         self.view.at, self.view.stamp = position.at, position.stamp
         self.offset = position.offset
@@ -227,7 +233,8 @@ class Processor:
         except Exception as error:
             # A fold that fails leaves half a record in the overlay and in the effects: nothing of it may reach the
             # store or another partition. What the batch had before it is not stored either, and is folded again.
-            self.view.effects.acts, self.view.effects.sends = [], []
+            effects = self.view.effects
+            effects.acts, effects.sends, effects.commands = [], [], []
             self.halt(error)
             return False
 
@@ -254,6 +261,8 @@ class Processor:
                 continue
             if isinstance(act, Schedule):
                 self.timers.schedule(act.function)
+            elif isinstance(act, Answer):
+                self.append(StepAnswered(act.run, act.op, act.claim, act.granted, act.why, v=V))
             elif isinstance(act, OwnerKnown):
                 known = act
             elif isinstance(act, Parked | Attempted):
@@ -282,6 +291,26 @@ class Processor:
             for partition, raw in effects.sends:
                 self._last_ticket = append(partition, raw)
             effects.sends = []
+        if effects.commands:
+            self._dispatch(effects.commands)
+            effects.commands = []
+
+    def _dispatch(self, steps: list[tuple[str, str]]) -> None:
+        """Put a command for each step that waits in a queue: what has moved on since needs none."""
+        commands = self.log.commands
+        assert commands is not None, "this log has no queues"
+        for run, op in dict.fromkeys(steps):
+            queued = self.view.queued.get(key_of(run, op))
+            if queued is None or queued.claim or queued.resting:
+                continue
+            step = queued.opening
+            if step.arguments.ref is not None:
+                raw = msgspec.Raw(self.payload(step.arguments, field="arguments"))
+                step = replace(step, arguments=Payload(raw, encoded=step.arguments.encoded))
+            command = StepCommand(V, run, op, queued.attempt, step, queued.deaths, queued.alone_deaths)
+            self._last_ticket = commands.put(step.queue, key_of(run, op), _ENCODE(command))
+            if self.on_dispatch is not None:
+                self.on_dispatch(step.queue)
 
     def halt(self, error: Exception) -> None:
         """What must not be skipped was met: this partition stops, loudly, and the others go on."""

@@ -21,13 +21,17 @@ from perdure_schemas.records import (
     OpClosed,
     Opening,
     OpOpened,
+    Queued,
     RerunRun,
     RunAnswered,
     RunParked,
     Send,
     Sleep,
+    StepAnswered,
+    StepClaimed,
     StepCompleted,
     StepFailed,
+    StepReleased,
     TimerFired,
     Wait,
     Watch,
@@ -45,11 +49,15 @@ class _Op:
         self.input: Raw | UnsetType = UNSET
         self.result: Raw | UnsetType = UNSET
         self.error: ErrorInfo | None = None
+        self.queue = self.member = ""
+        self.dispatches = 0
+        self.members: dict[str, str] = {}
+        self.timers: set[int] = set()
 
     def detail(self) -> OpDetail:
         return OpDetail(
             self.op, op_name(self.op), self.type, self.status, self.opened_at, self.ended_at, tuple(self.attempts),
-            self.input, self.result, self.error, self.about,
+            self.input, self.result, self.error, self.about, self.queue, self.dispatches, self.member,
         )  # fmt: skip
 
 
@@ -76,6 +84,12 @@ class RunReader:
             case OpClosed():
                 op = self._ops.setdefault(record.op, _Op(record.op, "step", at))
                 self._end(op, "closed", at)
+            case StepClaimed() | StepAnswered() | StepReleased() if record.op in self._ops:
+                self._queued(self._ops[record.op], record)
+            case TimerFired() if (waits := self._ops.get(record.timer)) is not None and waits.queue:
+                # Nobody came, nobody is left, or the next attempt is due: in any case another command.
+                waits.dispatches += waits.status == "open" and record.setter not in waits.timers
+                waits.timers.add(record.setter)
             case TimerFired() if (fired := self._ops.get(record.timer)) is not None and fired.type != "step":
                 self._end(fired, "completed", at)
             case RunAnswered() | MatchOffered() if (answered := self._ops.get(record.op)) is not None:
@@ -105,10 +119,21 @@ class RunReader:
             return
         op = self._ops[record.op] = _Op(record.op, kind_of(record.opening), at)
         op.about = about(record.opening)
-        if isinstance(record.opening, Call):
+        if isinstance(record.opening, Call | Queued):
             op.input = self._raw(record.opening.arguments)
+        if isinstance(record.opening, Queued):
+            op.queue, op.dispatches = record.opening.queue, 1
         if op.type in ("send", "cancel", "rerun", "enqueue"):
             self._end(op, "completed", at)
+
+    def _queued(self, op: _Op, record: StepClaimed | StepAnswered | StepReleased) -> None:
+        """Who has the step: the latest member whose claim was granted."""
+        if isinstance(record, StepClaimed):
+            op.members[record.claim] = record.member
+        elif isinstance(record, StepAnswered):
+            op.member = op.members.get(record.claim, "") if record.granted else op.member
+        elif op.status == "open":
+            op.dispatches += 1
 
     def _answered(self, op: _Op, record: RunAnswered | MatchOffered, at: int) -> None:
         if op.status != "open":
@@ -145,6 +170,8 @@ def records_of(log: Log, partition: int, state: RunState) -> Iterator[tuple[int,
 
 def kind_of(opening: Opening) -> str:
     """The op's type as people know it."""
+    if isinstance(opening, Queued):
+        return "step"
     if isinstance(opening, Call):
         return "call" if opening.awaited else "enqueue"
     return str(opening.__struct_config__.tag)
@@ -164,3 +191,5 @@ def about(opening: Opening) -> str:
             return ", ".join(event.name for event in opening.events)
         case Watch() | CancelRun() | RerunRun():
             return opening.run
+        case Queued():
+            return ""

@@ -73,6 +73,10 @@ class OpDetail(Struct, frozen=True, omit_defaults=True):
     error: ErrorInfo | None = None
     about: str = ""
     """What it waits for, in words: an event and key, a due time, another run."""
+    queue: str = ""
+    """Of a step for a worker pool; `dispatches`: how often it was put there; `member`: who had it last."""
+    dispatches: int = 0
+    member: str = ""
 
 
 class RunDetail(Struct, frozen=True, omit_defaults=True):

@@ -122,6 +122,10 @@ def _length_ms(op: OpDetail) -> float | None:
 def _story(op: OpDetail, whole: bool) -> Group:
     limit = None if whole else VALUE
     lines: list[Text] = []
+    if op.queue:
+        again = f", {op.dispatches} times" if op.dispatches > 1 else ""
+        who = f" · {op.member}" if op.member else ", nobody has it yet"
+        lines.append(styled(f"queue {op.queue}{again}{who}", "dim"))
     if op.about:
         verb = {"wait": "waits for ", "sleep": "sleeps "}.get(op.type, "") if op.status == "open" else ""
         lines.append(styled(verb + op.about))
