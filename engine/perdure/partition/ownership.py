@@ -43,7 +43,6 @@ class Ownership:
         processors: dict[int, Processor],
         *,
         owned: Callable[[Processor], None],
-        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self.log = log
         self.code = code
@@ -52,7 +51,7 @@ class Ownership:
         """Partitions that could not be taken up, and why."""
         self._host = host
         self._owned = owned
-        self._grace_seconds = grace_seconds
+        self.grace_seconds = GRACE_SECONDS
         self._assigned: set[int] = set()
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -85,7 +84,7 @@ class Ownership:
                 continue
             processor.pause()
             self._timers[partition] = self._loop.call_later(
-                self._grace_seconds, self._drop, partition, context=Context()
+                self.grace_seconds, self._drop, partition, context=Context()
             )
 
     # The way to a partition

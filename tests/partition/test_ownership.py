@@ -1,0 +1,330 @@
+"""The life of a partition on its pods: taken up, paused, warm again, gone; runs go on where they were."""
+
+import asyncio
+
+import pytest
+
+from perdure.errors import NotOwned
+from perdure.flow.routing import partition_of_run
+from perdure.partition.ownership import Ownership
+from perdure_schemas.records import Owner, OwnerReleased, OwnerStarted, StepAttempted, StepCompleted, V
+from tests.partition.cluster import Cluster, Pod
+from tests.partition.shop import Shop, place, two_pods
+
+EVERYTHING = range(4)
+
+
+def run_and_partition(cluster: Cluster) -> tuple[str, int]:
+    """The only run there is."""
+    (run,) = cluster.runs()
+    return run.id, partition_of_run(run.id, cluster.partitions)
+
+
+def statuses(cluster: Cluster) -> list[str]:
+    return [run.status for run in cluster.runs()]
+
+
+async def test_pods_share_the_work() -> None:
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    cluster.deal({"one": (0, 1), "other": (2, 3)})
+    await cluster.settle()
+    assert (one.owned(), other.owned()) == ([0, 1], [2, 3])
+    shop.gate.set()
+    await place(cluster, one, *(f"e{n}" for n in range(20)))
+    assert statuses(cluster) == ["completed"] * 20
+    assert set(shop.began) == {"one", "other"}
+    assert len(shop.began) == len(shop.shipped) == 20
+    cluster.check()
+
+
+async def test_a_pod_without_partitions_opens_and_waits() -> None:
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    assert (one.owned(), other.owned()) == ([0, 1, 2, 3], [])
+    shop.gate.set()
+    await place(cluster, other, "e")
+    assert statuses(cluster) == ["completed"]
+    assert shop.began == ["one"]
+
+
+async def test_what_comes_back_goes_on_warm() -> None:
+    """An eager rebalance that changes nothing stops no step, and runs none twice."""
+    shop = Shop()
+    cluster, _, _ = await two_pods(shop)
+    await place(cluster, cluster.pods["other"], "a", "b", "c")
+    cluster.deal({"one": EVERYTHING})
+    await cluster.settle()
+    shop.gate.set()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"] * 3
+    assert (shop.began, shop.stopped, shop.shipped) == (["one"] * 3, [], ["one"] * 3)
+    assert len(cluster.all(OwnerStarted)) == 8
+    assert len(cluster.all(OwnerReleased)) == 4
+    assert not cluster.all(StepAttempted)
+    cluster.check()
+
+
+async def test_a_paused_pod_says_nothing_until_it_is_its_turn_again() -> None:
+    """What its steps give meanwhile is set aside, and told when the partition is its own again."""
+    shop = Shop()
+    cluster, one, _ = await two_pods(shop)
+    await place(cluster, one, "e")
+    cluster.deal({})
+    shop.gate.set()
+    ends = [cluster.end(partition) for partition in EVERYTHING]
+    await cluster.settle()
+    assert [cluster.end(partition) - 1 for partition in EVERYTHING] == ends, "only that it is released"
+    assert not cluster.all(StepCompleted)
+    cluster.deal({"one": EVERYTHING})
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"]
+    assert shop.began == ["one"]
+
+
+async def test_what_comes_while_it_is_paused_is_done_when_it_comes_back() -> None:
+    shop = Shop()
+    cluster, _, other = await two_pods(shop)
+    shop.gate.set()
+    cluster.deal({})
+    await place(cluster, other, "e")
+    assert shop.began == []
+    cluster.deal({"one": EVERYTHING})
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"]
+    cluster.check()
+
+
+async def test_steps_are_stopped_when_another_pod_owns_their_partition() -> None:
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    await place(cluster, one, "e")
+    _, partition = run_and_partition(cluster)
+    cluster.deal({"one": [p for p in EVERYTHING if p != partition], "other": [partition]})
+    assert shop.stopped == [], "the other one may never come"
+    await cluster.settle()
+    assert shop.stopped == ["one"]
+    assert shop.began == ["one", "other"]
+    assert not cluster.all(StepAttempted), "a partition that was given away is no crash"
+    assert [one.owned(), other.owned()] == [[p for p in EVERYTHING if p != partition], [partition]]
+    shop.gate.set()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"]
+    assert shop.shipped == ["other"]
+    cluster.check()
+
+
+async def test_steps_are_stopped_when_the_grace_period_is_over() -> None:
+    shop = Shop()
+    cluster, one, _ = await two_pods(shop)
+    await place(cluster, one, "e")
+    one.node.ownership.grace_seconds = 0.0
+    cluster.deal({})
+    while not shop.stopped:
+        await cluster.settle()
+    assert one.node.processors == []
+    cluster.deal({"one": EVERYTHING})
+    await cluster.settle()
+    shop.gate.set()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"]
+    assert shop.began == ["one", "one"]
+    assert not cluster.all(StepAttempted)
+    cluster.check()
+
+
+async def test_a_partition_that_comes_back_after_another_had_it_begins_cold() -> None:
+    """The other one may have ended, parked or done again what is in memory here."""
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    await place(cluster, one, "e")
+    one.log.freeze()
+    cluster.deal({"other": EVERYTHING})
+    await cluster.settle()
+    assert shop.began == ["one", "other"]
+    one.log.thaw()
+    one.log.cut_off = True
+    # It learns of its loss and of its new turn at once, and reads what was between only then.
+    one.node.ownership.revoked(EVERYTHING)
+    other.log.lose()
+    one.log.cut_off = False
+    cluster.hands = {"one": EVERYTHING}
+    one.log.gain(EVERYTHING)
+    await cluster.settle()
+    assert shop.stopped == ["one", "other"]
+    assert shop.began == ["one", "other", "one"]
+    shop.gate.set()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"]
+    cluster.check()
+
+
+async def test_a_killed_pods_work_is_done_by_others() -> None:
+    shop = Shop()
+    cluster, one, _ = await two_pods(shop)
+    await place(cluster, one, "a", "b")
+    await one.kill()
+    cluster.deal({"other": EVERYTHING})
+    await cluster.settle()
+    assert len(cluster.all(StepAttempted)) == 2
+    assert shop.began == ["one", "one", "other", "other"]
+    shop.gate.set()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"] * 2
+    cluster.check()
+
+
+async def test_a_pod_that_stops_cleanly_hands_over() -> None:
+    shop = Shop()
+    cluster, one, _ = await two_pods(shop)
+    await place(cluster, one, "a", "b")
+    stopping = asyncio.ensure_future(one.stop())
+    await cluster.settle()
+    await stopping
+    cluster.deal({"other": EVERYTHING})
+    await cluster.settle()
+    assert not cluster.all(StepAttempted)
+    shop.gate.set()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"] * 2
+    cluster.check()
+
+
+async def test_a_zombies_results_and_ends_count_once() -> None:
+    """A frozen pod wakes up as owner of what others have finished, and finishes it once more."""
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    await place(cluster, one, *(f"e{n}" for n in range(8)))
+    one.log.freeze()
+    cluster.deal({"other": EVERYTHING})
+    await cluster.settle()
+    shop.gate.set()
+    await cluster.settle()
+    one.log.thaw()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"] * 8
+    assert one.owned() == [], "it read who the owner is, and the group does not confirm it"
+    assert other.owned() == list(EVERYTHING)
+    one.log.cut_off = False
+    cluster.deal({"one": (0,), "other": (1, 2, 3)})
+    await cluster.settle()
+    assert (one.owned(), other.owned()) == ([0], [1, 2, 3])
+    cluster.check()
+
+
+async def test_the_first_owner_of_a_number_is_the_owner_and_the_other_starts_again() -> None:
+    """Both read the same, both take the next number: the one whom the group confirms ends up as the owner."""
+    shop = Shop()
+    cluster, one, _ = await two_pods(shop)
+    one.log.freeze()
+    cluster.deal({})
+    before = [owner.number for owner in [one.node.processors[p].owner for p in EVERYTHING]]
+    for partition in EVERYTHING:
+        # Of somebody else, who died right after.
+        cluster.write(
+            partition, [b'{"kind":"owner.started","owner":{"number":2,"token":"x"},"code":"c","folds":1,"v":1}']
+        )
+    assert before == [1, 1, 1, 1]
+    one.log.thaw()
+    cluster.deal({"one": EVERYTHING})
+    await cluster.settle()
+    assert one.owned() == list(EVERYTHING)
+    assert [one.node.processors[p].owner.number for p in EVERYTHING] == [3, 3, 3, 3]
+    assert all(one.node.processors[p].current for p in EVERYTHING)
+
+
+async def test_an_owner_that_is_not_confirmed_keeps_silent_until_it_is() -> None:
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    await place(cluster, one, "e")
+    _, partition = run_and_partition(cluster)
+    one.log.cut_off = True
+    stranger = OwnerStarted(Owner(7, "stranger"), "c", 1, v=V)
+    other.node.append(partition, stranger)
+    await cluster.settle()
+    assert partition not in one.owned()
+    assert shop.stopped == []
+    one.log.cut_off = False
+    await cluster.settle()
+    assert one.owned() == list(EVERYTHING)
+    assert one.node.processors[partition].owner.number == 8
+    shop.gate.set()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"]
+    cluster.check()
+
+
+async def test_results_are_known_where_the_run_is_owned() -> None:
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    await place(cluster, one, "e")
+    run, partition = run_and_partition(cluster)
+    waiting = asyncio.ensure_future(one.port.result(run))
+    with pytest.raises(NotOwned, match=f"partition {partition} belongs to another pod"):
+        await other.port.status(run)
+    await cluster.settle()
+    cluster.deal({"other": EVERYTHING})
+    await cluster.settle()
+    with pytest.raises(NotOwned):
+        await waiting
+    assert await other.port.status(run) == "running"
+
+
+async def test_any_pod_cancels_any_run() -> None:
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    await place(cluster, one, "e")
+    run, _ = run_and_partition(cluster)
+    cancelling = asyncio.ensure_future(other.port.cancel(run))
+    await cluster.settle()
+    await cancelling
+    assert statuses(cluster) == ["cancelled"]
+    assert shop.stopped == ["one"]
+
+
+async def test_a_partition_that_halts_here_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    cluster.write(1, [b'{"kind":"moon.landed","v":1}'])
+    await cluster.settle()
+    assert one.owned() == [0, 2, 3]
+    assert list(one.port.ready()) == ["partition 1"]
+    cluster.deal({"one": (0, 2), "other": (1, 3)})
+    await cluster.settle()
+    assert (one.owned(), other.owned()) == ([0, 2], [3])
+    assert (list(one.port.ready()), list(other.port.ready())) == ([], ["partition 1"])
+    assert "moon.landed" in caplog.text
+
+
+async def test_a_log_that_cannot_be_asked_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.partition.ownership.RETRY_SECONDS", 0.0)
+    shop = Shop()
+    cluster, one, _ = await two_pods(shop)
+    one.log.dead_ends = 3
+    cluster.deal({"one": EVERYTHING})
+    while one.owned() != list(EVERYTHING):
+        await cluster.settle()
+    assert isinstance(one.node.ownership, Ownership)
+    assert one.log.dead_ends == 0
+
+
+async def fill_and_move(cluster: Cluster, shop: Shop, pods: list[Pod]) -> None:
+    """Every partition goes round, while orders come in."""
+    for turn in range(8):
+        names = [pod.name for pod in pods]
+        hands = {name: [p for p in EVERYTHING if (p + turn) % len(names) == index] for index, name in enumerate(names)}
+        cluster.deal(hands)
+        await place(cluster, pods[turn % len(pods)], f"t{turn}a", f"t{turn}b")
+        if turn == 4:
+            shop.gate.set()
+    await cluster.settle()
+
+
+async def test_runs_finish_while_their_partitions_go_round() -> None:
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    third = await cluster.pod("third", shop.app("third")).start()
+    await fill_and_move(cluster, shop, [one, other, third])
+    assert statuses(cluster) == ["completed"] * 16
+    assert not cluster.all(StepAttempted)
+    cluster.check()
