@@ -13,12 +13,13 @@ from perdure.log.protocol import Batch
 from tests.log.conformance_commands import CommandConformance
 from tests.log.conformance_group import GroupConformance
 from tests.log.conformance_stores import StoreConformance
+from tests.log.conformance_trim import TrimConformance
 from tests.log.tools import Bench, Reading, flat, read_all, side, values, write
 
 _caller: ContextVar[str] = ContextVar("_caller", default="nobody")
 
 
-class Conformance(CommandConformance, StoreConformance, GroupConformance):
+class Conformance(CommandConformance, StoreConformance, GroupConformance, TrimConformance):
     async def test_records_stand_in_the_order_of_their_tickets(self, bench: Bench) -> None:
         log = bench.log
         tickets = [log.append(index % 2, b"%d" % index) for index in range(100)]

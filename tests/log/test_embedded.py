@@ -15,9 +15,10 @@ import pytest
 from perdure.errors import LogCorrupt, LogError, LogInUse, LogMismatch
 from perdure.log import open_log
 from perdure.log.embedded import EmbeddedLog
+from perdure.log.memory import MemoryLog
 from perdure.log.protocol import Log
 from tests.log.conformance import Conformance
-from tests.log.tools import Reading, read_all, write
+from tests.log.tools import Reading, read_all, side, values, write
 
 
 class EmbeddedBench:
@@ -206,3 +207,52 @@ async def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+@pytest.mark.parametrize("kind", ["embedded", "memory"])
+async def test_trimming_takes_old_lines_of_side_topics_with_it(tmp_path: Path, kind: str) -> None:
+    """All that is older than the retention but the last of each topic, whose end must stay known. Commands stay."""
+    now = 1_000_000
+    log: Log = (
+        EmbeddedLog(tmp_path / "log", 2, retention_ms=0)
+        if kind == "embedded"
+        else MemoryLog(2, clock=lambda: now, retention_ms=0)
+    )
+    await log.open()
+    assert log.commands is not None
+    for index in range(5):
+        now += 10
+        for topic in ("logs", "dead-letters"):
+            log.side(topic, 0, b"%d" % index)
+        log.side("logs", 1, b"%d" % index)
+        log.commands.put("gpu", "k", b"%d" % index)
+        await write(log, [b"record"])
+        await side(log, "logs", 1, index + 1)
+        while log.now_ms() == log.read_side("logs", 1, index)[0].timestamp_ms:
+            now += 1
+    now += 10
+    await log.trim(0, 2)
+    for topic in ("logs", "dead-letters"):
+        with pytest.raises(IndexError):
+            log.read_side(topic, 0, 3)
+        assert values(log.read_side(topic, 0, 4)) == [b"4"]
+        assert log.read_side(topic, 0, 5) == []
+    assert len(log.read_side("logs", 1, 0)) == 5
+    taken: list[bytes] = []
+    log.commands.subscribe("gpu", lambda command: taken.append(command.value), limit=9)
+    while len(taken) < 5:
+        await asyncio.sleep(0)
+    log.side("logs", 0, b"5")
+    await write(log, [b"record"], 1)
+    assert values(log.read_side("logs", 0, 4)) == [b"4", b"5"]
+    await log.close()
+
+
+async def test_what_was_trimmed_is_room_again(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "log", 1)
+    await log.open()
+    for _ in range(120):
+        await write(log, [os.urandom(1 << 20)])
+        await log.trim(0, log.end(0) - 1)
+    await log.close()
+    assert sum(file.stat().st_size for file in (tmp_path / "log" / "db").iterdir()) < 80 << 20

@@ -24,7 +24,7 @@ from perdure.log.directory import Lock, Mark, prepare
 from perdure.log.disk import Disk
 from perdure.log.embedded_commands import EmbeddedCommands
 from perdure.log.embedded_store import EmbeddedStore
-from perdure.log.encoding import KEY, encode, split
+from perdure.log.encoding import KEY, encode, split, start_key
 from perdure.log.flight import Entry, Flight, Lists
 from perdure.log.flusher import Flusher
 from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
@@ -34,6 +34,8 @@ from perdure.log.tickets import Waiters
 
 # A flush takes at most this many records: after a full disk there may be millions.
 _FLUSH_RECORDS = 1 << 16
+RETENTION_MS = 7 * 86_400_000
+"""How long people find in the log what the engine needs no more, unless they ask for another time."""
 _SIDE_DELAY_S = 0.05
 _RETRY_S = (0.1, 2.0)
 
@@ -44,11 +46,12 @@ class EmbeddedLog:
     The disk may fill up: `failure` is `LogFull` then, records wait in memory, and go out in order when there is room.
     """
 
-    def __init__(self, path: str | Path, partitions: int = 4) -> None:
+    def __init__(self, path: str | Path, partitions: int = 4, *, retention_ms: int | None = RETENTION_MS) -> None:
         if not 0 < partitions < 1 << 16:
             raise LogError(f"{partitions} partitions: give a number from 1 to 65535")
         self._directory = Path(path)
         self._partitions = partitions
+        self._retention_ms = retention_ms
         self._prefixes = [partition.to_bytes(2, "big") for partition in range(partitions)]
         self._disk = Disk(self._directory)
         self._readers = Readers(partitions, self._read, self.end)
@@ -180,6 +183,30 @@ class EmbeddedLog:
     def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
         self._check_offset(partition, offset)
         return self._readers.follow(partition, offset, sink, failed)
+
+    @property
+    def retention_ms(self) -> int | None:
+        return self._retention_ms
+
+    async def trim(self, partition: int, offset: int) -> None:
+        offset = min(offset, self._ends[partition])
+        if offset <= self._starts[partition]:
+            return
+        prefix, disk = self._prefixes[partition], self._disk
+        batch = WriteBatch(raw_mode=True)
+        try:
+            # The row that holds the first record kept stays whole; the last row stays in any case: the end is there.
+            kept = rows.holding(disk.journal, prefix, offset)
+            if kept is not None:
+                batch.delete_range(prefix, kept, disk.journal_handle)
+            batch.put(start_key(partition), offset.to_bytes(8, "big"), disk.journal_handle)
+            if self._retention_ms is not None:
+                self._topics.trim(batch, partition, self.now_ms() - self._retention_ms)
+        except Exception as error:
+            raise disk.explain(error) from error
+        # Not synced: after a power failure the log may begin lower again, and nothing is wrong with that.
+        self._write_state(batch)
+        self._starts[partition] = offset
 
     def side(self, topic: str, partition: int, value: bytes) -> None:
         if self._failure is not None or not self._opened:
@@ -374,7 +401,7 @@ class EmbeddedLog:
             except LogFull as error:
                 self._disk.open_read_only()
                 full = error
-            self._starts = [rows.first(self._disk.journal, prefix) or 0 for prefix in self._prefixes]
+            self._starts = [self._start_of(partition) for partition in range(self._partitions)]
             lasts = [rows.last(self._disk.journal, prefix) for prefix in self._prefixes]
         except Exception as error:
             self._disk.close()
@@ -385,6 +412,12 @@ class EmbeddedLog:
         if full is None:
             self._mark.advance(self._disk.sequence())
         return full
+
+    def _start_of(self, partition: int) -> int:
+        trimmed: bytes | None = self._disk.journal.get(start_key(partition))
+        if trimmed is not None:
+            return int.from_bytes(trimmed, "big")
+        return rows.first(self._disk.journal, self._prefixes[partition]) or 0
 
     def _read(self, partition: int, offset: int, limit_bytes: int) -> list[Batch]:
         self._check_offset(partition, offset)

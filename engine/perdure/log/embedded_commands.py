@@ -11,7 +11,7 @@ from rocksdict import WriteBatch
 from perdure.log import rows
 from perdure.log.commands import Consumer, Queues, Stored
 from perdure.log.disk import Disk
-from perdure.log.encoding import decode, encode, side_prefix
+from perdure.log.encoding import COMMANDS, decode, encode, side_prefix
 from perdure.log.flight import Entry
 from perdure.log.protocol import Take
 
@@ -84,4 +84,4 @@ class EmbeddedCommands:
 
 
 def _prefix(queue: str) -> bytes:
-    return side_prefix(f"commands.{queue}", 0)
+    return side_prefix(COMMANDS + queue, 0)

@@ -1,6 +1,7 @@
 """How the embedded log lays out records in RocksDB: one value per (partition, flush).
 
     journal key   | partition 2 | offset of the first record 8 |                big-endian, so that keys sort
+    start key     | 255 255 partition 2 |         value: the first offset that is kept 8, where it was trimmed
     side key      | topic | 0 | partition 2 | offset 8 |
     value         | milliseconds 8 | record \\n record \\n record |                 the usual form
                   | milliseconds 8, top bit set | n 4 | length 4 × n | records |   if a record has a newline in it
@@ -18,6 +19,13 @@ MAX_VALUE_BYTES = 8 << 20  # a reader holds one value at a time
 KEY = Struct(">HQ")
 _MS = Struct(">Q")
 _FRAMED = 1 << 63
+COMMANDS = "commands."
+"""Topics of the column family `side` that begin so are queues: what is done goes one by one."""
+
+
+def start_key(partition: int) -> bytes:
+    """After the rows of all partitions: there are at most 65535."""
+    return b"\xff\xff" + partition.to_bytes(2, "big")
 
 
 def side_prefix(topic: str, partition: int) -> bytes:

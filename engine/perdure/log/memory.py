@@ -108,10 +108,14 @@ class MemoryLog:
     (no acknowledgement, no sink, no side record). Until `open()` appends and store writes then go nowhere.
     """
 
-    def __init__(self, partitions: int = 4, clock: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, partitions: int = 4, clock: Callable[[], int] | None = None, *, retention_ms: int | None = None
+    ) -> None:
         self._partitions = partitions
         self._clock = clock or _wall_ms
         self._now = 0
+        self._retention_ms = retention_ms
+        self._starts = [0] * partitions
         self._topics: dict[tuple[str, int], list[Batch]] = {("", p): [] for p in range(partitions)}
         self._stores = [MemoryStore(self) for _ in range(partitions)]
         self._pending: list[tuple[int, bytes]] = []
@@ -197,7 +201,7 @@ class MemoryLog:
             await self._waiters.add(ticket, asyncio.get_running_loop())
 
     def start(self, partition: int) -> int:
-        return 0
+        return self._starts[partition]
 
     def end(self, partition: int) -> int:
         return _end(self._topics["", partition])
@@ -210,12 +214,27 @@ class MemoryLog:
         return self._read_journal(partition, offset, limit_bytes)
 
     def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
-        if not 0 <= offset <= self.end(partition):
-            raise IndexError(_outside(partition, offset, self.end(partition)))
+        self._check_offset(partition, offset)
         reader = self._readers.follow(partition, offset, sink, failed)
         if self.crashed:
             reader.close()  # the process that asks is dead
         return reader
+
+    @property
+    def retention_ms(self) -> int | None:
+        return self._retention_ms
+
+    async def trim(self, partition: int, offset: int) -> None:
+        offset = min(offset, self.end(partition))
+        if self.crashed or offset <= self._starts[partition]:
+            return
+        self._starts[partition] = offset
+        _drop(self._topics["", partition], lambda after: after.offset <= offset)
+        if self._retention_ms is not None:
+            oldest = self.now_ms() - self._retention_ms
+            for topic, of in list(self._topics):
+                if topic and of == partition:
+                    _drop(self._topics[topic, of], lambda after: after.timestamp_ms < oldest)
 
     def side(self, topic: str, partition: int, value: bytes) -> None:
         if not self.crashed and self._loop is not None:
@@ -223,7 +242,10 @@ class MemoryLog:
             self._schedule()
 
     def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
-        return _cut(self._topics.get((topic, partition), []), offset, limit_bytes)
+        stored = self._topics.get((topic, partition), [])
+        if stored and offset < stored[0].offset:
+            raise IndexError(f"offset {offset} of {topic}, partition {partition}, is below its start")
+        return _cut(stored, offset, limit_bytes)
 
     def store(self, partition: int) -> Store:
         return self._stores[partition]
@@ -322,10 +344,13 @@ class MemoryLog:
         return batches
 
     def _read_journal(self, partition: int, offset: int, limit_bytes: int) -> list[Batch]:
-        stored = self._topics["", partition]
-        if not 0 <= offset <= _end(stored):
-            raise IndexError(_outside(partition, offset, _end(stored)))
-        return _cut(stored, offset, limit_bytes)
+        self._check_offset(partition, offset)
+        return _cut(self._topics["", partition], offset, limit_bytes)
+
+    def _check_offset(self, partition: int, offset: int) -> None:
+        start, end = self._starts[partition], self.end(partition)
+        if not start <= offset <= end:
+            raise IndexError(f"offset {offset} of partition {partition} is outside its log, {start} to {end}")
 
 
 def _wall_ms() -> int:
@@ -336,8 +361,10 @@ def _end(batches: list[Batch]) -> int:
     return batches[-1].offset + len(batches[-1].values) if batches else 0
 
 
-def _outside(partition: int, offset: int, end: int) -> str:
-    return f"offset {offset} of partition {partition} is outside its log, 0 to {end}"
+def _drop(batches: list[Batch], gone: Callable[[Batch], bool]) -> None:
+    """Remove batches from the front while `gone` is true of the one after. The last stays, and with it the end."""
+    count = next((index for index, after in enumerate(batches[1:]) if not gone(after)), len(batches) - 1)
+    del batches[: max(count, 0)]
 
 
 def _cut(batches: list[Batch], offset: int, limit_bytes: int) -> list[Batch]:

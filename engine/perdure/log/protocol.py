@@ -19,6 +19,8 @@
 - A reader's sink is called on the loop's thread, in an empty context, with batches of acknowledged records only,
   never from within `follow`. It must not raise: a reader whose sink raises is closed, since going on would skip
   what was not taken.
+- The owner of a partition trims what nothing needs any more: `start` moves up, `end` and the offsets of what is kept
+  stay as they are.
 - A batch has one timestamp (milliseconds since the epoch): the log's own clock, which never goes back.
 - A log belongs to one process (memory, embedded), or is shared by the pods of an app. Every pod appends to and follows
   every partition; to *own* one, that is to run its runs and checkpoint its state, is for the member of the app's group
@@ -223,6 +225,19 @@ class Log(Protocol):
 
         If a record cannot be read or the sink raises, the reader is closed and `failed` is called once with the
         reason (without it, the loop's exception handler). Raises `IndexError` like `read`.
+        """
+        ...
+
+    @property
+    def retention_ms(self) -> int | None:
+        """How long, by log time, its owner leaves people what only they may still want to read. None: for ever."""
+        ...
+
+    async def trim(self, partition: int, offset: int) -> None:
+        """Records below `offset` are gone for everybody: `start` moves up to it, and never goes back.
+
+        Nothing happens if the log begins there already; beyond the end it is trimmed to the end. What side topics of
+        this partition have that is older than `retention_ms` may go with it. Raises `LogError` if it cannot be done.
         """
         ...
 

@@ -40,6 +40,39 @@ def last(family: Rdict, prefix: bytes) -> tuple[int, int]:
     return int.from_bytes(key[-8:], "big") + len(values), timestamp_ms
 
 
+def holding(family: Rdict, prefix: bytes, offset: int) -> bytes | None:
+    """Key of the row that holds `offset`, or of the last one before it; None if there is none."""
+    rows = family.iter()
+    rows.seek_for_prev(prefix + offset.to_bytes(8, "big"))
+    if not rows.valid():
+        rows.status()
+        return None
+    key: bytes = rows.key()
+    return key if key[:-8] == prefix else None
+
+
+def newer(family: Rdict, prefix: bytes, since_ms: int) -> bytes | None:
+    """Key of the first row not older than `since_ms`, else of the last one; None if there is none.
+
+    By halving: rows of one prefix are in the order of time.
+    """
+    low = first(family, prefix)
+    if low is None:
+        return None
+    end, _ = last(family, prefix)
+    rows = family.iter()
+    while low < end:
+        middle = (low + end) // 2
+        rows.seek_for_prev(prefix + middle.to_bytes(8, "big"))
+        timestamp_ms, values = decode(rows.value())
+        begin = int.from_bytes(rows.key()[-8:], "big")
+        if timestamp_ms < since_ms:
+            low = begin + len(values)
+        else:
+            end = begin
+    return holding(family, prefix, low)
+
+
 def read(family: Rdict, prefix: bytes, partition: int, offset: int, end: int, limit_bytes: int) -> list[Batch]:
     """Batches from `offset` to `end` or until `limit_bytes` are passed. Raises `LogCorrupt` if one is not there."""
     rows = family.iter()

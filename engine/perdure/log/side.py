@@ -4,7 +4,7 @@ from rocksdict import WriteBatch
 
 from perdure.log import rows
 from perdure.log.disk import Disk
-from perdure.log.encoding import encode, side_prefix, split
+from perdure.log.encoding import COMMANDS, encode, side_prefix, split
 from perdure.log.protocol import Batch
 
 SideRecord = tuple[str, int, bytes]
@@ -51,6 +51,20 @@ class SideTopics:
         if offset < first:
             raise IndexError(f"offset {offset} of {topic}, partition {partition}, is below its start, {first}")
         return rows.read(self._disk.side, prefix, partition, offset, end, limit_bytes)
+
+    def trim(self, batch: WriteBatch, partition: int, since_ms: int) -> None:
+        """Add to `batch` the end of what is older than `since_ms`. The last row of a topic stays: its end is there."""
+        side, suffix = self._disk.side, partition.to_bytes(2, "big")
+        stored = side.iter()
+        stored.seek(b"")
+        while stored.valid():
+            topic: bytes = stored.key()[:-11]
+            prefix = topic + b"\0" + suffix
+            key = None if topic.startswith(COMMANDS.encode()) else rows.newer(side, prefix, since_ms)
+            if key is not None:
+                batch.delete_range(prefix, key, self._disk.side_handle)
+            stored.seek(topic + b"\1")
+        stored.status()
 
     def _end(self, prefix: bytes) -> int:
         end = self._ends.get(prefix)
