@@ -313,6 +313,10 @@ class SimLog:
                 reader.wake()
         return reader
 
+    @property
+    def retention_ms(self) -> int | None:
+        return 0
+
     async def trim(self, partition: int, offset: int) -> None:
         def serve() -> None:
             self.cluster.journals[partition].trim(offset)
