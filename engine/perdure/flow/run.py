@@ -175,7 +175,7 @@ def run_parked(view: View, record: RunParked, at: int) -> None:
     run.parked = ParkedState(record.code, record.message)
     view.runs.touch(run.id)
     view.parked.put(run.id, record.code)
-    view.effects.acts.append(Parked(run.id))
+    view.effects.oblige(Parked(run.id))
 
 
 def run_unparked(view: View, record: RunUnparked, at: int) -> None:

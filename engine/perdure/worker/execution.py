@@ -42,7 +42,6 @@ _EMPTY = Context()
 _CALLS = count()
 _LATER = cast("asyncio.AbstractEventLoop", None)
 _NOWHERE = Branch(cast("Execution", None), "")
-_NO_TASKS = cast("set[asyncio.Future[Any]]", frozenset[Any]())
 _NONE_CLOSED = cast("set[str]", frozenset[str]())
 _NO_QUEUE: "deque[Delivered]" = deque()
 Asked = Delivered | Go
@@ -63,20 +62,26 @@ class Execution(Struct, eq=False):
     now_ms: int = 0
     branch: Branch = _NOWHERE
     root: asyncio.Future[Any] | None = None
-    tasks: set[asyncio.Future[Any]] = _NO_TASKS
+    tasks: dict[asyncio.Future[Any], Branch] = {}
+    """Tasks that the run created, and the branch that each is."""
     waiting: dict[str, "asyncio.Future[Asked]"] = {}
     deferred: dict[str, None] = {}
     queue: deque[Delivered] = _NO_QUEUE
     recorded: dict[str, str] = {}
     closed: set[str] = _NONE_CLOSED
-    bodies: dict[str, InStep] = {}
     unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
     moves: int = 0
     rest: tuple[int, object | None] = (-1, None)
     signal: BaseException | None = None
+    plain: bool = True
+    """It began here, with nothing recorded, and nobody told it to stop: its steps need not ask. Never true again."""
+    coded: bool = False
+    """The app's codec makes its payloads."""
     replaying: bool = False
     suspect: bool = False
     idle: bool = False
+    direct: bool = False
+    """An outcome may go straight to the op that waits: the worker need not look first."""
     replay_cost: int = 0
     context: Any = None
     """The Context that user code has of this run; the sdk's."""
@@ -85,6 +90,7 @@ class Execution(Struct, eq=False):
     def __post_init__(self) -> None:
         state = self.state
         self.loop, self.run_id, self.now_ms = self.worker.loop, state.id, state.started_at
+        self.coded = self.worker.coded
         self.branch = Branch(self, "0")
 
     def load(self, lines: Iterable[StoredLine]) -> None:
@@ -106,6 +112,7 @@ class Execution(Struct, eq=False):
         for op, opened in self.state.open.items():
             self.recorded.setdefault(op, opened.digest)
         self.replaying = bool(self.queue or self.state.open)
+        self.plain = not (self.replaying or self.recorded or self.closed or self.suspect)
 
     def run(self, main: Coroutine[Any, Any, None]) -> None:
         """Start user code in a context of its own, whose branch is the root."""
@@ -115,13 +122,12 @@ class Execution(Struct, eq=False):
         if self.queue:
             self.worker.settler.watch(self)
 
-    def adopt(self, task: "asyncio.Future[Any]", coro: Coroutine[Any, Any, Any]) -> None:
+    def adopt(self, task: "asyncio.Future[Any]", coro: Coroutine[Any, Any, Any], branch: Branch) -> None:
         """A task that the run created for `coro`."""
-        self.tasks = self.tasks or set()
-        self.tasks.add(task)
+        self.tasks[task] = branch
 
         def ended(task: "asyncio.Future[Any]") -> None:
-            self.tasks.discard(task)
+            self.tasks.pop(task, None)
             # A task that was cancelled before its first turn leaves its coroutine unstarted.
             coro.close()
 
@@ -253,12 +259,13 @@ class Execution(Struct, eq=False):
 
     def deliver(self, delivered: Delivered) -> None:
         """An outcome was read from the log."""
-        if self.signal is not None or delivered.op in self.closed:
-            return
         future = self.waiting.get(delivered.op)
+        # Of a run that was told to stop all futures are done, and a closed op waits no longer.
         if future is not None and not self.queue and not self.tasks and not future.done():
             self.now_ms = delivered.at
             future.set_result(delivered)
+            return
+        if self.signal is not None or delivered.op in self.closed:
             return
         self.queue = self.queue or deque()
         self.queue.append(delivered)
@@ -270,9 +277,15 @@ class Execution(Struct, eq=False):
         if future is not None and not future.done() and self.signal is None:
             future.set_result(GO)
 
+    @property
+    def bodies(self) -> dict[str, InStep]:
+        """Steps whose bodies run, by op."""
+        branches = (self.branch, *list(self.tasks.values()))
+        return {branch.body.op: branch.body for branch in branches if branch.body is not None}
+
     def root_waiter(self) -> object | None:
         """See `Settling`. A step body's own moves are not the run's."""
-        if self.branch.in_body:
+        if self.branch.body is not None:
             return _IN_BODY
         waiter: asyncio.Future[Any] | None = getattr(self.root, "_fut_waiter", None)
         return None if waiter is None or waiter.done() else waiter
@@ -354,6 +367,7 @@ class Execution(Struct, eq=False):
         if self.signal is not None:
             return
         self.signal = signal
+        self.plain = False
         self.queue = _NO_QUEUE
         self.worker.settler.forget(self)
         for body in self.bodies.values():

@@ -50,7 +50,7 @@ async def main(execution: Execution) -> None:
             execution.unwind(Evicted())
             execution.never_awaited()
         elif execution.signal is None:
-            execution.signal = _OVER
+            execution.signal, execution.plain = _OVER, False
         execution.ended()
 
 

@@ -160,8 +160,9 @@ def round_trip(
         check_depth(raw)
     if kind in _PLAIN and (annotation is kind or annotation is Any):
         return raw, value
+    known = _decoders.get(id(annotation))
     try:
-        back = decoder_for(annotation)(raw)
+        back = (decoder_for(annotation) if known is None else known[1])(raw)
     except (msgspec.DecodeError, RecursionError) as error:
         raise PayloadError(f"{what} does not fit {annotate}, {show(annotation)}: {error}") from error
     if back != value or (type(back) is not kind and annotation is Any):
