@@ -110,9 +110,7 @@ def fold(view: View, record: r.AnyRecord, raw: bytes, offset: int, stamp_ms: int
     return True
 
 
-def fold_batch(
-    view: View, values: Sequence[bytes], offset: int, stamp_ms: int, own: "Own | None" = None
-) -> int:
+def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int, own: "Own | None" = None) -> int:
     """`decode` and `fold` for consecutive records of one timestamp. How many were no repetitions.
 
     The same as one by one; most records of a busy partition are neither numbered nor imported, and skip those

@@ -126,14 +126,16 @@ class Lines:
 
     def load(self, run: str) -> list[StoredLine]:
         """All lines of a run, in log order."""
+        known, rows = self._known.get(run), self._rows.get(run)
+        if rows == [] and (known is None or not known.new):
+            return []
         found: list[StoredLine] = []
-        if run not in self._cleared and self._rows.get(run) != []:
+        if run not in self._cleared and rows != []:
             if run not in self._sealed_clears:
                 prefix = _PREFIX + run.encode()
                 for _, chunk in self._backing.scan(prefix, prefix):
                     found.extend(_parse(line) for line in chunk.split(b"\n"))
             found.extend(_parse(line) for line in self._sealed.get(run, ()))
-        known = self._known.get(run)
         if known is not None:
             found.extend(map(_unwritten, known.new))
         return found

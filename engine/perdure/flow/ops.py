@@ -50,9 +50,9 @@ SKEW_MS = 3_600_000
 """Partitions' clocks may differ by this much: what one has forgotten no other brings again."""
 
 
-def shorten(payload: Payload | None, place: Ref) -> Payload | None:
+def shorten(payload: Payload, place: Ref) -> Payload:
     """A large payload is stored once, in the record at `place`, and referred to from here on."""
-    if payload is None or payload.ref is not None:
+    if payload.ref is not None:
         return payload
     inline = payload.inline
     if isinstance(inline, msgspec.Raw) and len(memoryview(inline)) > INLINE_LIMIT_BYTES:

@@ -14,7 +14,7 @@ import asyncio
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -93,9 +93,12 @@ class Execution(Struct, eq=False):
         self.coded = self.worker.coded
         self.branch = Branch(self, "0")
 
-    def load(self, lines: Iterable[StoredLine]) -> None:
+    def load(self, lines: Sequence[StoredLine]) -> None:
         """Take what the log holds of this run, before its user code starts."""
         outcomes: list[Delivered] = []
+        if not lines and not self.state.open:
+            self.plain = not self.suspect
+            return
         for line in lines:
             record = line.record or self.processor.record_at(line.offset)
             if isinstance(record, OpClosed):

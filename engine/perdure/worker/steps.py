@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
 from time import monotonic_ns
-from typing import Any, cast
+from typing import Any
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -31,8 +31,6 @@ log = logging.getLogger("perdure.worker")
 DEATHS_ALONE = 3
 """A step that died this often with no other suspect beside it is what kills its process: it fails."""
 GRACE_SECONDS = 1.0
-_SHOWN_BYTES = INLINE_LIMIT_BYTES
-"""Arguments up to this stand in the log for people to read; long, secret or coded ones by their digest alone."""
 _FINAL = (NonRetriable, PayloadError, DefinitionError, OutsideRun)
 
 
@@ -78,23 +76,22 @@ async def _step(
             except BaseException as error:
                 if attempt.broke(error):
                     raise
-                raw = kept = None
+                record = kept = None
             else:
                 if execution.signal is not None:
                     raise type(execution.signal)
-                raw = Raw(encoded)
-                execution.processor.append_outcome(
-                    StepCompleted(
-                        execution.run_id,
-                        op,
-                        attempt.attempt,
-                        asked,
-                        execution.worker.payload(raw) if execution.coded else Payload(raw),
-                        Raw(given) if spec.record_input and len(given) <= _SHOWN_BYTES and not execution.coded else UNSET,
-                        (monotonic_ns() - attempt.began) // 1000,
-                        v=V,
-                    )
+                coded = execution.coded
+                record = StepCompleted(
+                    execution.run_id,
+                    op,
+                    attempt.attempt,
+                    asked,
+                    execution.worker.payload(Raw(encoded)) if coded else Payload(Raw(encoded)),
+                    UNSET if coded or not spec.record_input or len(given) > INLINE_LIMIT_BYTES else Raw(given),
+                    (monotonic_ns() - attempt.began) // 1000,
+                    v=V,
                 )
+                execution.processor.append_outcome(record)
             finally:
                 inside.body = outer
                 try:  # noqa: SIM105 - `suppress` would cost each step an object
@@ -114,20 +111,28 @@ async def _step(
             finally:
                 del execution.waiting[op]
                 del future  # see `wait`
-            delivered = None if answer is GO else cast("Delivered", answer)
+            delivered = None if answer is GO else answer  # type: ignore[assignment]
         finally:
             if attempt.alone:
                 execution.worker.one_suspect.release()
-        if raw is not None and delivered is not None:
-            outcome = delivered.outcome
-            if type(outcome) is StepCompleted and outcome.result.inline == raw and not outcome.result.encoded:
-                # The round trip already made the private copy that decoding would make.
-                return kept
+        if (
+            delivered is not None
+            and record is not None
+            and (delivered.outcome is record or _same(delivered.outcome, record))
+        ):
+            # The round trip already made the private copy that decoding would make.
+            return kept
     outcome = delivered.outcome
     if type(outcome) is StepCompleted:
         return _recorded(execution, op, spec, asked, outcome.result)
     assert isinstance(outcome, StepFailed), f"I4: a step's outcome is a {type(outcome).__name__}"
     raise rebuild_step_error(outcome.error, spec.name)
+
+
+def _same(outcome: object, record: StepCompleted) -> bool:
+    """Whether the outcome is what this attempt wrote, read with the same bytes."""
+    result = outcome.result if type(outcome) is StepCompleted else None
+    return result is not None and result.inline == record.result.inline and not result.encoded
 
 
 def _recorded(execution: Execution, op: str, spec: StepSpec, asked: str, result: Payload) -> Any:
@@ -213,8 +218,8 @@ class _Attempt(InStep, eq=False):
         return False
 
     def _shown(self) -> Raw | UnsetType:
-        """The arguments, for people to read."""
-        shown = self.spec.record_input and len(self.given) <= _SHOWN_BYTES and not self.execution.coded
+        """The arguments, for people to read; long, secret or coded ones stand in the log by their digest alone."""
+        shown = self.spec.record_input and len(self.given) <= INLINE_LIMIT_BYTES and not self.execution.coded
         return Raw(self.given) if shown else UNSET
 
     def _fail(self, info: ErrorInfo, retry_in_ms: int | None, took_us: int) -> None:
