@@ -111,7 +111,7 @@ async def _step(
             finally:
                 del execution.waiting[op]
                 del future  # see `wait`
-            delivered = None if answer is GO else answer  # type: ignore[assignment]
+            delivered = None if answer is GO else answer
         finally:
             if attempt.alone:
                 execution.worker.one_suspect.release()
