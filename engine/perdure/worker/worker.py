@@ -227,7 +227,10 @@ class Worker:
         """Run the user code of `run`, on what the log holds of it."""
         processor = self.processors[partition]
         state = processor.view.live(run)
-        if state is None or state.status != "running" or self._closing or "retry" in state.timers:
+        if state is None or state.status != "running" or "retry" in state.timers:
+            return
+        if self._closing:
+            processor.wake(run)  # what comes while we leave is folded, perhaps stored: the next owner must begin it
             return
         known = self.executions.get(run)
         if known is not None and known.signal is None:
