@@ -58,3 +58,28 @@ async def test_a_run_whose_timer_fires_while_its_process_leaves_goes_on_in_the_n
     await node.open()
     assert await ended(node, run) == "completed"
     await node.close()
+
+
+async def test_no_checkpoint_passes_what_was_folded_without_being_acted_upon() -> None:
+    """Revoked in the midst of its end: effects of what comes then are the next owner's to append."""
+    app = App("shop")
+
+    @app.background
+    async def flow() -> None: ...
+
+    log = MemoryLog(1)
+    node = Node(app, log)
+    await node.open()
+    processor = node.processors[0]
+    closing = asyncio.ensure_future(processor.close())
+    await asyncio.sleep(0)
+    processor.pause()
+    run, ticket = LocalPort(node).request(Enqueue("flow", NOTHING))
+    await log.acknowledge(ticket)
+    await closing
+    await node.kill()
+    log.crash()
+    node = Node(app, log)
+    await node.open()
+    assert await ended(node, run) == "completed"
+    await node.close()

@@ -434,7 +434,8 @@ class Processor:
         await self.log.acknowledge(self.append(OwnerReleased(self.owner, v=V)))
         await asyncio.sleep(0)
         for _ in range(3):
-            if self.checkpoint():
+            # Paused meanwhile: what was folded since has effects that nobody appended, and no checkpoint may pass them.
+            if not self.performing or self.checkpoint():
                 break
             await asyncio.sleep(0.01)
 
