@@ -114,8 +114,9 @@ class Execution(Struct, eq=False):
             self.queue = deque(one for one in outcomes if one.op not in self.closed)
         for op, opened in self.state.open.items():
             self.recorded.setdefault(op, opened.digest)
-        self.replaying = bool(self.queue or self.state.open)
-        self.plain = not (self.replaying or self.recorded or self.closed or self.suspect)
+        # What was closed is closed again when all that was recorded is handed out, or by what caused it then.
+        self.replaying = bool(self.queue or self.state.open or self.closed)
+        self.plain = not (self.replaying or self.recorded or self.suspect)
 
     def run(self, main: Coroutine[Any, Any, None]) -> None:
         """Start user code in a context of its own, whose branch is the root."""
@@ -131,8 +132,10 @@ class Execution(Struct, eq=False):
 
         def ended(task: "asyncio.Future[Any]") -> None:
             self.tasks.pop(task, None)
-            # A task that was cancelled before its first turn leaves its coroutine unstarted.
+            # A task that was cancelled before its first turn leaves its coroutine unstarted: nobody forgot to await it.
             coro.close()
+            for op in [op for op, one in self.unawaited.items() if one is coro]:
+                del self.unawaited[op]
 
         task.add_done_callback(ended, context=_EMPTY)
 
@@ -321,6 +324,8 @@ class Execution(Struct, eq=False):
             queue.popleft()
         if self.replaying:
             self._caught_up()
+        elif self.closed and self._waits_in_vain():
+            return
         self.worker.may_rest(self)
 
     def _caught_up(self) -> None:
@@ -332,6 +337,16 @@ class Execution(Struct, eq=False):
         for op in list(self.deferred):
             self.go(op)
         self.worker.settler.watch(self)
+
+    def _waits_in_vain(self) -> bool:
+        """All that the run waits for was given up when it was here before: it went on then, and now does not."""
+        if not self.waiting or not all(op in self.closed for op in self.waiting):
+            return False
+        if not tasks_idle(self):
+            return False
+        op = next(iter(self.waiting))
+        self.park(op, AskedOp(op, self.recorded.get(op, "")), None, "was closed before, and is waited for now")
+        return True
 
     def _missing(self, op: str) -> None:
         """The log holds an op that the run, at rest, has not asked for. If nothing else can move it, they differ."""

@@ -57,7 +57,7 @@ async def _step(
     inside = here.get() or branch
     while delivered is None:
         attempt = _Attempt(execution, op, spec.name, 1, False, spec, asked, given, monotonic_ns())
-        if not plain and (execution.suspect or op in execution.state.open):
+        if not plain and (execution.suspect or op in execution.state.open or op in execution.closed):
             answer = await attempt.gate()
             if answer is not None:
                 delivered = None if isinstance(answer, Go) else answer
@@ -158,6 +158,10 @@ class _Attempt(InStep, eq=False):
     async def gate(self) -> Delivered | Go | None:
         """What comes before an attempt that is not simply the first. None: go ahead."""
         execution = self.execution
+        if self.op in execution.closed:
+            # Given up before this replay: it does not run again (I6), and will be given up again.
+            execution.worker.settler.watch(execution)
+            return await execution.wait(self.op)
         opened = execution.state.open.get(self.op)
         if opened is not None:
             self.attempt = opened.attempt
