@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test check format cov kill bench clean
+.PHONY: help demo test check format cov kill faults bench clean
 
 help:
 	@echo "make demo    see it work: functions that outlive a killed process"
@@ -16,6 +16,7 @@ help:
 	@echo "make format  let ruff format and sort imports"
 	@echo "make cov     coverage of the folds by their own tests; fails below 100%"
 	@echo "make kill    a hundred SIGKILLs of a real engine, and the log read by code of its own"
+	@echo "make faults  the embedded log under a thousand kills and five hundred power failures"
 	@echo "make bench   how fast it is on this machine"
 	@echo "make clean   remove what the tools made (not $(VENV), not .perdure)"
 
@@ -46,6 +47,10 @@ cov: $(VENV)/.tests
 # The long form of the system test that `make test` runs with a dozen kills.
 kill: $(VENV)/.tests
 	@PERDURE_KILLS=100 $(PY) -m pytest -s tests/system/kill
+
+# Of the embedded log; the engine's own kills are above. A quarter of an hour; says how far it is.
+faults: $(VENV)/.tests
+	@PERDURE_FAULT_KILLS=1000 PERDURE_FAULT_LOSSES=500 PERDURE_FAULT_ENGINES=50 $(PY) -m pytest -s tests/system/faults
 
 bench: $(VENV)/.tests
 	@$(PY) -m benchmarks $(ARGS)

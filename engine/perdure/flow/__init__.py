@@ -17,7 +17,6 @@ Admission (2) and slots (4) come with flow control; their place in the order is 
 with `FOLDS`.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,10 +65,6 @@ _DECODER: msgspec.json.Decoder[r.AnyRecord] = msgspec.json.Decoder(r.AnyRecord)
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-Own = deque[tuple[bytes, r.AnyRecord]]
-"""Records beside their bytes, as they were appended."""
-
-
 class UnreadableRecord(Exception):
     """A record of an unknown kind or version: its partition halts, it is never skipped."""
 
@@ -110,34 +105,34 @@ def fold(view: View, record: r.AnyRecord, raw: bytes, offset: int, stamp_ms: int
     return True
 
 
-def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int, own: "Own | None" = None) -> int:
+def fold_batch(
+    view: View, values: Sequence[bytes], offset: int, stamp_ms: int, known: "dict[bytes, r.AnyRecord] | None" = None
+) -> int:
     """`decode` and `fold` for consecutive records of one timestamp. How many were no repetitions.
 
     The same as one by one; most records of a busy partition are neither numbered nor imported, and skip those
-    questions. `view.offset` names the record that an exception is about. `own`: what the reader itself appended and
-    has not read back yet, in order: it needs no decoding, and has neither number nor other age.
+    questions. `view.offset` names the record that an exception is about. `known`: what the reader has decoded of them
+    already, taken out as it is met.
     """
-    waiting: Own = deque() if own is None else own
+    taken = {} if known is None else known
     decode_one, folds, current = _DECODER.decode, FOLDS, r.V
-    repeated = 0
+    folded = 0
     for raw in values:
         view.offset = offset
-        if waiting and waiting[0][0] == raw:
-            record: r.AnyRecord = waiting.popleft()[1]
-        else:
+        record = taken.pop(raw, None)
+        if record is None:
             try:
                 record = decode_one(raw)
             except _UNDECODABLE as error:
                 raise _unreadable(error, raw) from error
-            if record.v > current:
-                raise _unreadable(f"version {record.v}, this code knows up to {current}", raw)
-            if record.from_ is not None or record.orig is not None:
-                repeated += not fold(view, record, raw, offset, stamp_ms)
-                offset += 1
-                continue
-        view.raw = raw
-        if stamp_ms != view.stamp or view.more_expires:
-            view.advance(stamp_ms)
-        folds[type(record)](view, record, view.at)
+        if record.v > current:
+            raise _unreadable(f"version {record.v}, this code knows up to {current}", raw)
+        if record.from_ is not None or record.orig is not None:
+            folded += fold(view, record, raw, offset, stamp_ms)
+        else:
+            view.raw = raw
+            at = view.at if stamp_ms == view.stamp and not view.more_expires else view.advance(stamp_ms)
+            folds[type(record)](view, record, at)
+            folded += 1
         offset += 1
-    return len(values) - repeated
+    return folded

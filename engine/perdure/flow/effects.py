@@ -25,14 +25,13 @@ class Start(Struct, frozen=True, tag=True, gc=False):
 
 
 class Deliver(Struct, frozen=True, tag=True, gc=False):
-    """An op has its outcome. `at` is its log time, `offset` its place, `raw` the record as it stands in the log."""
+    """An op has its outcome. `at` is its log time, `offset` its place."""
 
     run: str
     op: str
     outcome: Outcome
     at: int
     offset: int
-    raw: bytes = b""
 
 
 class Retry(Struct, frozen=True, tag=True, gc=False):
@@ -96,9 +95,7 @@ class OwnerKnown(Struct, frozen=True, tag=True, gc=False):
     token: str
 
 
-Duty = Schedule | OwnerKnown | Answer | Parked | Attempted
-"""What the processor itself has to see to, also where it concerns the worker too."""
-Act = Start | Deliver | Retry | Ended | Refused | Activated | Duty
+Act = Start | Deliver | Retry | Attempted | Answer | Ended | Parked | Schedule | Refused | Activated | OwnerKnown
 
 
 class Effects:
@@ -106,19 +103,13 @@ class Effects:
 
     `commands`: steps (run, op) that wait in a queue, each time a command is to be put for them. As they are appends,
     they are kept when a tail is folded, and put again; who claims a step by a needless one is refused.
-    `duties`: whether the processor itself has to see to one of the acts.
     `fired`: fires that were folded, whether they acted or not: their owner may append them again.
     """
 
-    __slots__ = ("acts", "commands", "duties", "fired", "sends")
+    __slots__ = ("acts", "commands", "fired", "sends")
 
     def __init__(self) -> None:
         self.sends: list[tuple[int, bytes]] = []
         self.acts: list[Act] = []
         self.commands: list[tuple[str, str]] = []
-        self.duties = False
         self.fired: list[tuple[str, str, int]] = []
-
-    def oblige(self, duty: Duty) -> None:
-        self.acts.append(duty)
-        self.duties = True

@@ -9,7 +9,7 @@ from perdure.flow import queues
 from perdure.flow.definitions import timer_key
 from perdure.flow.effects import Attempted, Deliver, Outcome
 from perdure.flow.ending import end, heir_of
-from perdure.flow.lines import NewLine, is_immediate
+from perdure.flow.lines import is_immediate
 from perdure.flow.routing import is_run_id
 from perdure.flow.states import Crashes, OpenOp, RunState, Taken
 from perdure.flow.view import View
@@ -50,9 +50,9 @@ SKEW_MS = 3_600_000
 """Partitions' clocks may differ by this much: what one has forgotten no other brings again."""
 
 
-def shorten(payload: Payload, place: Ref) -> Payload:
+def shorten(payload: Payload | None, place: Ref) -> Payload | None:
     """A large payload is stored once, in the record at `place`, and referred to from here on."""
-    if payload.ref is not None:
+    if payload is None or payload.ref is not None:
         return payload
     inline = payload.inline
     if isinstance(inline, msgspec.Raw) and len(memoryview(inline)) > INLINE_LIMIT_BYTES:
@@ -63,9 +63,10 @@ def shorten(payload: Payload, place: Ref) -> Payload:
 def settle(view: View, run: RunState, op: str, outcome: Outcome, at: int) -> None:
     """The op has its outcome: its line is written, and the run may go on. A wait leaves its key's list."""
     opened = _unopen(view, run, op) if run.open or run.crashes else None
-    line = Deliver(run.id, op, outcome, at, view.offset, view.raw)
-    view.lines.settle(line)
-    view.effects.acts.append(line)
+    lines = view.lines
+    lines.done(run.id).add(op)
+    lines.add(run.id, op, at, view.offset, view.raw, outcome)
+    view.effects.acts.append(Deliver(run.id, op, outcome, at, view.offset))
     if opened is not None and opened.key:
         subscribe(view, run, opened.key, again=isinstance(outcome, MatchOffered))
 
@@ -91,18 +92,15 @@ def _unopen(view: View, run: RunState, op: str, why: str = "") -> OpenOp | None:
 
 
 def step_completed(view: View, record: StepCompleted, at: int) -> None:
-    run = view.runs.cache.get(record.run)
-    if run is None or run.status != "running":
-        run = view.live(record.run)
-        if run is None:
-            return
-    if run.open or run.crashes:
-        if record.op not in view.lines.done(run.id):
-            settle(view, run, record.op, record, at)
+    run = view.live(record.run)
+    if run is None:
         return
-    line = Deliver(run.id, record.op, record, at, view.offset, view.raw)
-    if view.lines.settle(line):
-        view.effects.acts.append(line)
+    op = record.op
+    if run.open or run.crashes:
+        if op not in view.lines.done(run.id):
+            settle(view, run, op, record, at)
+    elif view.lines.settle(run.id, op, at, view.offset, view.raw, record):
+        view.effects.acts.append(Deliver(run.id, op, record, at, view.offset))
 
 
 def step_failed(view: View, record: StepFailed, at: int) -> None:
@@ -138,7 +136,7 @@ def step_attempted(view: View, record: StepAttempted, at: int) -> None:
     crashes.count += 1
     crashes.last_alone = record.alone
     view.runs.touch(run.id)
-    view.effects.oblige(Attempted(run.id, record.op))
+    view.effects.acts.append(Attempted(run.id, record.op))
 
 
 def op_opened(view: View, record: OpOpened, at: int) -> None:
@@ -152,7 +150,7 @@ def op_opened(view: View, record: OpOpened, at: int) -> None:
         return
     if not isinstance(record.opening, Queued):
         # Of a step nothing but its outcome is replayed, wherever it ran.
-        view.lines.add(NewLine(run.id, record.op, record, at, view.offset, view.raw))
+        view.lines.add(run.id, record.op, at, view.offset, view.raw, record)
     _OPENERS[type(record.opening)](view, run, record, at)
 
 
@@ -263,7 +261,7 @@ def op_closed(view: View, record: OpClosed, at: int) -> None:
     run = view.live(record.run)
     if run is not None and close_op(view, run, record.op):
         view.lines.done(run.id).add(record.op)
-        view.lines.add(NewLine(run.id, record.op, record, at, view.offset, view.raw))
+        view.lines.add(run.id, record.op, at, view.offset, view.raw, record)
 
 
 def close_op(view: View, run: RunState, op: str) -> bool:

@@ -12,7 +12,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
-from typing import Any
 from zlib import crc32
 
 from perdure.errors import LogCorrupt, LogInUse, LogMismatch
@@ -50,16 +49,19 @@ class Mark:
     """RocksDB's sequence number at the last acknowledgement: a log that opens below it has lost something.
 
     It is overwritten in place, and not synced: after a power failure it may be old, and then says less. It is never
-    ahead of the log.
+    ahead of the log. Only the first one is synced, before it has its name, so that it is never half there either:
+    what is overwritten lies in one sector.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Raises `LogCorrupt`."""
+        """Raises `LogCorrupt`, `OSError` if there is none and none can be made."""
         path = directory / "acknowledged"
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if not path.exists():
+            _make(path, _mark(0))
+        self._fd = os.open(path, os.O_RDWR)
         self.value = 0
         stored = os.pread(self._fd, _MARK.size + 1, 0)
-        if not stored:
+        if not stored:  # as an earlier version left it, killed at its first start
             return
         try:
             magic, self.value, check = _MARK.unpack(stored)
@@ -75,9 +77,13 @@ class Mark:
     def advance(self, value: int) -> None:
         """Never raises: an old mark is a weaker check, and no reason to refuse a record that is durable."""
         self.value = value
-        head = _MAGIC + value.to_bytes(8, "big")
         with suppress(OSError):
-            os.pwrite(self._fd, head + crc32(head).to_bytes(4, "big"), 0)
+            os.pwrite(self._fd, _mark(value), 0)
+
+    def insist(self, value: int) -> None:
+        """Say so for good: what would prove it by itself is about to go. Raises `OSError`."""
+        self.advance(max(value, self.value))
+        os.fsync(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -94,7 +100,7 @@ def prepare(directory: Path, partitions: int) -> None:
             raise LogCorrupt(
                 f"{path} is missing, and {directory / 'db'} is not empty: restore it, or choose another directory"
             ) from None
-        _describe(path, {"format": FORMAT, "partitions": partitions})
+        _make(path, json.dumps({"format": FORMAT, "partitions": partitions}).encode())
         return
     except (ValueError, KeyError, TypeError) as error:
         raise LogCorrupt(
@@ -113,15 +119,34 @@ def prepare(directory: Path, partitions: int) -> None:
         )
 
 
-def _describe(path: Path, description: dict[str, Any]) -> None:
-    new = path.with_suffix(".new")
-    with new.open("w") as file:
-        json.dump(description, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+def make_directories(directory: Path) -> None:
+    """Make `directory` and what is missing above it, so that no power failure takes them away again."""
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync_directory(folder.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in it durable: syncing a file says nothing of its name."""
+    folder = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _mark(value: int) -> bytes:
+    head = _MAGIC + value.to_bytes(8, "big")
+    return head + crc32(head).to_bytes(4, "big")
+
+
+def _make(path: Path, content: bytes) -> None:
+    """All of it or nothing, whenever the power fails; durable when this returns."""
+    new = path.with_suffix(".new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+    sync_directory(path.parent)

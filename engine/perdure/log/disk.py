@@ -11,6 +11,7 @@ from pathlib import Path
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
+    ColumnFamily,
     DbClosedError,
     DBCompressionType,
     DBRecoveryMode,
@@ -20,6 +21,8 @@ from rocksdict import (
 )
 
 from perdure.errors import LogCorrupt, LogError, LogFull, LogInUse, LogMismatch
+from perdure.log.directory import Mark
+from perdure.log.remains import VOUCHER, continues, find_cut, make_cut
 from perdure.log.tails import Tail, tail
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
@@ -34,21 +37,29 @@ class Disk:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.path = directory / "db"
+        self.acknowledged = 0
+        """All writes up to this sequence number are durable, and somebody may have been told."""
         self._expected = 0
         self._open = False
         self._why_closed = LogError("the log is not open: `await log.open()` first")
 
-    def open(self, at_least: int) -> None:
+    def open(self, at_least: int, mark: Mark) -> None:
         """Open for reading and writing; `at_least` is the sequence number below which something is missing.
 
         Raises `LogCorrupt`, `LogInUse`, `LogMismatch`, or `LogFull`: then nothing is open.
         """
-        self._expected = at_least
-        mode = _recovery_mode(self.path)
+        self._expected, self._mark = at_least, mark
         try:
-            self._attach(
-                Rdict(str(self.path), _database(mode, new=at_least == 0), _families(), AccessType.read_write())
-            )
+            if _in_doubt(self.path):
+                at_least = max(at_least, self._cut() or 0)
+            try:
+                self._connect(at_least)
+            except Exception as error:
+                sure = self._cut() if isinstance(self.explain(error), LogCorrupt) else None
+                if sure is None:
+                    raise
+                at_least = max(at_least, sure)
+                self._connect(at_least)
         except Exception as error:
             raise self.explain(error) from error
         if self.sequence() < at_least:
@@ -58,13 +69,42 @@ class Disk:
                 f"{self.directory} is shorter than what was acknowledged: its last {missing} writes are missing. "
                 "Nothing was skipped and nothing can be: restore the directory from a backup"
             )
+        self.acknowledged = self.sequence()  # opening has made tables of it all
+
+    def _connect(self, at_least: int) -> None:
+        options = _database(new=at_least == 0)
+        self._attach(Rdict(str(self.path), options, _families(), AccessType.read_write()))
+
+    def _cut(self) -> int | None:
+        """Take away what a power failure left of unfinished writes. What must be there then, None if nothing was cut.
+
+        Raises `LogCorrupt` if something acknowledged would go.
+        """
+        cut = find_cut(self.path, self._expected)
+        if cut is None:
+            return None
+        self._mark.insist(cut.vouched)
+        make_cut(cut)
+        return cut.vouched
 
     def open_read_only(self) -> None:
         """For a disk so full that RocksDB cannot even recover: what is there can still be read."""
         try:
-            options = _database(DBRecoveryMode.tolerate_corrupted_tail_records())
+            options = _database()
             self._attach(Rdict(str(self.path), options, _families(), AccessType.read_only(False)))
         except Exception as error:
+            raise self.explain(error) from error
+
+    def sync_wals(self) -> None:
+        """Make durable what was written and perhaps never synced. Opening for writing does it by itself."""
+        try:
+            for file in (*self.path.glob("*.log"), self.path):
+                fd = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        except OSError as error:
             raise self.explain(error) from error
 
     def reopen(self) -> None:
@@ -79,7 +119,7 @@ class Disk:
             self._expected = max(self._expected, self.sequence())
             self.close()
         try:
-            self.open(self._expected)
+            self.open(self._expected, self._mark)
         except LogFull:
             self.open_read_only()
             raise
@@ -100,6 +140,13 @@ class Disk:
     def sequence(self) -> int:
         """RocksDB's count of everything ever written."""
         return self.db.latest_sequence_number()
+
+    def batch(self, family: ColumnFamily) -> WriteBatch:
+        """An empty batch for this family; it tells how far all is acknowledged, see `remains`."""
+        batch = WriteBatch(raw_mode=True)
+        batch.put(VOUCHER, self.acknowledged.to_bytes(8, "big"), self.journal_handle)
+        batch.set_default_column_family(family)
+        return batch
 
     def write(self, batch: WriteBatch) -> None:
         """Write without waiting for the disk. Raises `LogFull`, `LogCorrupt` or `LogError`; nothing is written then."""
@@ -149,29 +196,25 @@ def _full(directory: Path, text: str) -> str:
     )
 
 
-def _recovery_mode(path: Path) -> DBRecoveryMode:
-    """Refuse a damaged end before RocksDB drops it, and never recover around a hole. Raises `LogCorrupt`."""
-    wals = sorted(path.glob("*.log"))
-    tails = {file: tail(file) for file in (*wals, *path.glob("MANIFEST-*"))}
-    for file, end in tails.items():
-        if end is Tail.DAMAGED:
+def _in_doubt(path: Path) -> bool:
+    """Whether RocksDB would drop something without a word, or recover around a hole. Raises `LogCorrupt`."""
+    for file in path.glob("MANIFEST-*"):
+        if tail(file) is Tail.DAMAGED:
             raise LogCorrupt(
                 f"{file} is damaged near its end: the length of a record is not what was written. Opening it would "
                 "drop what follows: restore the directory from a backup"
             )
-    if any(tails[file] is Tail.TORN for file in wals[:-1]):
-        # The machine lost power around a change of WALs and kept pages of the later one: stop before the gap.
-        # What was acknowledged lies below it, else the mark says so.
-        return DBRecoveryMode.point_in_time()
-    return DBRecoveryMode.tolerate_corrupted_tail_records()
+    wals = sorted(path.glob("*.log"), key=lambda file: int(file.stem))
+    return any(tail(file) is not Tail.WHOLE for file in wals) or not continues(wals)
 
 
-def _database(mode: DBRecoveryMode, *, new: bool = False) -> Options:
+def _database(*, new: bool = False) -> Options:
     options = Options(raw_mode=True)  # the other mode unpickles what it reads
     # Never where a log has been: RocksDB would remove, as not its own, all that the lost files had named.
     options.create_if_missing(new)
     options.create_missing_column_families(True)
-    options.set_wal_recovery_mode(mode)
+    # The default drops what follows a flipped byte without a word.
+    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
     options.set_keep_log_file_num(3)
     options.set_max_log_file_size(1 << 20)
     options.set_stats_dump_period_sec(0)

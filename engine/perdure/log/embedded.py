@@ -20,7 +20,7 @@ from rocksdict import WriteBatch
 from perdure.errors import LogCorrupt, LogError, LogFull
 from perdure.log import rows
 from perdure.log.alone import Alone
-from perdure.log.directory import Lock, Mark, prepare
+from perdure.log.directory import Lock, Mark, make_directories, prepare, sync_directory
 from perdure.log.disk import Disk
 from perdure.log.embedded_commands import EmbeddedCommands
 from perdure.log.embedded_store import EmbeddedStore
@@ -104,7 +104,7 @@ class EmbeddedLog:
             return
         self._loop = asyncio.get_running_loop()
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_directories(self._directory)
             self._lock = Lock(self._directory)
         except OSError as error:
             raise LogError(
@@ -113,6 +113,9 @@ class EmbeddedLog:
         try:
             prepare(self._directory, self._partitions)
             full = self._open_disk()
+        except OSError as error:
+            self._lock.release()
+            raise self._disk.explain(error) from error
         except BaseException:
             self._lock.release()
             raise
@@ -153,7 +156,7 @@ class EmbeddedLog:
 
     def append(self, partition: int, value: bytes) -> int:
         self._lists[partition].append(value)
-        ticket = self._ticket = self._ticket + 1
+        self._ticket = ticket = self._ticket + 1
         if self._idle or ticket == self._last:
             self._wake()
         return ticket
@@ -304,8 +307,7 @@ class EmbeddedLog:
 
     def _encode(self, flight: Flight) -> WriteBatch:
         now = self.now_ms()
-        batch = WriteBatch(raw_mode=True)
-        batch.set_default_column_family(self._disk.journal_handle)
+        batch = self._disk.batch(self._disk.journal_handle)
         batches: list[Batch] = []
         for partition, values in flight.lists.items():
             offset = self._ends[partition]
@@ -335,6 +337,7 @@ class EmbeddedLog:
             self._ends[batch.partition] = batch.offset + len(batch.values)
         self._topics.advance(flight.side_ends)
         self._mark.advance(flight.sequence)
+        self._disk.acknowledged = flight.sequence
         self._waiters.release(flight.ticket)
         # The next flush first: the disk works while the readers do.
         if self._lists or self._full or (self._side and self._side_timer is None):
@@ -397,8 +400,12 @@ class EmbeddedLog:
         self._mark = Mark(self._directory)
         try:
             try:
-                self._disk.open(self._mark.value)
+                self._disk.open(self._mark.value, self._mark)
+                # Syncing what is in `db` says nothing of `db` itself: it must be there before anything is promised.
+                sync_directory(self._directory)
             except LogFull as error:
+                # What a killed process had written is read now, so it must not vanish with the power later.
+                self._disk.sync_wals()
                 self._disk.open_read_only()
                 full = error
             self._starts = [self._start_of(partition) for partition in range(self._partitions)]

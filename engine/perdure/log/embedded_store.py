@@ -38,9 +38,8 @@ class EmbeddedStore:
         self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], /, clear: Sequence[bytes] = ()
     ) -> None:
         """Raises `LogFull`, `LogCorrupt`."""
-        batch = WriteBatch(raw_mode=True)
         try:
-            batch.set_default_column_family(self._disk.state_handle)
+            batch = self._disk.batch(self._disk.state_handle)
         except AttributeError as error:
             raise self._disk.explain(error) from error
         own = self._prefix

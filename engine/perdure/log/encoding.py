@@ -2,6 +2,7 @@
 
     journal key   | partition 2 | offset of the first record 8 |                big-endian, so that keys sort
     start key     | 255 255 partition 2 |         value: the first offset that is kept 8, where it was trimmed
+    voucher key   | 255 255 |                     value: how far all was acknowledged, see `remains`
     side key      | topic | 0 | partition 2 | offset 8 |
     value         | milliseconds 8 | record \\n record \\n record |                 the usual form
                   | milliseconds 8, top bit set | n 4 | length 4 × n | records |   if a record has a newline in it
@@ -34,11 +35,11 @@ def side_prefix(topic: str, partition: int) -> bytes:
 
 def encode(timestamp_ms: int, values: Sequence[bytes]) -> bytes:
     """The stored value. `values` must not be empty."""
-    joined = b"".join(values)
-    if b"\n" not in joined:  # a search at the speed of memory; counting those of a body joined by them is no such
-        return _MS.pack(timestamp_ms) + b"\n".join(values)
+    body = b"\n".join(values)
+    if body.count(b"\n") == len(values) - 1:
+        return _MS.pack(timestamp_ms) + body
     lengths = Struct(f">I{len(values)}I").pack(len(values), *map(len, values))
-    return _MS.pack(timestamp_ms | _FRAMED) + lengths + joined
+    return _MS.pack(timestamp_ms | _FRAMED) + lengths + b"".join(values)
 
 
 def decode(stored: bytes) -> tuple[int, list[bytes]]:

@@ -17,8 +17,8 @@ from enum import Enum
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-_BLOCK = 32 << 10
-_HEADER = 7
+BLOCK = 32 << 10
+HEADER = 7
 _TYPES = range(1, 5)  # full, first, middle, last
 
 
@@ -35,24 +35,34 @@ def tail(path: Path) -> Tail:
         if size == 0:  # cannot be mapped
             return Tail.WHOLE
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            for begin in range(0, size, _BLOCK):
-                end = _block(data, begin, min(begin + _BLOCK, size))
+            for begin in range(0, size, BLOCK):
+                end = _block(data, begin, min(begin + BLOCK, size))
                 if end is not Tail.WHOLE:
                     # Only the last block can be torn.
-                    return end if begin + _BLOCK >= size else Tail.DAMAGED
+                    return end if begin + BLOCK >= size else Tail.DAMAGED
     return Tail.WHOLE
 
 
 def _block(data: mmap, at: int, end: int) -> Tail:
-    while at + _HEADER <= end:
+    while at + HEADER <= end:
         length = data[at + 4] | data[at + 5] << 8
         if data[at + 6] not in _TYPES:
             return Tail.DAMAGED if any(data[at:end]) else Tail.TORN
-        if at + _HEADER + length > end:
+        if at + HEADER + length > end:
             return Tail.DAMAGED if _is_whole(data[at:end]) else Tail.TORN
-        at += _HEADER + length
+        at += HEADER + length
     # Up to six bytes are too few for a header: padding, or the beginning of a torn one.
     return Tail.TORN if any(data[at:end]) else Tail.WHOLE
+
+
+def checksum_of(record: bytes) -> bytes:
+    """As it stands before a record that begins with its type."""
+    crc = 0xFFFFFFFF
+    table = _CRC32C
+    for byte in record:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def _is_whole(rest: bytes) -> bool:

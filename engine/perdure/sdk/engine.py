@@ -93,10 +93,9 @@ class Engine(Client):
             await node.log.acknowledge(ticket)
             return await self.result_of(function, run, None)
         await node.waiter(run)
-        state = port.known(run)
-        if state.status == "continued":
+        if port.continued(run):
             return await self.result_of(function, run, None)
-        return result_from(function, port.outcome_of(state))
+        return result_from(function, port.outcome(run))
 
     async def enqueue(
         self, function: Function[..., R], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, /

@@ -22,7 +22,7 @@ Factory = Callable[..., "asyncio.Future[Any]"]
 class Branch:
     """One task of a run: its path in the tree of tasks, and how often it used each name."""
 
-    __slots__ = ("body", "children", "execution", "path", "prefix", "uses")
+    __slots__ = ("children", "execution", "in_body", "path", "prefix", "uses")
 
     def __init__(self, execution: "Execution", path: str) -> None:
         self.execution = execution
@@ -30,8 +30,7 @@ class Branch:
         self.prefix = path + "/"
         self.uses: dict[str, int] = {}
         self.children = 0
-        self.body: InStep | None = None
-        """The step whose body the task runs."""
+        self.in_body = 0
 
     def child(self) -> "Branch":
         self.children += 1
@@ -98,7 +97,7 @@ class TaskFactory:
         tracked = _tracked(child, coro)
         cast("Any", tracked).__qualname__ = getattr(coro, "__qualname__", "task")
         task = make(loop, tracked, context=context, **options)
-        branch.execution.adopt(task, coro, child)
+        branch.execution.adopt(task, coro)
         return task
 
 
@@ -121,11 +120,11 @@ def _track(branch: Branch, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any
             try:
                 sent = yield waited
             except BaseException as error:
-                if branch.body is None:
+                if not branch.in_body:
                     execution.moves += 1
                 waited = coro.throw(error)
             else:
-                if branch.body is None:
+                if not branch.in_body:
                     execution.moves += 1
                 waited = coro.send(sent)
     except StopIteration as stop:

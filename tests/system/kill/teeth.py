@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.evidence.entries import Entry
 from tests.system.kill.checks import Story, check_all
-from tests.system.kill.reader import Line
+from tests.system.kill.reader import Entry, Line
 
 Doctor = Callable[[Story], None]
 
