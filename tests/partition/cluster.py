@@ -34,6 +34,8 @@ class Cluster:
         self.partitions = partitions
         self.now = 1_000_000
         self.journals: list[list[Batch]] = [[] for _ in range(partitions)]
+        """All that was ever written: what is trimmed is kept from the pods alone."""
+        self.starts = [0] * partitions
         self.pods: dict[str, Pod] = {}
         self.hands: Mapping[str, Sequence[int]] = {}
         """What the group says is whose."""
@@ -313,7 +315,7 @@ class SharedLog:
             await self._waiters.add(ticket, asyncio.get_running_loop())
 
     def start(self, partition: int) -> int:
-        return 0
+        return self._cluster.starts[partition]
 
     def end(self, partition: int) -> int:
         return self._ends[partition]
@@ -321,7 +323,17 @@ class SharedLog:
     def now_ms(self) -> int:
         return self._cluster.now
 
+    @property
+    def retention_ms(self) -> int | None:
+        return 0
+
+    async def trim(self, partition: int, offset: int) -> None:
+        starts = self._cluster.starts
+        starts[partition] = max(starts[partition], min(offset, self._cluster.end(partition)))
+
     def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        if offset < self.start(partition):
+            raise IndexError(f"offset {offset} of partition {partition} is below its start, {self.start(partition)}")
         return self._cluster.read(partition, offset, limit_bytes)
 
     def _read(self, partition: int, offset: int, limit_bytes: int) -> list[Batch]:
