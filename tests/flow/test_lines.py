@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from perdure.flow.effects import Line
-from perdure.flow.lines import Lines, is_immediate, op_name
+from perdure.flow.lines import Lines, NewLine, is_immediate, op_name
 from perdure.flow.routing import run_id
 from perdure.flow.tables import EmptyBacking
 from perdure_schemas.records import CancelRun, OpClosed, OpOpened, RerunRun, Send, StepFailed, TimerFired, V, Watch
@@ -29,7 +29,7 @@ class Stored:
     def add(self, record: Line, run: str = RUN, *, raw: bytes = b"") -> int:
         self.offset += 1
         op = record.timer if isinstance(record, TimerFired) else record.op
-        self.lines.add(run, op, 1_000 + self.offset, self.offset, raw or _ENCODE(record), record)
+        self.lines.add(NewLine(run, op, record, 1_000 + self.offset, self.offset, raw or _ENCODE(record)))
         return self.offset
 
     def seal(self) -> None:

@@ -288,7 +288,7 @@ def test_whatever_is_written_folds_to_one_state(seed: int, small: bool, monkeypa
         lambda patch: patch.setattr(DueIndex, "remove", lambda index, due, key: None),
         lambda patch: patch.setattr(Table, "touch", lambda table, key: None),
         lambda patch: patch.setattr(ending, "_let_go", lambda view, run: None),
-        lambda patch: patch.setattr(Lines, "done", lambda lines, run: set[str]()),
+        lambda patch: patch.setattr(Lines, "settle", lambda lines, line: lines.add(line) or True),
     ],
 )
 def test_sabotage_is_noticed(sabotage: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,10 @@ async def _make(folder: Path) -> Victim:
         await write(log, [rng.randbytes(200)], partition=index % PARTITIONS)
     state = store.scan(b"")
     records = [read_all(log, partition) for partition in range(PARTITIONS)]
+    async with asyncio.timeout(60):
+        # RocksDB writes its tables on threads of its own, and a busy machine lets them wait.
+        while len(list((folder / "live").rglob("*.sst"))) < 2:
+            await asyncio.sleep(0.02)
     shutil.copytree(folder / "live", folder / "crashed")
     await log.close()
     return Victim(folder / "crashed", records, state)

@@ -21,7 +21,7 @@ from perdure.log.tickets import Waiters
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
 from perdure_schemas.records import AnyRecord
-from tests.system.folding import fold_again
+from tests.evidence.folding import fold_again
 
 R = TypeVar("R")
 QUIET_TURNS = 50

@@ -188,6 +188,8 @@ class Chaos:
 
     def heal(self) -> None:
         world = self._world
+        self._rolling.clear()
+        world.version = world.versions[-1]
         for pod in world.pods:
             pod.disk.full = False
             pod.version = world.version

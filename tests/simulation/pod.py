@@ -125,16 +125,21 @@ class Pod:
         self.world.later(seconds, thaw)
 
     def stop(self, then: Callable[[], None], grace: float = 5.0) -> None:
-        """SIGTERM: it drains, leaves the group and ends; SIGKILL when the grace is over."""
+        """SIGTERM: it drains, leaves the group and ends; SIGKILL when the grace is over. `then` is called once."""
         owner, node = self.owner, self.node
         if owner is None or owner.dead or node is None or self.stopping:
             return
         self.stopping = True
         self.world.trace.note("stopping", owner.name)
 
+        ended = False
+
         def end() -> None:
-            if not owner.dead:
-                self.kill()
+            nonlocal ended
+            if not ended:
+                ended = True
+                if not owner.dead:
+                    self.kill()
                 then()
 
         async def close() -> None:

@@ -33,15 +33,24 @@ def made(version: int = 1) -> App:
     async def label(order: int) -> str:
         return await pack(order) + await fragile(order)
 
-    @app.function(on="order/placed")
-    async def ship(ctx: Context, event: Event[Any]) -> list[object]:
+    async def begun(ctx: Context, event: Event[Any]) -> list[object]:
         n = event.data["n"]
         paid = await charge(n)
         await ctx.sleep(timedelta(minutes=n))
-        both = await asyncio.gather(label.call(n), charge(n + 100))
-        if version > 1:
-            await pack(-n)
-        return [paid, *both]
+        return [paid, *await asyncio.gather(label.call(n), charge(n + 100))]
+
+    if version == 1:
+
+        @app.function(id="ship", on="order/placed")
+        async def ship(ctx: Context, event: Event[Any]) -> list[object]:
+            return await begun(ctx, event)
+
+    else:
+
+        @app.function(id="ship", on="order/placed")
+        async def ship_more(ctx: Context, event: Event[Any]) -> list[object]:
+            done = await begun(ctx, event)
+            return [*done, await pack(-event.data["n"])]
 
     @app.function(on="cart/filled")
     async def remind(ctx: Context, event: Event[Any]) -> str:

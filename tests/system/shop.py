@@ -5,7 +5,7 @@ from pathlib import Path
 
 from perdure import App, Context, Engine
 from perdure.log.embedded import EmbeddedLog
-from tests.system.folding import check_store
+from tests.evidence.folding import check_store
 
 
 class Shop:

@@ -21,7 +21,7 @@ from perdure import Engine
 from perdure.flow import decode
 from perdure.sdk.port import FunctionView, RunDetail
 from perdure_schemas.records import RunParked
-from tests.system.folding import records
+from tests.evidence.folding import records
 from tests.system.shop import check_stores
 
 HEAD = """

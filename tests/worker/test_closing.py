@@ -323,3 +323,69 @@ async def test_what_was_never_awaited_is_named(call: Forgetful, name: str) -> No
     async with TestEngine(forgetful) as engine:
         await flow.enqueue()
         assert f"'flow' returned but {name!r} was never awaited" in failure(engine.run(flow))
+
+
+@both_ways
+async def test_a_step_that_was_given_up_does_not_run_again(evict: bool) -> None:
+    """I6: the function is retried whole, and gives the step up again."""
+    app, ran = App("shop"), list[str]()
+
+    @app.step
+    async def work() -> None:
+        ran.append("work")
+        await asyncio.sleep(0.001)
+
+    async def fails() -> None:
+        raise ValueError("no")
+
+    @app.background(retries=1)
+    async def flow() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work())
+            group.create_task(fails())
+
+    assert "no" in failure(await finished(app, flow, evict=evict))
+    assert ran == ["work"]
+
+
+async def test_who_waits_for_what_was_given_up_is_parked() -> None:
+    """What is retried whole goes another way than before: nothing would ever come for it."""
+    app, fails = App("shop"), [True]
+
+    @app.step
+    async def work() -> None:
+        await asyncio.sleep(0.001)
+
+    async def flaky() -> None:
+        if fails.pop():
+            fails.append(False)
+            raise ValueError("now and then")
+
+    @app.background(retries=1)
+    async def flow() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work())
+            group.create_task(flaky())
+
+    async with TestEngine(app) as engine:
+        await flow.enqueue()
+        await engine.finish()
+        run = engine.run(flow)
+        assert run.status == "parked"
+        assert "was closed before, and is waited for now" in (await engine.port.run(run.id)).parked
+
+
+@both_ways
+async def test_a_timeout_around_what_fails_at_once(evict: bool) -> None:
+    """Its timer is given up before it was asked for: nobody forgot to await it."""
+    app = App("shop")
+
+    @app.background
+    async def flow(ctx: Context) -> str:
+        try:
+            async with ctx.timeout("1h"):
+                raise KeyError("gone")
+        except KeyError:
+            return "caught"
+
+    assert (await finished(app, flow, evict=evict)).output == "caught"

@@ -17,6 +17,7 @@ Admission (2) and slots (4) come with flow control; their place in the order is 
 with `FOLDS`.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,6 +66,10 @@ _DECODER: msgspec.json.Decoder[r.AnyRecord] = msgspec.json.Decoder(r.AnyRecord)
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+Own = deque[tuple[bytes, r.AnyRecord]]
+"""Records beside their bytes, as they were appended."""
+
+
 class UnreadableRecord(Exception):
     """A record of an unknown kind or version: its partition halts, it is never skipped."""
 
@@ -105,34 +110,34 @@ def fold(view: View, record: r.AnyRecord, raw: bytes, offset: int, stamp_ms: int
     return True
 
 
-def fold_batch(
-    view: View, values: Sequence[bytes], offset: int, stamp_ms: int, known: "dict[bytes, r.AnyRecord] | None" = None
-) -> int:
+def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int, own: "Own | None" = None) -> int:
     """`decode` and `fold` for consecutive records of one timestamp. How many were no repetitions.
 
     The same as one by one; most records of a busy partition are neither numbered nor imported, and skip those
-    questions. `view.offset` names the record that an exception is about. `known`: what the reader has decoded of them
-    already, taken out as it is met.
+    questions. `view.offset` names the record that an exception is about. `own`: what the reader itself appended and
+    has not read back yet, in order: it needs no decoding, and has neither number nor other age.
     """
-    taken = {} if known is None else known
+    waiting: Own = deque() if own is None else own
     decode_one, folds, current = _DECODER.decode, FOLDS, r.V
-    folded = 0
+    repeated = 0
     for raw in values:
         view.offset = offset
-        record = taken.pop(raw, None)
-        if record is None:
+        if waiting and waiting[0][0] == raw:
+            record: r.AnyRecord = waiting.popleft()[1]
+        else:
             try:
                 record = decode_one(raw)
             except _UNDECODABLE as error:
                 raise _unreadable(error, raw) from error
-        if record.v > current:
-            raise _unreadable(f"version {record.v}, this code knows up to {current}", raw)
-        if record.from_ is not None or record.orig is not None:
-            folded += fold(view, record, raw, offset, stamp_ms)
-        else:
-            view.raw = raw
-            at = view.at if stamp_ms == view.stamp and not view.more_expires else view.advance(stamp_ms)
-            folds[type(record)](view, record, at)
-            folded += 1
+            if record.v > current:
+                raise _unreadable(f"version {record.v}, this code knows up to {current}", raw)
+            if record.from_ is not None or record.orig is not None:
+                repeated += not fold(view, record, raw, offset, stamp_ms)
+                offset += 1
+                continue
+        view.raw = raw
+        if stamp_ms != view.stamp or view.more_expires:
+            view.advance(stamp_ms)
+        folds[type(record)](view, record, view.at)
         offset += 1
-    return folded
+    return len(values) - repeated

@@ -83,7 +83,7 @@ def _schedule(view: View) -> None:
     for defined in routes.functions.values():
         mine = view.partition_of(CRON + defined.id) == view.partition
         if defined.cron is not None and mine and view.crons.get(defined.id) is None:
-            view.effects.acts.append(Schedule(defined.id))
+            view.effects.oblige(Schedule(defined.id))
 
 
 def _try_parked(view: View) -> None:
@@ -140,7 +140,7 @@ def owner_started(view: View, record: OwnerStarted, at: int) -> None:
     if record.owner.number > current:
         meta.owner = record.owner
         meta.released = False
-        view.effects.acts.append(OwnerKnown(record.owner.number, record.owner.token))
+        view.effects.oblige(OwnerKnown(record.owner.number, record.owner.token))
 
 
 def owner_released(view: View, record: OwnerReleased, at: int) -> None:

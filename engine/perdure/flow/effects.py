@@ -25,13 +25,14 @@ class Start(Struct, frozen=True, tag=True, gc=False):
 
 
 class Deliver(Struct, frozen=True, tag=True, gc=False):
-    """An op has its outcome. `at` is its log time, `offset` its place."""
+    """An op has its outcome. `at` is its log time, `offset` its place, `raw` the record as it stands in the log."""
 
     run: str
     op: str
     outcome: Outcome
     at: int
     offset: int
+    raw: bytes = b""
 
 
 class Retry(Struct, frozen=True, tag=True, gc=False):
@@ -95,7 +96,9 @@ class OwnerKnown(Struct, frozen=True, tag=True, gc=False):
     token: str
 
 
-Act = Start | Deliver | Retry | Attempted | Answer | Ended | Parked | Schedule | Refused | Activated | OwnerKnown
+Duty = Schedule | OwnerKnown | Answer | Parked | Attempted
+"""What the processor itself has to see to, also where it concerns the worker too."""
+Act = Start | Deliver | Retry | Ended | Refused | Activated | Duty
 
 
 class Effects:
@@ -103,13 +106,19 @@ class Effects:
 
     `commands`: steps (run, op) that wait in a queue, each time a command is to be put for them. As they are appends,
     they are kept when a tail is folded, and put again; who claims a step by a needless one is refused.
+    `duties`: whether the processor itself has to see to one of the acts.
     `fired`: fires that were folded, whether they acted or not: their owner may append them again.
     """
 
-    __slots__ = ("acts", "commands", "fired", "sends")
+    __slots__ = ("acts", "commands", "duties", "fired", "sends")
 
     def __init__(self) -> None:
         self.sends: list[tuple[int, bytes]] = []
         self.acts: list[Act] = []
         self.commands: list[tuple[str, str]] = []
+        self.duties = False
         self.fired: list[tuple[str, str, int]] = []
+
+    def oblige(self, duty: Duty) -> None:
+        self.acts.append(duty)
+        self.duties = True

@@ -45,9 +45,11 @@ def end(
     run.status = status
     run.ended_at, run.ended_offset = at, view.offset
     run.result = result
-    run.error = error or error_of(status, reason, run)
+    if status != "completed":
+        run.error = error or error_of(status, reason, run)
     _let_go(view, run)
-    _start_handler(view, run)
+    if status != "completed":
+        _start_handler(view, run)
     if status == "failed":
         _send_failed(view, run)
     if status == "continued":
@@ -62,8 +64,10 @@ def end(
     if run.parked is not None:
         view.parked.delete(run.id)
         run.parked = None
-    run.watchers = []
-    run.waits, run.keys, run.taken, run.got, run.crashes, run.copies = {}, {}, {}, {}, {}, {}
+    if run.watchers:
+        run.watchers = []
+    if run.waits or run.keys or run.taken or run.got or run.crashes or run.copies:
+        run.waits, run.keys, run.taken, run.got, run.crashes, run.copies = {}, {}, {}, {}, {}, {}
     view.lines.clear(run.id)
     view.runs.touch(run.id)
     forget_later(view, run, at)
@@ -94,17 +98,19 @@ def forget_later(view: View, run: RunState, at: int) -> None:
 
 
 def _let_go(view: View, run: RunState) -> None:
-    for name, op in run.open.items():
-        if op.due is not None:
-            view.timers.remove(op.due, timer_key(run.id, name, op.setter))
-        if op.type == queues.QUEUED:
-            queues.drop(view, run, name, f"its run ended: {run.status}")
-        if op.child:
-            _cancel_child(view, run, op)
-    run.open = {}
-    for name, timer in run.timers.items():
-        view.timers.remove(timer.due, timer_key(run.id, name, timer.setter))
-    run.timers = {}
+    if run.open:
+        for name, op in run.open.items():
+            if op.due is not None:
+                view.timers.remove(op.due, timer_key(run.id, name, op.setter))
+            if op.type == queues.QUEUED:
+                queues.drop(view, run, name, f"its run ended: {run.status}")
+            if op.child:
+                _cancel_child(view, run, op)
+        run.open = {}
+    if run.timers:
+        for name, timer in run.timers.items():
+            view.timers.remove(timer.due, timer_key(run.id, name, timer.setter))
+        run.timers = {}
     for key in run.waits:
         cursor = run.keys[key]
         cursor.g += 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from perdure.flow.effects import Line
+from perdure.flow.effects import Deliver, Line
 from perdure.flow.tables import Backing
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import Call, CancelRun, OpOpened, RerunRun, Send, TimerFired
@@ -32,9 +32,6 @@ class StoredLine(NamedTuple):
     kind: str
 
 
-_NewLine = tuple[int, int, str, bytes, Line]
-
-
 def op_name(op: str) -> str:
     """`insert` of the op `0.2/insert#7`."""
     return op.partition("/")[2].rpartition("#")[0]
@@ -55,76 +52,109 @@ def _kind(record: Line) -> str:
     return str(record.__struct_config__.tag)
 
 
+class NewLine(NamedTuple):
+    """A line that is no outcome, and not stored yet. An outcome stays the `Deliver` that it is."""
+
+    run: str
+    op: str
+    outcome: Line
+    at: int
+    offset: int
+    raw: bytes
+
+
+_New = Deliver | NewLine
+
+
+class _Known:
+    """What is in memory of one run's lines: the ops that have an outcome or are closed; lines that no seal took."""
+
+    __slots__ = ("done", "new")
+
+    def __init__(self, done: set[str] | None) -> None:
+        self.done = done
+        self.new: list[_New] = []
+
+
 class Lines:
     """Lines of all runs of a partition."""
 
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
-        self._new: dict[str, list[_NewLine]] = {}
+        self._known: dict[str, _Known] = {}
+        self._new: dict[str, _Known] = {}
         self._sealed: dict[str, list[bytes]] = {}
         self._rows: dict[str, list[bytes]] = {}
         self._cleared: dict[str, list[bytes] | None] = {}
         self._sealed_clears: dict[str, list[bytes] | None] = {}
-        self._done: dict[str, set[str]] = {}
 
-    def add(self, run: str, op: str, at: int, offset: int, raw: bytes, record: Line) -> None:
-        """`raw` is the record as it stands in the log. It is put into words by `seal`: most runs end before."""
-        lines = self._new.get(run)
-        if lines is None:
-            self._new[run] = [(at, offset, op, raw, record)]
-        else:
-            lines.append((at, offset, op, raw, record))
+    def add(self, line: _New) -> None:
+        """It is put into words by `seal`: most runs end before."""
+        known = self._known.get(line.run) or self._recall(line.run)
+        if not known.new:
+            self._new[line.run] = known
+        known.new.append(line)
 
-    def settle(self, run: str, op: str, at: int, offset: int, raw: bytes, record: Line) -> bool:
+    def settle(self, line: Deliver) -> bool:
         """`add` an op's outcome and say so in `done`, unless it has one already."""
-        done = self._done.get(run)
-        if done is None:
-            done = self.done(run)
+        known = self._known.get(line.run) or self._recall(line.run)
+        done, op = known.done or self.done(line.run), line.op
         if op in done:
             return False
         done.add(op)
-        lines = self._new.get(run)
-        if lines is None:
-            self._new[run] = [(at, offset, op, raw, record)]
-        else:
-            lines.append((at, offset, op, raw, record))
+        new = known.new
+        if not new:
+            self._new[line.run] = known
+        new.append(line)
         return True
 
     def begin(self, run: str) -> None:
         """A run that was just requested: nothing is stored of it, so nothing needs looking up."""
-        self._done[run] = set()
+        self._known[run] = _Known(set())
         self._rows[run] = []
 
     def done(self, run: str) -> set[str]:
         """Ops that have an outcome or are closed. Kept in memory until `release`."""
-        done = self._done.get(run)
-        if done is None:
-            done = self._done[run] = {line.op for line in self.load(run) if line.kind != _OPENING}
-        return done
+        known = self._known.get(run) or self._recall(run)
+        if known.done is None:
+            known.done = {line.op for line in self.load(run) if line.kind != _OPENING}
+        return known.done
+
+    def _recall(self, run: str) -> _Known:
+        known = self._known[run] = _Known(None)
+        return known
 
     def load(self, run: str) -> list[StoredLine]:
         """All lines of a run, in log order."""
+        known, rows = self._known.get(run), self._rows.get(run)
+        if rows == [] and (known is None or not known.new):
+            return []
         found: list[StoredLine] = []
-        if run not in self._cleared and self._rows.get(run) != []:
+        if run not in self._cleared and rows != []:
             if run not in self._sealed_clears:
                 prefix = _PREFIX + run.encode()
                 for _, chunk in self._backing.scan(prefix, prefix):
                     found.extend(_parse(line) for line in chunk.split(b"\n"))
             found.extend(_parse(line) for line in self._sealed.get(run, ()))
-        found.extend(map(_unwritten, self._new.get(run, ())))
+        if known is not None:
+            found.extend(map(_unwritten, known.new))
         return found
 
     def clear(self, run: str) -> None:
         """The run has ended: its lines are in the journal, nobody replays them from here."""
+        self._known.pop(run, None)
         self._new.pop(run, None)
-        self._done.pop(run, None)
         rows = self._rows.pop(run, None)
         if rows != []:
             self._cleared[run] = rows
 
     def release(self, run: str) -> None:
         """The run rests: what can be read again leaves memory."""
-        self._done.pop(run, None)
+        known = self._known.get(run)
+        if known is not None:
+            known.done = None
+            if not known.new:
+                del self._known[run]
         self._rows.pop(run, None)
 
     def runs(self) -> list[str]:
@@ -139,10 +169,13 @@ class Lines:
     def seal(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes], clears: list[bytes]) -> None:
         """Hand over what is new since the last seal, for one write. Rows that are not known go by their prefix."""
         sealed: dict[str, list[bytes]] = {}
-        for run, lines in self._new.items():
-            first = lines[0][1]
+        for run, known in self._new.items():
+            lines, known.new = known.new, []
+            if known.done is None:
+                del self._known[run]
+            first = lines[0].offset
             written = sealed[run] = [
-                b"%d %d %b" % (at, offset, _body(op, raw, record)) for at, offset, op, raw, record in lines
+                b"%d %d %b" % (line.at, line.offset, _body(line.op, line.raw, line.outcome)) for line in lines
             ]
             row = _PREFIX + run.encode() + first.to_bytes(8, "big")
             puts.append((row, b"\n".join(written)))
@@ -168,11 +201,11 @@ def _body(op: str, raw: bytes, record: Line) -> bytes:
     return raw
 
 
-def _unwritten(line: _NewLine) -> StoredLine:
+def _unwritten(line: _New) -> StoredLine:
     """As `_parse` would give it once it is stored: what a fold sends must not depend on when a checkpoint was."""
-    at, offset, op, raw, record = line
-    body = _body(op, raw, record)
-    return StoredLine(at, offset, op, body, record if body is raw else None, _kind(record))
+    record, raw = line.outcome, line.raw
+    body = _body(line.op, raw, record)
+    return StoredLine(line.at, line.offset, line.op, body, record if body is raw else None, _kind(record))
 
 
 def _parse(line: bytes) -> StoredLine:

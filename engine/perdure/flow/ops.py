@@ -9,7 +9,7 @@ from perdure.flow import queues
 from perdure.flow.definitions import timer_key
 from perdure.flow.effects import Attempted, Deliver, Outcome
 from perdure.flow.ending import end, heir_of
-from perdure.flow.lines import is_immediate
+from perdure.flow.lines import NewLine, is_immediate
 from perdure.flow.routing import is_run_id
 from perdure.flow.states import Crashes, OpenOp, RunState, Taken
 from perdure.flow.view import View
@@ -50,9 +50,9 @@ SKEW_MS = 3_600_000
 """Partitions' clocks may differ by this much: what one has forgotten no other brings again."""
 
 
-def shorten(payload: Payload | None, place: Ref) -> Payload | None:
+def shorten(payload: Payload, place: Ref) -> Payload:
     """A large payload is stored once, in the record at `place`, and referred to from here on."""
-    if payload is None or payload.ref is not None:
+    if payload.ref is not None:
         return payload
     inline = payload.inline
     if isinstance(inline, msgspec.Raw) and len(memoryview(inline)) > INLINE_LIMIT_BYTES:
@@ -63,10 +63,9 @@ def shorten(payload: Payload | None, place: Ref) -> Payload | None:
 def settle(view: View, run: RunState, op: str, outcome: Outcome, at: int) -> None:
     """The op has its outcome: its line is written, and the run may go on. A wait leaves its key's list."""
     opened = _unopen(view, run, op) if run.open or run.crashes else None
-    lines = view.lines
-    lines.done(run.id).add(op)
-    lines.add(run.id, op, at, view.offset, view.raw, outcome)
-    view.effects.acts.append(Deliver(run.id, op, outcome, at, view.offset))
+    line = Deliver(run.id, op, outcome, at, view.offset, view.raw)
+    view.lines.settle(line)
+    view.effects.acts.append(line)
     if opened is not None and opened.key:
         subscribe(view, run, opened.key, again=isinstance(outcome, MatchOffered))
 
@@ -92,15 +91,18 @@ def _unopen(view: View, run: RunState, op: str, why: str = "") -> OpenOp | None:
 
 
 def step_completed(view: View, record: StepCompleted, at: int) -> None:
-    run = view.live(record.run)
-    if run is None:
-        return
-    op = record.op
+    run = view.runs.cache.get(record.run)
+    if run is None or run.status != "running":
+        run = view.live(record.run)
+        if run is None:
+            return
     if run.open or run.crashes:
-        if op not in view.lines.done(run.id):
-            settle(view, run, op, record, at)
-    elif view.lines.settle(run.id, op, at, view.offset, view.raw, record):
-        view.effects.acts.append(Deliver(run.id, op, record, at, view.offset))
+        if record.op not in view.lines.done(run.id):
+            settle(view, run, record.op, record, at)
+        return
+    line = Deliver(run.id, record.op, record, at, view.offset, view.raw)
+    if view.lines.settle(line):
+        view.effects.acts.append(line)
 
 
 def step_failed(view: View, record: StepFailed, at: int) -> None:
@@ -136,7 +138,7 @@ def step_attempted(view: View, record: StepAttempted, at: int) -> None:
     crashes.count += 1
     crashes.last_alone = record.alone
     view.runs.touch(run.id)
-    view.effects.acts.append(Attempted(run.id, record.op))
+    view.effects.oblige(Attempted(run.id, record.op))
 
 
 def op_opened(view: View, record: OpOpened, at: int) -> None:
@@ -150,7 +152,7 @@ def op_opened(view: View, record: OpOpened, at: int) -> None:
         return
     if not isinstance(record.opening, Queued):
         # Of a step nothing but its outcome is replayed, wherever it ran.
-        view.lines.add(run.id, record.op, at, view.offset, view.raw, record)
+        view.lines.add(NewLine(run.id, record.op, record, at, view.offset, view.raw))
     _OPENERS[type(record.opening)](view, run, record, at)
 
 
@@ -261,7 +263,7 @@ def op_closed(view: View, record: OpClosed, at: int) -> None:
     run = view.live(record.run)
     if run is not None and close_op(view, run, record.op):
         view.lines.done(run.id).add(record.op)
-        view.lines.add(run.id, record.op, at, view.offset, view.raw, record)
+        view.lines.add(NewLine(run.id, record.op, record, at, view.offset, view.raw))
 
 
 def close_op(view: View, run: RunState, op: str) -> bool:

@@ -89,7 +89,7 @@ def step_answered(view: View, record: StepAnswered, at: int) -> None:
 
 
 def _answer(view: View, record: StepClaimed, why: str = "") -> None:
-    view.effects.acts.append(Answer(record.run, record.op, record.claim, not why, why))
+    view.effects.oblige(Answer(record.run, record.op, record.claim, not why, why))
 
 
 def step_released(view: View, record: StepReleased, at: int) -> None:
@@ -123,7 +123,7 @@ def fired(view: View, run: RunState, op: str, queued: QueuedState, at: int) -> N
     """The next attempt is due; or nobody came for the step; or no sign of life of who has it."""
     if queued.claim:
         _count_death(queued)
-        view.effects.acts.append(Answer(run.id, op, queued.claim, False, "its lease ended"))
+        view.effects.oblige(Answer(run.id, op, queued.claim, False, "its lease ended"))
     elif not queued.resting:
         queued.unclaimed += 1
     _wait(view, run, op, queued, at)
@@ -141,5 +141,5 @@ def drop(view: View, run: RunState, op: str, why: str) -> None:
     assert queued is not None, "an open op of a queue has its state"
     _drop_timer(view, run, op, queued)
     if queued.claim and (why or queued.dispatches > 1):
-        view.effects.acts.append(Answer(run.id, op, queued.claim, False, why or "it has its outcome"))
+        view.effects.oblige(Answer(run.id, op, queued.claim, False, why or "it has its outcome"))
     view.queued.delete(key)

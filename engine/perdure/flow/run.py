@@ -54,15 +54,14 @@ def run_requested(view: View, record: RunRequested, at: int) -> None:
 
 def _new_run(view: View, record: RunRequested, at: int) -> RunState:
     place = Ref(view.partition, view.offset)
-    heritage = record.heritage
-    return RunState(
+    run = RunState(
         id=record.run,
         function=record.function,
         status="queued",
         cause=record.cause,
         number=max(record.number, view.meta.current),
-        event=shorten(record.event, place),
-        arguments=shorten(record.arguments, place),
+        event=None if record.event is None else shorten(record.event, place),
+        arguments=None if record.arguments is None else shorten(record.arguments, place),
         event_id=record.event_id,
         source=record.source,
         since=record.since if record.since is not None else view.stamp,
@@ -75,9 +74,12 @@ def _new_run(view: View, record: RunRequested, at: int) -> RunState:
         ending=record.ending,
         requested_at=at,
         requested_offset=view.offset,
-        keys={key: _heir(cursor) for key, cursor in heritage.keys.items()} if heritage else {},
-        taken={event_id: int(taken) for event_id, (taken,) in heritage.taken.items()} if heritage else {},
     )
+    heritage = record.heritage
+    if heritage is not None:
+        run.keys = {key: _heir(cursor) for key, cursor in heritage.keys.items()}
+        run.taken = {event_id: int(taken) for event_id, (taken,) in heritage.taken.items()}
+    return run
 
 
 def _heir(cursor: KeyCursor) -> KeyCursor:
@@ -175,7 +177,7 @@ def run_parked(view: View, record: RunParked, at: int) -> None:
     run.parked = ParkedState(record.code, record.message)
     view.runs.touch(run.id)
     view.parked.put(run.id, record.code)
-    view.effects.acts.append(Parked(run.id))
+    view.effects.oblige(Parked(run.id))
 
 
 def run_unparked(view: View, record: RunUnparked, at: int) -> None:
@@ -207,7 +209,7 @@ def run_finished(view: View, record: RunFinished, at: int) -> None:
         close_op(view, run, op)
     if record.successor is not None:
         successor_of(view, run, record.successor)
-    result = shorten(record.result, Ref(view.partition, view.offset))
+    result = None if record.result is None else shorten(record.result, Ref(view.partition, view.offset))
     end(view, run, record.status, at, result=result, error=record.error)
 
 

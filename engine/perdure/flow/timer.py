@@ -80,6 +80,6 @@ def _cron(view: View, record: TimerFired, at: int) -> None:
     view.send_to_run(run, RunRequested(run, function, "cron", number=routes.number, since=view.stamp, v=V))
     if record.next is None:
         drop_cron(view, function, state)
-        view.effects.acts.append(Schedule(function))
+        view.effects.oblige(Schedule(function))
         return
     set_cron(view, function, CronState(state.line, state.tz, record.next, view.offset))

@@ -156,7 +156,7 @@ class EmbeddedLog:
 
     def append(self, partition: int, value: bytes) -> int:
         self._lists[partition].append(value)
-        self._ticket = ticket = self._ticket + 1
+        ticket = self._ticket = self._ticket + 1
         if self._idle or ticket == self._last:
             self._wake()
         return ticket

@@ -206,7 +206,7 @@ class Ownership:
         for partition in [*self._tasks, *self._timers]:
             self._stop_waiting(partition)
         if self.log.failure is None:
-            for processor in self.processors.values():
+            for processor in list(self.processors.values()):  # one may be dropped while another closes
                 await processor.close()
         self.stop()
         await self.log.leave()

@@ -21,13 +21,14 @@ write meanwhile is set aside. `ownership.py` decides what happens when.
 import asyncio
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
 
 from perdure.errors import LogCorrupt, LogError, PartitionHalted
-from perdure.flow import FOLD_VERSION, UnreadableRecord, decode, fold_batch
+from perdure.flow import FOLD_VERSION, Own, UnreadableRecord, decode, fold_batch
 from perdure.flow.effects import Act, Answer, Attempted, Deliver, OwnerKnown, Parked, Retry, Schedule, Start
 from perdure.flow.queues import key_of
 from perdure.flow.states import RunState
@@ -60,6 +61,8 @@ from perdure_schemas.records import (
 log = logging.getLogger("perdure.partition")
 CHECKPOINT_RECORDS = 20_000
 """A write holds the interpreter lock: beyond this many records a checkpoint does not wait for its time."""
+OWN_RECORDS = 100_000
+"""So many of our own records on their way are known without decoding."""
 _ENCODE = msgspec.json.Encoder().encode
 
 
@@ -99,9 +102,10 @@ class Processor:
         self._reader: Reader | None = None
         self._target = 0
         self._reached: asyncio.Future[None] | None = None
+        self._append = log.append
         self._last_ticket = 0
-        self._own: dict[bytes, AnyRecord] = {}
-        """What we appended and have not read back yet."""
+        self._own: Own = deque()
+        """What we appended and have not read back yet, as far as it never changes on the way."""
         self._last_raw = b""
         self._since_checkpoint = 0
         self.records = {"read": 0, "folded": 0, "ignored": 0}
@@ -246,6 +250,9 @@ class Processor:
         except BaseException:
             self.offset = self.view.offset
             raise
+        if len(self._own) > OWN_RECORDS:
+            # One that never came back holds up all behind it: they are decoded like everybody's.
+            self._own.clear()
         self.offset = batch.offset + read
         self._last_raw = batch.values[-1]
         self._since_checkpoint += read
@@ -255,10 +262,16 @@ class Processor:
         return self.timers.read_back()
 
     def _perform(self, acts: list[Act]) -> None:
+        known = self._see_to(acts) if self.view.effects.duties else None
+        self._host.perform(self.partition, acts)
+        if known is not None:
+            # The last one is the owner now. Runs that begin again read the state after the whole batch: so, after it.
+            self._owner_known(Owner(known.number, known.token))
+
+    def _see_to(self, acts: list[Act]) -> OwnerKnown | None:
+        self.view.effects.duties = False
         known: OwnerKnown | None = None
         for act in acts:
-            if type(act) is Deliver:
-                continue
             if isinstance(act, Schedule):
                 self.timers.schedule(act.function)
             elif isinstance(act, Answer):
@@ -267,10 +280,7 @@ class Processor:
                 known = act
             elif isinstance(act, Parked | Attempted):
                 self._opinions.pop((act.run, act.op if isinstance(act, Attempted) else ""), None)
-        self._host.perform(self.partition, acts)
-        if known is not None:
-            # The last one is the owner now. Runs that begin again read the state after the whole batch: so, after it.
-            self._owner_known(Owner(known.number, known.token))
+        return known
 
     def _owner_known(self, owner: Owner) -> None:
         if owner == self.owner:
@@ -348,8 +358,8 @@ class Processor:
     def append_outcome(self, record: StepCompleted | RunFinished) -> None:
         """`append` for the commonest records. Nothing in them ever changes: read back, they need no decoding."""
         raw = _ENCODE(record)
-        self._own[raw] = record
         if self.performing:
+            self._own.append((raw, record))
             self.log.append(self.partition, raw)
         else:
             self._set_aside(raw)
@@ -424,7 +434,8 @@ class Processor:
         await self.log.acknowledge(self.append(OwnerReleased(self.owner, v=V)))
         await asyncio.sleep(0)
         for _ in range(3):
-            if self.checkpoint():
+            # Paused meanwhile: what was folded since has effects that nobody appended, and no checkpoint may pass them.
+            if not self.performing or self.checkpoint():
                 break
             await asyncio.sleep(0.01)
 

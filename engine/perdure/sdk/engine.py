@@ -93,9 +93,10 @@ class Engine(Client):
             await node.log.acknowledge(ticket)
             return await self.result_of(function, run, None)
         await node.waiter(run)
-        if port.continued(run):
+        state = port.known(run)
+        if state.status == "continued":
             return await self.result_of(function, run, None)
-        return result_from(function, port.outcome(run))
+        return result_from(function, port.outcome_of(state))
 
     async def enqueue(
         self, function: Function[..., R], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, /

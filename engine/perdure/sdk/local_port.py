@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import cast
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from perdure.errors import NotOwned, UnknownFunction, UnknownRun
 from perdure.flow import routing
@@ -110,9 +110,17 @@ class LocalPort:
 
     def outcome(self, run_id: str) -> RunOutcome:
         """How an ended run ended."""
-        state = self.known(run_id)
-        result = self._raw(state, state.result) if state.result is not None else UNSET
-        return RunOutcome(run_id, _status(state), result, state.error)
+        return self.outcome_of(self.known(run_id))
+
+    def outcome_of(self, state: RunState) -> RunOutcome:
+        payload = state.result
+        if payload is None:
+            result: Raw | UnsetType = UNSET
+        elif payload.ref is None and not payload.encoded:
+            result = payload.inline
+        else:
+            result = self._raw(state, payload)
+        return RunOutcome(state.id, _status(state), result, state.error)
 
     def _raw(self, state: RunState, payload: Payload, field: str = "result") -> Raw:
         processor = self._node.processor_of(state.id)

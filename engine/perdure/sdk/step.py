@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 from perdure.duration import parse_ms
 from perdure.sdk.options import Retry, StepOptions, check_flag, check_id, check_names, retry_policy
 from perdure.sdk.signatures import check_callable, local_names, type_hints
-from perdure.worker.lineage import current_branch
+from perdure.worker.lineage import here, in_step
 from perdure.worker.spec import StepSpec
 from perdure.worker.steps import step
 
@@ -55,8 +55,8 @@ class Step(Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
         """To be awaited. Not a coroutine function: an op's identity is taken when it is called, not when it runs."""
         # `Coroutine[Any, Any, R_co]` would make mypy's choice among the overloads of asyncio.gather ambiguous.
-        branch = current_branch()
-        if branch is not None:
+        branch = here.get()
+        if branch is not None and in_step.get() is None:
             return step(branch, self.spec, args, kwargs)
         if is_async(self.fn):
             plain: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)

@@ -14,7 +14,7 @@ import asyncio
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -42,7 +42,6 @@ _EMPTY = Context()
 _CALLS = count()
 _LATER = cast("asyncio.AbstractEventLoop", None)
 _NOWHERE = Branch(cast("Execution", None), "")
-_NO_TASKS = cast("set[asyncio.Future[Any]]", frozenset[Any]())
 _NONE_CLOSED = cast("set[str]", frozenset[str]())
 _NO_QUEUE: "deque[Delivered]" = deque()
 Asked = Delivered | Go
@@ -63,20 +62,26 @@ class Execution(Struct, eq=False):
     now_ms: int = 0
     branch: Branch = _NOWHERE
     root: asyncio.Future[Any] | None = None
-    tasks: set[asyncio.Future[Any]] = _NO_TASKS
+    tasks: dict[asyncio.Future[Any], Branch] = {}
+    """Tasks that the run created, and the branch that each is."""
     waiting: dict[str, "asyncio.Future[Asked]"] = {}
     deferred: dict[str, None] = {}
     queue: deque[Delivered] = _NO_QUEUE
     recorded: dict[str, str] = {}
     closed: set[str] = _NONE_CLOSED
-    bodies: dict[str, InStep] = {}
     unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
     moves: int = 0
     rest: tuple[int, object | None] = (-1, None)
     signal: BaseException | None = None
+    plain: bool = True
+    """It began here, with nothing recorded, and nobody told it to stop: its steps need not ask. Never true again."""
+    coded: bool = False
+    """The app's codec makes its payloads."""
     replaying: bool = False
     suspect: bool = False
     idle: bool = False
+    direct: bool = False
+    """An outcome may go straight to the op that waits: the worker need not look first."""
     replay_cost: int = 0
     context: Any = None
     """The Context that user code has of this run; the sdk's."""
@@ -85,11 +90,15 @@ class Execution(Struct, eq=False):
     def __post_init__(self) -> None:
         state = self.state
         self.loop, self.run_id, self.now_ms = self.worker.loop, state.id, state.started_at
+        self.coded = self.worker.coded
         self.branch = Branch(self, "0")
 
-    def load(self, lines: Iterable[StoredLine]) -> None:
+    def load(self, lines: Sequence[StoredLine]) -> None:
         """Take what the log holds of this run, before its user code starts."""
         outcomes: list[Delivered] = []
+        if not lines and not self.state.open:
+            self.plain = not self.suspect
+            return
         for line in lines:
             record = line.record or self.processor.record_at(line.offset)
             if isinstance(record, OpClosed):
@@ -105,7 +114,9 @@ class Execution(Struct, eq=False):
             self.queue = deque(one for one in outcomes if one.op not in self.closed)
         for op, opened in self.state.open.items():
             self.recorded.setdefault(op, opened.digest)
-        self.replaying = bool(self.queue or self.state.open)
+        # What was closed is closed again when all that was recorded is handed out, or by what caused it then.
+        self.replaying = bool(self.queue or self.state.open or self.closed)
+        self.plain = not (self.replaying or self.recorded or self.suspect)
 
     def run(self, main: Coroutine[Any, Any, None]) -> None:
         """Start user code in a context of its own, whose branch is the root."""
@@ -115,15 +126,16 @@ class Execution(Struct, eq=False):
         if self.queue:
             self.worker.settler.watch(self)
 
-    def adopt(self, task: "asyncio.Future[Any]", coro: Coroutine[Any, Any, Any]) -> None:
+    def adopt(self, task: "asyncio.Future[Any]", coro: Coroutine[Any, Any, Any], branch: Branch) -> None:
         """A task that the run created for `coro`."""
-        self.tasks = self.tasks or set()
-        self.tasks.add(task)
+        self.tasks[task] = branch
 
         def ended(task: "asyncio.Future[Any]") -> None:
-            self.tasks.discard(task)
-            # A task that was cancelled before its first turn leaves its coroutine unstarted.
+            self.tasks.pop(task, None)
+            # A task that was cancelled before its first turn leaves its coroutine unstarted: nobody forgot to await it.
             coro.close()
+            for op in [op for op, one in self.unawaited.items() if one is coro]:
+                del self.unawaited[op]
 
         task.add_done_callback(ended, context=_EMPTY)
 
@@ -253,12 +265,13 @@ class Execution(Struct, eq=False):
 
     def deliver(self, delivered: Delivered) -> None:
         """An outcome was read from the log."""
-        if self.signal is not None or delivered.op in self.closed:
-            return
         future = self.waiting.get(delivered.op)
+        # Of a run that was told to stop all futures are done, and a closed op waits no longer.
         if future is not None and not self.queue and not self.tasks and not future.done():
             self.now_ms = delivered.at
             future.set_result(delivered)
+            return
+        if self.signal is not None or delivered.op in self.closed:
             return
         self.queue = self.queue or deque()
         self.queue.append(delivered)
@@ -270,9 +283,15 @@ class Execution(Struct, eq=False):
         if future is not None and not future.done() and self.signal is None:
             future.set_result(GO)
 
+    @property
+    def bodies(self) -> dict[str, InStep]:
+        """Steps whose bodies run, by op."""
+        branches = (self.branch, *list(self.tasks.values()))
+        return {branch.body.op: branch.body for branch in branches if branch.body is not None}
+
     def root_waiter(self) -> object | None:
         """See `Settling`. A step body's own moves are not the run's."""
-        if self.branch.in_body:
+        if self.branch.body is not None:
             return _IN_BODY
         waiter: asyncio.Future[Any] | None = getattr(self.root, "_fut_waiter", None)
         return None if waiter is None or waiter.done() else waiter
@@ -305,6 +324,8 @@ class Execution(Struct, eq=False):
             queue.popleft()
         if self.replaying:
             self._caught_up()
+        elif self.closed and self._waits_in_vain():
+            return
         self.worker.may_rest(self)
 
     def _caught_up(self) -> None:
@@ -316,6 +337,16 @@ class Execution(Struct, eq=False):
         for op in list(self.deferred):
             self.go(op)
         self.worker.settler.watch(self)
+
+    def _waits_in_vain(self) -> bool:
+        """All that the run waits for was given up when it was here before: it went on then, and now does not."""
+        if not self.waiting or not all(op in self.closed for op in self.waiting):
+            return False
+        if not tasks_idle(self):
+            return False
+        op = next(iter(self.waiting))
+        self.park(op, AskedOp(op, self.recorded.get(op, "")), None, "was closed before, and is waited for now")
+        return True
 
     def _missing(self, op: str) -> None:
         """The log holds an op that the run, at rest, has not asked for. If nothing else can move it, they differ."""
@@ -354,6 +385,7 @@ class Execution(Struct, eq=False):
         if self.signal is not None:
             return
         self.signal = signal
+        self.plain = False
         self.queue = _NO_QUEUE
         self.worker.settler.forget(self)
         for body in self.bodies.values():

@@ -22,7 +22,7 @@ Factory = Callable[..., "asyncio.Future[Any]"]
 class Branch:
     """One task of a run: its path in the tree of tasks, and how often it used each name."""
 
-    __slots__ = ("children", "execution", "in_body", "path", "prefix", "uses")
+    __slots__ = ("body", "children", "execution", "path", "prefix", "uses")
 
     def __init__(self, execution: "Execution", path: str) -> None:
         self.execution = execution
@@ -30,7 +30,8 @@ class Branch:
         self.prefix = path + "/"
         self.uses: dict[str, int] = {}
         self.children = 0
-        self.in_body = 0
+        self.body: InStep | None = None
+        """The step whose body the task runs."""
 
     def child(self) -> "Branch":
         self.children += 1
@@ -97,7 +98,7 @@ class TaskFactory:
         tracked = _tracked(child, coro)
         cast("Any", tracked).__qualname__ = getattr(coro, "__qualname__", "task")
         task = make(loop, tracked, context=context, **options)
-        branch.execution.adopt(task, coro)
+        branch.execution.adopt(task, coro, child)
         return task
 
 
@@ -120,11 +121,11 @@ def _track(branch: Branch, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any
             try:
                 sent = yield waited
             except BaseException as error:
-                if not branch.in_body:
+                if branch.body is None:
                     execution.moves += 1
                 waited = coro.throw(error)
             else:
-                if not branch.in_body:
+                if branch.body is None:
                     execution.moves += 1
                 waited = coro.send(sent)
     except StopIteration as stop:

@@ -1,7 +1,7 @@
 """A run's user code from its first line to its end, and what its end means."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextvars import copy_context
 from typing import Any, cast
 
@@ -33,8 +33,15 @@ _OVER = Evicted()
 
 async def main(execution: Execution) -> None:
     """The root task of a run."""
+    function = execution.function
     try:
-        result = await _call(execution)
+        # Not in a coroutine of its own: every resumption of user code walks through all that await it.
+        args, kwargs = execution.worker.prepare(execution)
+        if function.is_async:
+            value = await function.fn(*args, **kwargs)
+        else:
+            value = await _in_thread(execution, args, kwargs)
+        result = _encoded(execution, value)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -50,7 +57,7 @@ async def main(execution: Execution) -> None:
             execution.unwind(Evicted())
             execution.never_awaited()
         elif execution.signal is None:
-            execution.signal = _OVER
+            execution.signal, execution.plain = _OVER, False
         execution.ended()
 
 
@@ -73,22 +80,19 @@ def _successor_in(error: BaseException) -> ContinueAs | None:
     return error if isinstance(error, ContinueAs) else None
 
 
-async def _call(execution: Execution) -> bytes:
+async def _in_thread(execution: Execution, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    function, context = execution.function, copy_context()
+    pool = execution.worker.threads
+    value = await execution.loop.run_in_executor(pool, lambda: context.run(function.fn, *args, **kwargs))
+    return await value if asyncio.iscoroutine(value) else value
+
+
+def _encoded(execution: Execution, value: object) -> bytes:
     function = execution.function
-    args, kwargs = execution.worker.prepare(execution)
-    if function.is_async:
-        value = await function.fn(*args, **kwargs)
-    else:
-        context = copy_context()
-        pool = execution.worker.threads
-        value = await execution.loop.run_in_executor(pool, lambda: context.run(function.fn, *args, **kwargs))
-        if asyncio.iscoroutine(value):
-            value = await value
-    name = execution.never_awaited()
+    name = execution.never_awaited() if execution.unawaited else ""
     if name:
         raise DefinitionError(f"{function.id!r} returned but {name!r} was never awaited")
-    what = f"the result of {function.id!r}"
-    return round_trip(value, function.returns, what)[0]
+    return round_trip(value, function.returns, f"the result of {function.id!r}")[0]
 
 
 def _returned(execution: Execution, encoded: bytes) -> None:

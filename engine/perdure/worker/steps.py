@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import UNSET, Raw, UnsetType
 
 from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError
-from perdure.worker.delivery import Delivered, Diverged, Go
+from perdure.worker.delivery import GO, Delivered, Diverged, Go
 from perdure.worker.errors import describe, is_final, rebuild_step_error, retry_in_ms
 from perdure.worker.execution import Execution
 from perdure.worker.lineage import Branch, InStep, here, in_step
@@ -36,7 +36,8 @@ _FINAL = (NonRetriable, PayloadError, DefinitionError, OutsideRun)
 
 def step(branch: Branch, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
     """A step of a run, called in `branch`. Its identity is taken now, when it is called."""
-    execution, op = branch.execution, branch.identity(spec.name)
+    op = branch.identity(spec.name)
+    execution = branch.execution
     coroutine = execution.unawaited[op] = _step(execution, branch, op, spec, args, kwargs)
     return coroutine
 
@@ -44,53 +45,64 @@ def step(branch: Branch, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[
 async def _step(
     execution: Execution, branch: Branch, op: str, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    """In one piece, since every coroutine and object here is paid for by each step."""
+    """In one piece, since every call, coroutine and object here is paid for by each step."""
     del execution.unawaited[op]
     asked, given = digest(spec.name, args, kwargs)
     delivered: Delivered | None = None
-    if execution.recorded or execution.replaying or execution.signal is not None:
-        delivered = execution.ask(op, asked)
-    if delivered is None and execution.replaying:
-        delivered = await execution.obtain(op, asked)
+    plain = execution.plain
+    if not plain:
+        delivered = await execution.obtain(op, asked) if execution.replaying else execution.ask(op, asked)
     attempt: _Attempt | None = None
-    if delivered is None:
-        # The op is the caller's, but in a step is the task that awaits it.
-        branch = here.get() or branch
+    # The op is the caller's, but in a step is the task that awaits it.
+    inside = here.get() or branch
     while delivered is None:
         attempt = _Attempt(execution, op, spec.name, 1, False, spec, asked, given, monotonic_ns())
-        if execution.suspect or op in execution.state.open:
+        if not plain and (execution.suspect or op in execution.state.open or op in execution.closed):
             answer = await attempt.gate()
             if answer is not None:
                 delivered = None if isinstance(answer, Go) else answer
                 continue
+        plain = False
         try:
             # 2 and 3: after this the attempt's record is on its way to the log
             token = in_step.set(attempt)
-            execution.bodies[op] = attempt
-            branch.in_body += 1
+            outer, inside.body = inside.body, attempt
             try:
                 if spec.is_async and spec.timeout_ms is None:
                     value = await spec.fn(*args, **kwargs)
                 else:
                     value = await _guarded(attempt, spec, args, kwargs)
-                attempt.encoded, attempt.kept = round_trip(value, spec.returns)
+                encoded, kept = round_trip(value, spec.returns)
             except BaseException as error:
                 if attempt.broke(error):
                     raise
+                record = kept = None
+            else:
+                if execution.signal is not None:
+                    raise type(execution.signal)
+                coded = execution.coded
+                record = StepCompleted(
+                    execution.run_id,
+                    op,
+                    attempt.attempt,
+                    asked,
+                    execution.worker.payload(Raw(encoded)) if coded else Payload(Raw(encoded)),
+                    UNSET if coded or not spec.record_input or len(given) > INLINE_LIMIT_BYTES else Raw(given),
+                    (monotonic_ns() - attempt.began) // 1000,
+                    v=V,
+                )
+                execution.processor.append_outcome(record)
             finally:
-                branch.in_body -= 1
-                del execution.bodies[op]
+                inside.body = outer
                 try:  # noqa: SIM105 - `suppress` would cost each step an object
                     in_step.reset(token)
                 except ValueError:
                     # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
                     pass
-            if attempt.encoded is not None:
-                if execution.signal is not None:
-                    raise type(execution.signal)
-                attempt.write(attempt.encoded)
             # 4: as `execution.wait`, without a coroutine of its own
-            future = execution.expect(op)
+            future = execution.waiting[op] = execution.loop.create_future()
+            if execution.queue:
+                execution.worker.settler.watch(execution)
             try:
                 answer = await future
             except asyncio.CancelledError:
@@ -99,19 +111,28 @@ async def _step(
             finally:
                 del execution.waiting[op]
                 del future  # see `wait`
-            delivered = None if isinstance(answer, Go) else answer
+            delivered = None if answer is GO else answer
         finally:
             if attempt.alone:
                 execution.worker.one_suspect.release()
+        if (
+            delivered is not None
+            and record is not None
+            and (delivered.outcome is record or _same(delivered.outcome, record))
+        ):
+            # The round trip already made the private copy that decoding would make.
+            return kept
     outcome = delivered.outcome
     if type(outcome) is StepCompleted:
-        result = outcome.result
-        if attempt is not None and attempt.raw is not None and result.inline == attempt.raw and not result.encoded:
-            # The round trip already made the private copy that decoding would make.
-            return attempt.kept
-        return _recorded(execution, op, spec, asked, result)
+        return _recorded(execution, op, spec, asked, outcome.result)
     assert isinstance(outcome, StepFailed), f"I4: a step's outcome is a {type(outcome).__name__}"
     raise rebuild_step_error(outcome.error, spec.name)
+
+
+def _same(outcome: object, record: StepCompleted) -> bool:
+    """Whether the outcome is what this attempt wrote, read with the same bytes."""
+    result = outcome.result if type(outcome) is StepCompleted else None
+    return result is not None and result.inline == record.result.inline and not result.encoded
 
 
 def _recorded(execution: Execution, op: str, spec: StepSpec, asked: str, result: Payload) -> Any:
@@ -133,13 +154,14 @@ class _Attempt(InStep, eq=False):
     began: int
     alone: bool = False
     """The only suspect that runs: it holds the lock."""
-    encoded: bytes | None = None
-    raw: Raw | None = None
-    kept: Any = None
 
     async def gate(self) -> Delivered | Go | None:
         """What comes before an attempt that is not simply the first. None: go ahead."""
         execution = self.execution
+        if self.op in execution.closed:
+            # Given up before this replay: it does not run again (I6), and will be given up again.
+            execution.worker.settler.watch(execution)
+            return await execution.wait(self.op)
         opened = execution.state.open.get(self.op)
         if opened is not None:
             self.attempt = opened.attempt
@@ -199,19 +221,9 @@ class _Attempt(InStep, eq=False):
         self._fail(info, later_ms, (monotonic_ns() - self.began) // 1000)
         return False
 
-    def write(self, encoded: bytes) -> None:
-        """Append the result."""
-        execution = self.execution
-        took_us = (monotonic_ns() - self.began) // 1000
-        raw = self.raw = Raw(encoded)
-        payload = execution.worker.payload(raw)
-        execution.processor.append_outcome(
-            StepCompleted(execution.run_id, self.op, self.attempt, self.asked, payload, self._shown(), took_us, v=V)
-        )
-
     def _shown(self) -> Raw | UnsetType:
         """The arguments, for people to read; long, secret or coded ones stand in the log by their digest alone."""
-        shown = self.spec.record_input and len(self.given) <= INLINE_LIMIT_BYTES and not self.execution.worker.coded
+        shown = self.spec.record_input and len(self.given) <= INLINE_LIMIT_BYTES and not self.execution.coded
         return Raw(self.given) if shown else UNSET
 
     def _fail(self, info: ErrorInfo, retry_in_ms: int | None, took_us: int) -> None:

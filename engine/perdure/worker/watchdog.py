@@ -75,7 +75,7 @@ class Watchdog:
             known = frame.f_locals if frame.f_code.co_filename in _OURS else {}
             if frame.f_code.co_name == "_step" and "spec" in known:
                 return _step(known["spec"].name, known["execution"])
-            if frame.f_code.co_name == "_call" and "execution" in known:
+            if frame.f_code.co_name == "main" and "execution" in known:
                 return f"code of {known['execution'].function.id!r} outside of steps"
             if frame.f_code.co_name == "_track" and "branch" in known:
                 execution = known["branch"].execution

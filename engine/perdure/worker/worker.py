@@ -102,7 +102,7 @@ class Worker:
         self._told: set[str] = set()
         self._unclean: dict[str, int] = {}
         """Run → partition: what may have died with the process before."""
-        self._fresh: set[str] = set()
+        self._fresh: dict[str, Execution] = {}
         self._closing = False
         lineage.install(self.loop)
 
@@ -141,15 +141,18 @@ class Worker:
 
     def perform(self, partition: int, acts: list[Act]) -> None:
         # A run that starts here reads the state after the whole batch: what else the batch has for it, it has.
+        for execution in self._fresh.values():
+            self._judge(execution)
         self._fresh.clear()
+        executions = self.executions
         for act in acts:
             kind = type(act)
             if kind is Deliver:
-                execution = self.executions.get(act.run)  # type: ignore[union-attr]
-                if execution is None or execution.idle or execution.suspect or self._evict_always or self._fresh:
-                    self._deliver(partition, act)  # type: ignore[arg-type]
-                else:
+                execution = executions.get(act.run)  # type: ignore[union-attr, assignment]
+                if execution is not None and execution.direct:
                     execution.deliver(act)  # type: ignore[arg-type]
+                else:
+                    self._deliver(partition, act)  # type: ignore[arg-type]
             elif kind is Ended:
                 self._ended(partition, act)  # type: ignore[arg-type]
             elif kind is Start:
@@ -175,6 +178,7 @@ class Worker:
         if execution.idle:
             self._wake(execution)
         execution.suspect = False
+        self._judge(execution)
         if self._evict_always and self._may_leave(execution, act.op):
             self._evict(execution)
             self._start(partition, act.run)
@@ -195,8 +199,13 @@ class Worker:
             self._wake(execution)
         execution.go(act.op)
 
+    def _judge(self, execution: Execution) -> None:
+        """Whether outcomes need a look before they go to the run."""
+        execution.direct = not (execution.idle or execution.suspect or self._evict_always)
+
     def _wake(self, execution: Execution) -> None:
         execution.idle = False
+        self._judge(execution)
         self.idle.pop(execution.run_id, None)
         execution.processor.wake(execution.run_id)
 
@@ -218,7 +227,10 @@ class Worker:
         """Run the user code of `run`, on what the log holds of it."""
         processor = self.processors[partition]
         state = processor.view.live(run)
-        if state is None or state.status != "running" or self._closing or "retry" in state.timers:
+        if state is None or state.status != "running" or "retry" in state.timers:
+            return
+        if self._closing:
+            processor.wake(run)  # what comes while we leave is folded, perhaps stored: the next owner must begin it
             return
         known = self.executions.get(run)
         if known is not None and known.signal is None:
@@ -230,7 +242,7 @@ class Worker:
             self.held.setdefault(partition, set()).add(run)
             return
         execution = self.executions[run] = Execution(self, processor, state, function)
-        self._fresh.add(run)
+        self._fresh[run] = execution
         execution.suspect = self._unclean.pop(run, None) is not None
         execution.load(processor.view.lines.load(run))
         execution.run(main(execution))
@@ -281,7 +293,7 @@ class Worker:
             elif not execution.replaying and not execution.queue and self._may_leave(execution):
                 del self._resting[execution]
                 execution.replay_cost = len(execution.processor.view.lines.done(execution.run_id))
-                execution.idle = True
+                execution.idle, execution.direct = True, False
                 self.idle[execution.run_id] = execution
                 execution.processor.rest(execution.run_id)
             elif execution.function.id not in self._told and not execution.bodies:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.system.kill.reader import Entry, Line
+from tests.evidence.entries import Entry, Journal, without_repetitions
+from tests.system.kill.reader import Line
 
 UPLOADED = "api/contact_list.uploaded"
 STARTED_BY_UPLOAD = {"import_contacts", "watch"}
@@ -30,10 +31,10 @@ class Sent:
 class Story:
     """The log as it stands at the end."""
 
-    journal: dict[int, list[Entry]]
+    journal: Journal
     lines: list[Line]
     sent: Sent
-    effective: dict[int, list[Entry]] = field(default_factory=dict[int, list[Entry]])
+    effective: Journal = field(default_factory=dict[int, list[Entry]])
     """Without what was sent between partitions a second time."""
     repeated: int = 0
     """Records that came a second time."""
@@ -50,7 +51,7 @@ class Story:
 
 def check_all(story: Story, states: Mapping[str, tuple[str, str]]) -> None:
     """`states`: what the engine says of each run, (function, status)."""
-    i3_repetitions_are_dense_copies(story)
+    story.effective, story.repeated = without_repetitions(story.journal)
     nothing_went_wrong(story)
     i1_nothing_acknowledged_is_missing(story)
     i10_one_run_per_event_and_function(story)
@@ -59,27 +60,6 @@ def check_all(story: Story, states: Mapping[str, tuple[str, str]]) -> None:
     i6_nothing_starts_after_its_outcome(story)
     i6_nothing_starts_after_a_cancel(story)
     i9_timers_fire_once_and_never_early(story)
-
-
-def i3_repetitions_are_dense_copies(story: Story) -> None:
-    """What one partition sends another is numbered without gaps; a number that comes again is the same record."""
-    for partition, entries in story.journal.items():
-        taken: dict[int, list[Entry]] = defaultdict(list)
-        kept = story.effective[partition] = []
-        for entry in entries:
-            if "from" not in entry.record:
-                kept.append(entry)
-                continue
-            source, n = entry.record["from"]
-            before = taken[source]
-            assert 1 <= n <= len(before) + 1, f"I3: {source} → {partition}: {n} follows {len(before)}"
-            if n == len(before) + 1:
-                before.append(entry)
-                kept.append(entry)
-            else:
-                first = before[n - 1]
-                assert entry.raw == first.raw, f"I3: {source} → {partition} #{n}: {entry.raw!r} was {first.raw!r}"
-                story.repeated += 1
 
 
 def nothing_went_wrong(story: Story) -> None:

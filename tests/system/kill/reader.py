@@ -4,13 +4,14 @@ What stands here was written from the description of the format, not by calling 
 engine makes in writing and in reading alike would still show.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from struct import unpack, unpack_from
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rocksdict import AccessType, Options, Rdict
+
+from tests.evidence.entries import Journal, entries_of
 
 FAMILIES = ("journal", "side", "state")
 FRAMED = 1 << 63
@@ -18,22 +19,7 @@ VOUCHER = b"\xff\xff"
 """A key that is no record: how far all was acknowledged."""
 
 
-class Entry(NamedTuple):
-    """One record: its place, its batch's timestamp, and the largest timestamp of the partition up to it."""
-
-    partition: int
-    offset: int
-    ms: int
-    at: int
-    raw: bytes
-    record: dict[str, Any]
-
-    @property
-    def kind(self) -> str:
-        return str(self.record["kind"])
-
-
-def read_journal(folder: Path) -> dict[int, list[Entry]]:
+def read_journal(folder: Path) -> Journal:
     """Every record of every partition, in order; offsets have no gaps, or it fails."""
     db = Rdict(
         str(folder / "db"),
@@ -43,19 +29,18 @@ def read_journal(folder: Path) -> dict[int, list[Entry]]:
     )
     try:
         journal = db.get_column_family("journal")
-        partitions: dict[int, list[Entry]] = {}
+        partitions: dict[int, list[tuple[int, int, bytes]]] = {}
         for key, value in _rows(journal):
             if key == VOUCHER:
                 continue
             partition, first = unpack(">HQ", key)
-            entries = partitions.setdefault(partition, [])
-            assert first == len(entries), f"partition {partition}: offset {len(entries)} is followed by {first}"
+            stored = partitions.setdefault(partition, [])
+            assert first == len(stored), f"partition {partition}: offset {len(stored)} is followed by {first}"
             ms, values = _values(value)
-            at = max(ms, entries[-1].at if entries else 0)
             for raw in values:
-                entries.append(Entry(partition, len(entries), ms, at, raw, json.loads(raw)))
+                stored.append((len(stored), ms, raw))
         del journal
-        return partitions
+        return {partition: entries_of(partition, stored) for partition, stored in partitions.items()}
     finally:
         db.close()
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from tests.evidence.entries import Entry
 from tests.system.kill.checks import Story, check_all
-from tests.system.kill.reader import Entry, Line
+from tests.system.kill.reader import Line
 
 Doctor = Callable[[Story], None]
 

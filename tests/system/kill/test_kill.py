@@ -19,7 +19,7 @@ from pathlib import Path
 
 from perdure.flow.view import View
 from perdure.log.embedded import EmbeddedLog
-from tests.system.folding import assert_all_arrived, check_store
+from tests.evidence.folding import assert_all_arrived, check_store
 from tests.system.kill.checks import Story, check_all
 from tests.system.kill.driver import Child, Driver
 from tests.system.kill.reader import read_journal, read_steps

@@ -1,6 +1,6 @@
 """Folding logs again, to compare with what the engine keeps (I2, I7, I8)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from xxhash import xxh3_64_hexdigest
@@ -38,9 +38,14 @@ def _cut(batch: Batch, end: int) -> Iterator[tuple[int, int, bytes]]:
 
 def fold_again(log: Log, partition: int, upto: int | None = None) -> Folded:
     """A new view, from the first record on."""
-    view = View(partition, log.partitions)
+    return fold_records(records(log, partition, upto), partition, log.partitions)
+
+
+def fold_records(records: Iterable[tuple[int, int, bytes]], partition: int, partitions: int) -> Folded:
+    """The same, of (offset, timestamp, record)."""
+    view = View(partition, partitions)
     folded = ignored = offset = 0
-    for offset, stamp_ms, raw in records(log, partition, upto):
+    for offset, stamp_ms, raw in records:
         if fold(view, decode(raw), raw, offset, stamp_ms):
             folded += 1
         else:

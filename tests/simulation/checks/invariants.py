@@ -1,0 +1,251 @@
+"""The invariants, read from the log and from what user code witnessed. Nothing here knows the folds.
+
+Each function raises AssertionError with the number of the invariant.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from tests.evidence.entries import Entry
+from tests.simulation.checks.evidence import Evidence
+from tests.simulation.checks.matching import check_matching
+from tests.simulation.checks.tales import Tale
+from tests.simulation.model import FAILS_BY, VALUE, Known, Model
+from tests.simulation.programs import syntax
+from tests.simulation.programs.app import REMIND
+from tests.simulation.programs.syntax import LATER_MS, Program, from_json
+
+TRIGGERED = {"begin": {"begun"}, "cart": {"abandoned", "basket"}}
+HANDLERS = {
+    ("begun", "failed"): "begun:on_failure",
+    ("begun", "cancelled"): "begun:on_cancel",
+    ("abandoned", "cancelled"): "abandoned:on_cancel",
+    ("basket", "failed"): "basket:on_failure",
+}
+
+
+def check_invariants(evidence: Evidence) -> None:
+    """All of them. The world is at rest: nothing runs, and nothing is on its way."""
+    assert not evidence.ledger.conflicts, evidence.ledger.conflicts[0]
+    i1_nothing_acknowledged_is_missing(evidence)
+    i5_runs_are_as_the_log_says(evidence)
+    i6_nothing_starts_too_late(evidence)
+    i4_results_have_been_made(evidence)
+    i9_time_is_kept(evidence)
+    i10_one_run_per_event_and_function(evidence)
+    check_matching(evidence.effective, evidence.tales)
+    ends_have_causes(evidence)
+    handlers_run_once(evidence)
+    outcomes_are_allowed(evidence)
+
+
+def i1_nothing_acknowledged_is_missing(evidence: Evidence) -> None:
+    events = {entry.record["event"]["id"] for entry in evidence.every("event.received")}
+    assert evidence.events <= events, f"I1: acknowledged events are not in the log: {evidence.events - events}"
+    cancels = {entry.record["run"] for entry in evidence.every("run.cancel_requested")}
+    assert evidence.cancelled <= cancels, f"I1: acknowledged cancels are not in the log: {evidence.cancelled - cancels}"
+    requested = {run for run, tale in evidence.tales.items() if tale.request is not None}
+    assert evidence.asked <= requested, f"I1: acknowledged runs are not in the log: {evidence.asked - requested}"
+
+
+def i5_runs_are_as_the_log_says(evidence: Evidence) -> None:
+    """The engine's word for each run that it still knows is the log's."""
+    for run, (function, status) in evidence.states.items():
+        tale = evidence.tales.get(run)
+        told = ("", "") if tale is None else (tale.function, tale.status)
+        assert told == (function, status), f"I5: run {run} is {function, status}, and by the log {told}"
+
+
+def i6_nothing_starts_too_late(evidence: Evidence) -> None:
+    """A body begins before its op's outcome, its op's close and its run's end are folded, and after its retry is."""
+    begun: Counter[tuple[Any, ...]] = Counter()
+    for body in evidence.ledger.bodies:
+        if body.word != "began":
+            continue
+        tale = evidence.tales[body.run]
+        op = tale.ops.get(body.op)
+        exact = evidence.exact_threads or not body.thread
+        if exact:
+            assert tale.end is None or tale.end.offset >= body.folded, f"I6: {body} after the end of its run {tale.end}"
+        if op is not None and exact:
+            decided = op.decided
+            assert decided is None or decided.offset >= body.folded, f"I6: {body} after its outcome {decided}"
+        if body.attempt > 1:
+            retried = [entry for entry in op.retried if entry.offset < body.folded] if op is not None else []
+            assert len(retried) >= body.attempt - 1, f"I9: {body} before its retry was due"
+        if not tale.parked:
+            begun[body.pod, body.owner, body.run, body.turn, body.op, body.attempt] += 1
+    twice = {attempt: count for attempt, count in begun.items() if count > 1}
+    assert not twice, f"I4: begun twice by one owner: {twice}"
+
+
+def i4_results_have_been_made(evidence: Evidence) -> None:
+    """What is recorded of a step, a body gave; and each wait that user code saw end is one that the log decided."""
+    ended = {(body.run, body.op, body.attempt, body.word) for body in evidence.ledger.bodies if body.word != "began"}
+    for entry in evidence.every("step.completed", "step.failed"):
+        record = entry.record
+        word = "done" if entry.kind == "step.completed" else "raised"
+        made = (record["run"], record["op"], record["attempt"], word) in ended
+        crashed = entry.kind == "step.failed" and record["error"]["type"].endswith(".Crashed")
+        assert made or crashed, f"I4: recorded without having run: {entry.raw!r}"
+    went: dict[str, list[str]] = defaultdict(list)
+    for (run, _), (told, _, _) in evidence.ledger.seen.items():
+        if told[0] == "went":
+            went[run].append(told[1])
+    for run, events in went.items():
+        assert len(events) == len(set(events)), f"I12: run {run} was given an event twice: {sorted(events)}"
+        held = {event for event, op in evidence.tales[run].consumed.items() if op}
+        assert set(events) <= held, f"I4: run {run} saw events that the log did not give it: {set(events) - held}"
+
+
+def i9_time_is_kept(evidence: Evidence) -> None:
+    """By the log's clock, as the run saw it, nothing comes early."""
+    for (run, place), (told, before, after) in evidence.ledger.seen.items():
+        program = _program_of(evidence, evidence.tales[run])
+        node = None if program is None else _at(program, place.removesuffix("!"))
+        least = 0
+        match node:
+            case syntax.Sleep() if told == ["slept"]:
+                least = node.ms
+            case syntax.Wait() if told == ["late"]:
+                least = node.ms or 0
+            case syntax.Timeout() if told == ["timed out"]:
+                least = node.ms
+            case syntax.Step() if told[0] == "ok" and node.how == "later":
+                least = node.fails * LATER_MS
+            case _:
+                pass
+        assert after - before >= least, f"I9: run {run} at {place}: {told} after {after - before} ms of {least}: {node}"
+
+
+def i10_one_run_per_event_and_function(evidence: Evidence) -> None:
+    runs: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for tale in evidence.tales.values():
+        if tale.request is not None and tale.cause == "event":
+            runs[tale.request.record["event_id"], tale.function].add(tale.id)
+    more = {pair: found for pair, found in runs.items() if len(found) > 1}
+    assert not more, f"I10: {more}"
+    due = {
+        (entry.record["event"]["id"], function)
+        for entry in evidence.every("event.received")
+        for function in TRIGGERED.get(entry.record["event"]["name"], ())
+    }
+    assert set(runs) == due, f"I10: missing {due - set(runs)}, too many {set(runs) - due}"
+
+
+def ends_have_causes(evidence: Evidence) -> None:
+    """Nothing is cancelled that nobody wanted cancelled; what a run's end asks of others is asked."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for run in evidence.may_cancel | evidence.cancelled:
+        wanted[run].add("client")
+    for tale in evidence.tales.values():
+        for op in tale.ops.values():
+            opening = op.opened.record["opening"] if op.opened is not None else {}
+            if op.type == "cancel":
+                wanted[opening["run"]].add("run")
+            given_up = op.closed is not None or (op.outcome is None and tale.end is not None)
+            if op.type == "call" and opening["awaited"] and given_up:
+                wanted[opening["run"]].add("parent")
+    for entry in evidence.every("run.cancel_requested"):
+        run = entry.record["run"]
+        assert wanted.get(run) or _is_heir(evidence, run), f"a cancel that nobody asked for: {entry.raw!r}"
+    for run, why in wanted.items():
+        known = evidence.tales.get(run)
+        assert known is None or not known.live or why == {"client"}, f"I14: {run} lives on, and should not: {why}"
+
+
+def _is_heir(evidence: Evidence, run: str) -> bool:
+    tale = evidence.tales[run]
+    return tale.request is None or tale.cause == "continue"
+
+
+def handlers_run_once(evidence: Evidence) -> None:
+    """`on_failure` and `on_cancel` of what failed or was cancelled, and of nothing else; a failure has its event."""
+    due: Counter[tuple[str, str]] = Counter()
+    for tale in evidence.tales.values():
+        handler = HANDLERS.get((tale.function, tale.status))
+        if handler is not None:
+            due[tale.id, handler] += 1
+    runs = Counter(
+        (tale.request.record["ending"]["run"], tale.function)
+        for tale in evidence.tales.values()
+        if tale.request is not None and tale.cause == "handler"
+    )
+    assert runs == due, f"handlers: missing {due - runs}, too many {runs - due}"
+    failed = {f"{tale.id}:failed" for tale in evidence.tales.values() if tale.status == "failed"}
+    told = {entry.record["event"]["id"] for entry in evidence.every("event.received")}
+    told = {event for event in told if event.endswith(":failed")}
+    assert told == failed, f"perdure/function.failed: missing {failed - told}, too many {told - failed}"
+
+
+def outcomes_are_allowed(evidence: Evidence) -> None:
+    """The model's word on each run."""
+    events: dict[str, dict[str, Any]] = {}
+    for entry in evidence.every("event.received"):
+        # An id that comes again with other data is the first one's.
+        events.setdefault(entry.record["event"]["id"], entry.record["event"])
+    for tale in evidence.tales.values():
+        if tale.request is None or tale.end is None:
+            continue
+        if tale.function.startswith(("abandoned", "basket", "of version")) or tale.cause == "handler":
+            _storms_end(evidence, tale)
+            continue
+        program = _program_of(evidence, tale)
+        assert program is not None
+        trigger = evidence.trigger(tale)["data"] if tale.function == "begun" else {}
+        model = Model(Known(events, trigger, evidence.result, evidence.deaths > 0))
+        if tale.status == "completed":
+            told = evidence.payload(tale.end.record["result"], "result")
+            why = model.allows(program, told)
+            assert not why, f"run {tale.id} completed, but {why}"
+            assert len(model.used) == len(set(model.used)), f"I12: run {tale.id} was given an event twice: {model.used}"
+            assert not trigger.get("again"), f"run {tale.id} should have continued"
+        elif tale.status == "continued":
+            assert trigger["again"], f"run {tale.id} should not have continued"
+            assert model.ends(program), f"run {tale.id} continued, and its program only fails"
+        elif tale.status == "failed":
+            _failure_is_allowed(tale, tale.end, model.errors(program))
+
+
+def _failure_is_allowed(tale: Tale, end: Entry, errors: set[str]) -> None:
+    error = end.record["error"]
+    kind = error["type"].rpartition(".")[2]
+    allowed = {name for one in errors for name in FAILS_BY[one]}
+    assert kind in allowed, f"run {tale.id} failed by {error['type']}: {error['message']}; allowed: {allowed}"
+    if kind == VALUE and errors == {VALUE}:
+        assert tale.attempt == 2, f"run {tale.id} was begun {tale.attempt} times"
+
+
+def _storms_end(evidence: Evidence, tale: Tale) -> None:
+    assert tale.end is not None
+    if tale.status == "completed":
+        result = evidence.payload(tale.end.record["result"], "result")
+        if tale.function == "abandoned":
+            assert result in ("bought", "reminded"), f"run {tale.id}: {result}"
+        if tale.cause == "handler":
+            assert result == str(REMIND.value)
+        if tale.function == "basket":
+            assert result in tale.consumed, f"I12: run {tale.id}: {result} was not given to it"
+    else:
+        allowed = {"abandoned": ("cancelled",), "basket": ("cancelled", "failed")}.get(tale.function, ("cancelled",))
+        assert tale.status in allowed, f"run {tale.id} of {tale.function} is {tale.status}"
+
+
+def _program_of(evidence: Evidence, tale: Tale) -> Program | None:
+    if tale.request is None or tale.function not in ("play", "begun"):
+        return None
+    if tale.function == "begun":
+        return from_json(json.dumps(evidence.trigger(tale)["data"]["program"]))
+    positional, _ = evidence.payload(tale.request.record["arguments"], "arguments")
+    return from_json(json.dumps(positional[0]))
+
+
+def _at(program: Program, place: str) -> Program | None:
+    """The node at a place such as `0.1.part`."""
+    node = program
+    for way in place.split(".")[1:]:
+        parts: Mapping[str, Program] = dict(syntax.parts_of(node))
+        node = parts[way]
+    return node

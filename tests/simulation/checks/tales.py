@@ -1,0 +1,369 @@
+"""What became of each run, told from the log by a second reading of the rules that shares nothing with the folds.
+
+A tale has the run's request, the outcome of each op (the first that counts), its end, and what each wait consumed.
+Records are JSON here; `Teller` reads those of one partition, in log order.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tests.evidence.entries import Entry, Journal
+
+AT_ONCE = ("send", "cancel", "rerun")
+"""Openings that are their own outcome; an enqueue is one, too."""
+
+
+@dataclass
+class Op:
+    """One op. `outcome`: the record that decided it, `closed` the one by which user code gave it up."""
+
+    name: str
+    type: str
+    digest: str = ""
+    opened: Entry | None = None
+    outcome: Entry | None = None
+    closed: Entry | None = None
+    attempt: int = 1
+    due: int | None = None
+    setter: int = -1
+    key: str = ""
+    where: str = ""
+    gave_back: bool = False
+    retried: list[Entry] = field(default_factory=list[Entry])
+    """Fires that let a further attempt begin."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.opened is not None and self.outcome is None and self.closed is None
+
+    @property
+    def decided(self) -> Entry | None:
+        """The first record after which no attempt may begin."""
+        both = [entry for entry in (self.outcome, self.closed) if entry is not None]
+        return min(both, key=lambda entry: entry.offset, default=None)
+
+
+@dataclass
+class Cursor:
+    """What was consumed under one key, by position in the matcher's partition."""
+
+    g: int = 0
+    taken: dict[int, str] = field(default_factory=dict[int, str])
+    """Position → event. Consumed here, or known here as consumed through another key."""
+
+
+class Taking(NamedTuple):
+    """An event is consumed by a wait: what was consumed before, and which waits were open on the key."""
+
+    offer: Entry
+    op: Op
+    before: frozenset[str]
+    waits: tuple[Op, ...]
+
+
+class Listed(NamedTuple):
+    """A subscription: which waits stood open on the key when it got its number."""
+
+    key: str
+    g: int
+    waits: tuple[str, ...]
+
+
+@dataclass
+class Tale:
+    """One run."""
+
+    id: str
+    request: Entry | None = None
+    status: str = "queued"
+    end: Entry | None = None
+    attempt: int = 1
+    ops: dict[str, Op] = field(default_factory=dict[str, Op])
+    timers: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """Name → (due, setter) of the run's own timers."""
+    keys: dict[str, Cursor] = field(default_factory=dict[str, Cursor])
+    consumed: dict[str, str] = field(default_factory=dict[str, str])
+    """Event → the op that has it; empty for what the run's forerunner consumed."""
+    taken: list["Taking"] = field(default_factory=list["Taking"])
+    """Offers that were taken, in log order."""
+    listed: list["Listed"] = field(default_factory=list["Listed"])
+    """What the matchers must have been told."""
+    parked: int = 0
+    ignored: list[Entry] = field(default_factory=list[Entry])
+    """Records of this run that changed nothing."""
+
+    @property
+    def function(self) -> str:
+        return "" if self.request is None else str(self.request.record["function"])
+
+    @property
+    def cause(self) -> str:
+        return "" if self.request is None else str(self.request.record["cause"])
+
+    @property
+    def live(self) -> bool:
+        return self.end is None
+
+    def waiting(self, key: str) -> list[Op]:
+        """Open waits on a key, in order of opening."""
+        return [op for op in self.ops.values() if op.key == key and op.is_open]
+
+    def subscribe(self, key: str) -> None:
+        """The list of open waits on the key goes to its matcher, with the next number."""
+        cursor = self.keys[key]
+        cursor.g += 1
+        self.listed.append(Listed(key, cursor.g, tuple(op.name for op in self.waiting(key))))
+
+
+class Teller:
+    """Reads one partition."""
+
+    def __init__(self) -> None:
+        self.tales: dict[str, Tale] = {}
+        self.owner: tuple[int, str] = (0, "")
+        self.number = 0
+        self.definitions: dict[int, dict[str, Any]] = {}
+
+    def read(self, entries: Iterable[Entry]) -> dict[str, Tale]:
+        for entry in entries:
+            tell = getattr(self, "_" + entry.kind.replace(".", "_"), None)
+            if tell is not None:
+                tell(entry, entry.record)
+        return self.tales
+
+    # Who owns, and what the code is
+
+    def _owner_started(self, entry: Entry, record: dict[str, Any]) -> None:
+        owner = record["owner"]
+        if owner["number"] > self.owner[0]:
+            self.owner = owner["number"], owner["token"]
+
+    def _app_paths(self, entry: Entry, record: dict[str, Any]) -> None:
+        self.definitions[record["number"]] = record["definition"]
+
+    def _app_activated(self, entry: Entry, record: dict[str, Any]) -> None:
+        if record["number"] <= self.number:
+            return
+        self.number = record["number"]
+        for tale in self.tales.values():
+            if tale.live and tale.status == "parked":
+                tale.status = "running"
+
+    def _function(self, tale: Tale) -> dict[str, Any]:
+        assert tale.request is not None
+        number = max(tale.request.record.get("number", 0), self.number)
+        definition = self.definitions.get(number) or {"functions": []}
+        return next((one for one in definition["functions"] if one["id"] == tale.function), {})
+
+    # Runs
+
+    def _run_requested(self, entry: Entry, record: dict[str, Any]) -> None:
+        if record["run"] in self.tales:
+            return
+        tale = self.tales[record["run"]] = Tale(record["run"], entry)
+        heritage = record.get("heritage") or {}
+        tale.consumed = dict.fromkeys(heritage.get("taken", {}), "")
+        for key in heritage.get("keys", {}):
+            tale.keys[key] = Cursor()
+        due = entry.at + record["delay_ms"] if "delay_ms" in record else record.get("due")
+        if due is not None and due > entry.at:
+            tale.timers["start"] = due, entry.offset
+        else:
+            self._start(tale, entry)
+
+    def _start(self, tale: Tale, entry: Entry) -> None:
+        tale.status = "running"
+        timeout_ms = self._function(tale).get("timeout_ms")
+        if timeout_ms is not None:
+            tale.timers["timeout"] = entry.at + timeout_ms, entry.offset
+
+    def _end(self, tale: Tale, status: str, entry: Entry) -> None:
+        tale.status, tale.end = status, entry
+        for key, cursor in tale.keys.items():
+            if tale.waiting(key):
+                cursor.g += 1
+                tale.listed.append(Listed(key, cursor.g, ()))
+
+    def _run_cancel_requested(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self.tales.setdefault(record["run"], Tale(record["run"]))
+        if tale.live:
+            self._end(tale, "cancelled", entry)
+
+    def _live(self, entry: Entry, run: str) -> Tale | None:
+        tale = self.tales.get(run)
+        if tale is None:
+            return None
+        if not tale.live:
+            tale.ignored.append(entry)
+            return None
+        return tale
+
+    def _run_parked(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        owner = record["owner"]
+        if tale is not None and (owner["number"], owner["token"]) == self.owner and tale.status == "running":
+            tale.status = "parked"
+            tale.parked += 1
+
+    def _run_unparked(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        if tale is not None and tale.status == "parked":
+            tale.status = "running"
+
+    def _run_errored(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        if tale is not None and tale.status == "running" and record["attempt"] == tale.attempt:
+            tale.attempt += 1
+            tale.timers["retry"] = entry.at + record["retry_in_ms"], entry.offset
+
+    def _run_finished(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        if tale is not None:
+            for name in record.get("closes", ()):
+                self._close(tale, name, entry)
+            self._end(tale, record["status"], entry)
+
+    # Ops
+
+    def _step_completed(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        if tale is not None:
+            op = tale.ops.setdefault(record["op"], Op(record["op"], "step", record["digest"]))
+            if op.decided is None:
+                op.outcome = entry
+            else:
+                tale.ignored.append(entry)
+
+    def _step_failed(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        if tale is None:
+            return
+        op = tale.ops.setdefault(record["op"], Op(record["op"], "step", record["digest"]))
+        if op.decided is not None or record["attempt"] != op.attempt:
+            tale.ignored.append(entry)
+        elif "retry_in_ms" in record:
+            op.attempt += 1
+            op.due, op.setter = entry.at + record["retry_in_ms"], entry.offset
+        else:
+            op.outcome = entry
+
+    def _op_opened(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        if tale is None:
+            return
+        if record["op"] in tale.ops:
+            tale.ignored.append(entry)
+            return
+        opening = record["opening"]
+        op = tale.ops[record["op"]] = Op(record["op"], opening["type"], record["digest"], entry)
+        if op.type in AT_ONCE or (op.type == "call" and not opening["awaited"]):
+            op.outcome = entry
+        elif op.type == "sleep":
+            until = opening.get("until")
+            op.due = max(entry.at, until if until is not None else entry.at + opening.get("for_ms", 0))
+            op.setter = entry.offset
+        elif op.type == "wait":
+            op.key, op.where = opening["key"], opening.get("where", "")
+            if opening.get("timeout_ms") is not None:
+                op.due, op.setter = entry.at + opening["timeout_ms"], entry.offset
+            tale.keys.setdefault(op.key, Cursor())
+            tale.subscribe(op.key)
+
+    def _op_closed(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        if tale is not None:
+            self._close(tale, record["op"], entry)
+
+    def _close(self, tale: Tale, name: str, entry: Entry) -> None:
+        op = tale.ops.setdefault(name, Op(name, "step"))
+        if op.closed is not None:
+            return
+        op.closed = entry
+        if op.key and op.outcome is None:
+            tale.subscribe(op.key)
+        elif op.outcome is not None and op.outcome.kind == "match.offered":
+            self._give_back(tale, op)
+
+    def _give_back(self, tale: Tale, op: Op) -> None:
+        """User code never saw what the wait consumed: others may have it, through each key that had it marked."""
+        assert op.outcome is not None
+        event = op.outcome.record["event_id"]
+        if tale.consumed.get(event) != op.name:
+            return
+        op.gave_back = True
+        del tale.consumed[event]
+        for key, cursor in tale.keys.items():
+            marked = [position for position, known in cursor.taken.items() if known == event]
+            for position in marked:
+                del cursor.taken[position]
+            if marked and tale.waiting(key):
+                tale.subscribe(key)
+
+    def _run_answered(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        op = tale.ops.get(record["op"]) if tale is not None else None
+        if op is not None and op.is_open and op.type in ("call", "watch"):
+            op.outcome = entry
+
+    def _match_offered(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        if tale is None:
+            return
+        if record.get("rule", -1) >= 0:
+            self._end(tale, "cancelled", entry)
+            return
+        cursor = tale.keys.get(record["key"])
+        if cursor is None or record["g"] != cursor.g:
+            tale.ignored.append(entry)
+            return
+        event = record["event_id"]
+        cursor.taken[record["position"]] = event
+        if event in tale.consumed:
+            tale.subscribe(record["key"])
+            return
+        op = tale.ops[record["op"]]
+        assert op.is_open, f"I12: {entry.raw!r} answers the latest subscription, which lists a wait that is not open"
+        tale.taken.append(Taking(entry, op, frozenset(tale.consumed), tuple(tale.waiting(op.key))))
+        tale.consumed[event] = op.name
+        op.outcome = entry
+        if tale.waiting(op.key):
+            tale.subscribe(op.key)
+
+    def _timer_fired(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["entity"])
+        if tale is None:
+            return
+        name = record["timer"]
+        if name in tale.timers:
+            self._run_timer(tale, name, entry)
+            return
+        op = tale.ops.get(name)
+        if op is None or op.decided is not None or op.setter != record["setter"] or op.due is None or entry.at < op.due:
+            tale.ignored.append(entry)
+        elif op.type == "step":
+            op.due = None
+            op.retried.append(entry)
+        else:
+            op.outcome = entry
+            if op.key:
+                tale.subscribe(op.key)
+
+    def _run_timer(self, tale: Tale, name: str, entry: Entry) -> None:
+        due, setter = tale.timers[name]
+        if setter != entry.record["setter"] or entry.at < due:
+            tale.ignored.append(entry)
+            return
+        del tale.timers[name]
+        if name == "timeout":
+            self._end(tale, "failed", entry)
+        elif name == "start":
+            self._start(tale, entry)
+
+
+def tell(journal: Journal) -> dict[str, Tale]:
+    """All runs of a log, read without what came a second time."""
+    tales: dict[str, Tale] = {}
+    for entries in journal.values():
+        tales.update(Teller().read(entries))
+    return tales

@@ -1,0 +1,98 @@
+"""The app whose functions play programs. Newer versions of it have a change, and functions that older ones lack."""
+
+from typing import Any
+
+import msgspec
+
+from perdure import App, CancelOn, Context, Ended, Event, Function, Retry
+from tests.simulation.programs import syntax
+from tests.simulation.programs.player import Player, Scene, Told
+from tests.simulation.programs.syntax import LIMIT, Program
+
+WAITS = ["go data.k", "go data.u", "go", "begin data.k", "begin data.u", "begin"]
+REMIND = syntax.Step(value=7)
+
+
+def make_app(scene: Scene, version: int = 0) -> App:
+    """A new app, for one pod. `version` 0 lacks the change "tea"; each version has a function of its own."""
+    app = App("programs")
+
+    @app.step(retries=Retry(LIMIT))
+    async def work(job: syntax.Step) -> str:
+        return await scene.work(job)
+
+    @app.step(retries=Retry(LIMIT))
+    def labour(job: syntax.Step) -> str:
+        return scene.labour(job)
+
+    async def ended(ctx: Context, what: Ended) -> str:
+        return await work(REMIND)
+
+    def player(ctx: Context, *, own: bool, tea: bool) -> Player:
+        return Player(ctx, scene, work, labour, play, own=own, tea=tea)
+
+    if version == 0:
+
+        @app.background(id="play", retries=1, waits=WAITS)
+        async def play_before(ctx: Context, program: Program) -> Told:
+            return await player(ctx, own=False, tea=False).play(program)
+
+        play: Function[[Program], Told] = play_before
+    else:
+
+        @app.background(id="play", retries=1, waits=WAITS)
+        async def play_after(ctx: Context, program: Program) -> Told:
+            return await player(ctx, own=False, tea=ctx.patched("tea")).play(program)
+
+        play = play_after
+
+    @app.function(
+        on="begin",
+        retries=1,
+        waits=WAITS,
+        cancel_on=CancelOn("stop", match="data.k"),
+        on_cancel=ended,
+        on_failure=ended,
+    )
+    async def begun(ctx: Context, event: Event) -> Told:
+        program: Program = msgspec.convert(event.data["program"], Program)
+        told = await player(ctx, own=True, tea=False).play(program)
+        if event.data["again"]:
+            await ctx.continue_as(Event("begin", {**event.data, "again": event.data["again"] - 1}))
+        return told
+
+    @app.function(on="cart", cancel_on=CancelOn("cart", match="data.k"), on_cancel=ended)
+    async def abandoned(ctx: Context, event: Event) -> str:
+        """Each event starts a run and ends the run before it of the same cart."""
+        if await ctx.wait_for_event("bought", match="data.k", timeout="30m"):
+            return "bought"
+        await work(REMIND)
+        return "reminded"
+
+    @app.function(
+        on="cart",
+        timeout="90m",
+        cancel_on=[
+            CancelOn("cart", match="data.u", where="async.data.n > event.data.n", timeout="20m"),
+            CancelOn("bought", match="data.k"),
+        ],
+        on_failure=ended,
+    )
+    async def basket(ctx: Context, event: Event) -> str:
+        """Another rule for the same events; and the run's own timeout ends what nobody cancels."""
+        await work(REMIND)
+        other = await ctx.wait_for_event("cart", match="data.k")
+        return str(other.id)
+
+    if version:
+
+        @app.background(id=f"of version {version}")
+        async def of_version() -> int:
+            return version
+
+    return app
+
+
+def begin_data(k: int, u: int, again: int, program: Program) -> dict[str, Any]:
+    """The data of a `begin` event."""
+    return {"k": k, "u": u, "n": k, "again": again, "program": msgspec.to_builtins(program)}
