@@ -11,10 +11,12 @@ is refused, and the engine goes on without it.
 """
 
 from bisect import bisect_left, insort
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from random import Random
 
 from perdure.errors import LogFull
+from perdure.log.protocol import Batch
 from tests.simulation.swarm import Swarm
 from tests.simulation.trace import Trace
 
@@ -88,7 +90,10 @@ class SimDisk:
         self._swarm = swarm
         self._trace = trace
         self._stores: dict[str, SimStore] = {}
-        self._unsynced: list[Callable[[], None]] = []
+        self._unsynced: deque[tuple[int, Callable[[], None]]] = deque()
+        self.promised: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
+        """By partition, what a log on this disk has acknowledged: (offset, record). Not on the disk itself."""
+        self.side: dict[tuple[str, int], list[Batch]] = {}
         self.full = False
         self.writes = 0
         self.process_is_dead: Callable[[], bool] = lambda: True
@@ -133,25 +138,22 @@ class SimDisk:
         self.writes += 1
         if self._unsynced and self._random() < 0.1:
             self.sync()  # the system writes back what is old enough, whenever it likes
-        self._unsynced.append(undo)
+        self._unsynced.append((self.writes, undo))
 
     def sync(self) -> None:
         """Everything written so far is durable."""
         self._unsynced.clear()
 
-    @property
-    def unsynced(self) -> int:
-        return len(self._unsynced)
-
-    def sync_first(self, count: int) -> None:
-        """The `count` oldest of the unsynced writes are durable."""
-        del self._unsynced[:count]
+    def sync_to(self, written: int) -> None:
+        """The first `written` of all writes are durable."""
+        while self._unsynced and self._unsynced[0][0] <= written:
+            self._unsynced.popleft()
 
     def lose_power(self) -> None:
         """Some end of what was not synced is gone."""
         lost = self._rng.randint(0, len(self._unsynced))
         for _ in range(lost):
-            self._unsynced.pop()()
+            self._unsynced.pop()[1]()
         self._unsynced.clear()
         self._trace.note("lost", f"{self.name} {lost} writes")
 
@@ -162,6 +164,8 @@ class SimDisk:
             self.forget()
 
     def forget(self) -> None:
-        """An empty disk."""
-        self._stores.clear()
+        """All state is gone; a log that stands on this disk is not."""
         self._unsynced.clear()
+        for name, store in self._stores.items():
+            if name != "log":
+                store.apply((), (), (b"",))

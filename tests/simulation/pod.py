@@ -9,6 +9,7 @@ from perdure.partition import Processor
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
 from tests.simulation.disk import SimDisk
+from tests.simulation.disklog import DiskLog
 from tests.simulation.loop import Owner
 from tests.simulation.simlog import SimLog
 
@@ -32,7 +33,7 @@ class Pod:
         self.lives = 0
         self.disk = SimDisk(name, world.draw(f"disk {name}"), world.swarm, world.trace)
         self.owner: Owner | None = None
-        self.log: SimLog | None = None
+        self.log: SimLog | DiskLog | None = None
         self.node: Node | None = None
         self.running = ""
         """Version of the present life."""
@@ -69,10 +70,19 @@ class Pod:
         self.disk.process_is_dead = lambda: owner.dead
         self.disk.die = self.die
         self.disk.reopen()
-        log = self.log = SimLog(world.cluster, owner, self.disk)
+        log = self.log = self._log(owner)
         with world.loop.on_behalf(owner):
             node = self.node = Node(world.apps[self.running], log, evict=world.swarm.evict)
             world.loop.create_task(self._open(owner, node))
+
+    def _log(self, owner: Owner) -> SimLog | DiskLog:
+        world = self.world
+        if not world.swarm.embedded:
+            return SimLog(world.cluster, owner, self.disk)
+        chance = world.draw(f"log {owner}")
+        return DiskLog(
+            world.loop, chance, world.swarm, world.trace, owner, self.disk, lambda: world.cluster.clock_ms(0)
+        )
 
     async def _open(self, owner: Owner, node: Node) -> None:
         try:

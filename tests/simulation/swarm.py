@@ -12,6 +12,8 @@ class Swarm:
     """Rates are events a second of virtual time in a world; `p_` are probabilities a request; all 0 is a calm world."""
 
     # How the world is made
+    embedded: bool = False
+    """One pod, whose log is on its own disk, and no brokers."""
     pods: int = 1
     partitions: int = 3
     tick_seconds: float = 0.1
@@ -85,6 +87,8 @@ def draw(rng: Random, *, most_pods: int = 4) -> Swarm:
         skew_ms=rng.choice((0, 0, 50, 5_000)),
         evict=rng.random() < 0.2,
     )
+    if rng.random() < 0.2:
+        swarm.embedded, swarm.pods = True, 1
     for name in RATES:
         if rng.random() < 0.4:
             setattr(swarm, name, rng.choice((0.02, 0.1, 0.3)))

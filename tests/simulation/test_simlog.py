@@ -13,6 +13,7 @@ from perdure.log.protocol import Log
 from tests.log.conformance import Conformance
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import SimDisk
+from tests.simulation.disklog import DiskLog
 from tests.simulation.loop import SimLoop
 from tests.simulation.simlog import SimLog
 from tests.simulation.swarm import Swarm
@@ -46,6 +47,8 @@ def _on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 
 
 class SimBench:
+    """A log of the simulator, and its next lives."""
+
     def __init__(self, swarm: Swarm) -> None:
         self.loop = cast("SimLoop", asyncio.get_running_loop())
         self.swarm = swarm
@@ -54,11 +57,16 @@ class SimBench:
         self.lives = 0
         self.log: Log = self.next()
 
-    def next(self) -> SimLog:
+    def next(self) -> SimLog | DiskLog:
         self.lives += 1
         owner = self.loop.add_owner(f"life {self.lives}")
         self.disk.process_is_dead = lambda: owner.dead
-        self.log = self.sim = SimLog(self.cluster, owner, self.disk)
+        self.sim: SimLog | DiskLog = SimLog(self.cluster, owner, self.disk)
+        if self.swarm.embedded:
+            self.sim = DiskLog(
+                self.loop, Random(3), self.swarm, Trace(), owner, self.disk, lambda: self.cluster.clock_ms(0)
+            )
+        self.log = self.sim
         return self.sim
 
     async def reopen(self) -> Log:
@@ -68,6 +76,8 @@ class SimBench:
 
     async def crash(self) -> Log:
         self.loop.bury(self.sim.owner)
+        if self.swarm.embedded:
+            self.disk.lose_power()
         await self.next().open()
         return self.log
 
@@ -99,3 +109,12 @@ class TestRough(Conformance):
     @pytest.fixture
     def bench(self) -> Swarm:
         return Swarm(partitions=3, tail=0.05, p_lost_request=0.1, p_lost_answer=0.1, request_timeout=0.2)
+
+
+@simulated
+class TestEmbedded(Conformance):
+    """Every crash is one of the machine's."""
+
+    @pytest.fixture
+    def bench(self) -> Swarm:
+        return Swarm(partitions=3, embedded=True)

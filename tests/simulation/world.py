@@ -21,9 +21,11 @@ from perdure_schemas.event import EventBody
 from tests.simulation.chaos import Chaos
 from tests.simulation.cluster import Cluster
 from tests.simulation.control import controlled
+from tests.simulation.disklog import DiskLog
 from tests.simulation.loop import Owner, SimLoop, SimTask
 from tests.simulation.pod import Pod, Unanswered
 from tests.simulation.swarm import Swarm, draw
+from tests.simulation.topics import Journal
 from tests.simulation.trace import Trace
 
 T = TypeVar("T")
@@ -219,6 +221,12 @@ class World:
         found: list[tuple[float, str, str]] = self.__dict__.setdefault("_effects", [])
         return found
 
+    @property
+    def journals(self) -> list[Journal]:
+        """What the brokers have; in an embedded world what is acknowledged on the disk."""
+        log = self.pods[0].log
+        return log.journals if isinstance(log, DiskLog) else self.cluster.journals
+
     # The end
 
     def heal(self) -> None:
@@ -240,7 +248,7 @@ class World:
             return self.chaos.busy()
         if self.cluster.late:
             return "an abandoned producer has something to deliver"
-        if self.cluster.group.rebalancing:
+        if self.cluster.group.rebalancing and not self.swarm.embedded:
             return "the group is dealing partitions"
         found: set[int] = set()
         for pod in self.pods:
@@ -262,7 +270,7 @@ class World:
                 if not processor.current:
                     return f"{pod.name} is not the owner of partition {processor.partition} by its log"
                 found.add(processor.partition)
-                end = self.cluster.journals[processor.partition].end
+                end = self.journals[processor.partition].end
                 if processor.offset != end:
                     return f"{pod.name} has folded partition {processor.partition} to {processor.offset} of {end}"
                 due = processor.timers.first_due()
@@ -302,7 +310,7 @@ class World:
 
     def records(self) -> list[list[tuple[int, int, bytes]]]:
         """(offset, timestamp, value) of all that each partition keeps."""
-        return [journal.records() for journal in self.cluster.journals]
+        return [journal.records() for journal in self.journals]
 
     def report(self) -> str:
         """One line: what this world was."""
@@ -321,9 +329,10 @@ class World:
             "trim",
         )
         shown = " ".join(f"{kind}={counts[kind]}" for kind in kinds if counts[kind])
+        where = "embedded" if self.swarm.embedded else f"{self.swarm.pods} pods"
         return (
-            f"seed {self.seed}: {self.swarm.pods} pods, {self.swarm.partitions} partitions, {self.cluster.records} "
-            f"records, {self.time:.1f}s, {self.loop.handles} callbacks, {shown}, trace {self.trace.digest}"
+            f"seed {self.seed}: {where}, {self.swarm.partitions} partitions, {counts['append']} records, "
+            f"{self.time:.1f}s, {self.loop.handles} callbacks, {shown}, trace {self.trace.digest}"
         )
 
 
