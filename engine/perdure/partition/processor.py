@@ -379,6 +379,11 @@ class Processor:
         """Best effort, to a side topic that no fold reads."""
         self.log.side(topic, self.partition, _ENCODE(record))
 
+    @property
+    def sealed(self) -> bool:
+        """A checkpoint waits to be written."""
+        return self._checkpointer.sealed
+
     def checkpoint(self) -> bool:
         """Step 5, as far as it can go now. True when the store stands where the fold does."""
         checkpointer = self._checkpointer

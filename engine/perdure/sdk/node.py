@@ -24,6 +24,8 @@ from perdure_schemas.records import AppDefined, Record, V
 
 log = logging.getLogger("perdure.engine")
 _ENCODE = msgspec.json.Encoder().encode
+CHECKPOINT_TICKS = 5
+"""A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub, and most are that short."""
 TICK_SECONDS = 0.1
 """At the latest this often: checkpoints, idle runs, timers."""
 
@@ -52,6 +54,7 @@ class Node:
         self.waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._active = 0
         self._activated: asyncio.Event
+        self._ticks = 0
         self._tick: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0
@@ -185,19 +188,21 @@ class Node:
 
     def _ticked(self) -> None:
         try:
-            self.tick()
+            self._ticks += 1
+            self.tick(checkpoint=self._ticks % CHECKPOINT_TICKS == 0)
         except LogError as error:
             log.error("%s", error)
         self._tick = self._loop.call_later(TICK_SECONDS, self._ticked, context=Context())
 
-    def tick(self) -> None:
-        """Timers that are due, runs that may rest, checkpoints that may be written."""
+    def tick(self, *, checkpoint: bool = True) -> None:
+        """Timers that are due, runs that may rest, checkpoints that may be written; new ones if `checkpoint`."""
         self.worker.sweep()
         self.ownership.tick()
         for processor in self._processors.values():
             if processor.performing:
                 processor.timers.tick()
-                processor.checkpoint()
+                if checkpoint or processor.sealed:
+                    processor.checkpoint()
         self._plan_timer()
 
     def _plan_timer(self) -> None:
