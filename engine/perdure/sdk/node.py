@@ -25,7 +25,7 @@ from perdure_schemas.records import AppDefined, Record, V
 log = logging.getLogger("perdure.engine")
 _ENCODE = msgspec.json.Encoder().encode
 CHECKPOINT_TICKS = 5
-"""A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub, and most are that short."""
+"""A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub."""
 TICK_SECONDS = 0.1
 """At the latest this often: checkpoints, idle runs, timers."""
 

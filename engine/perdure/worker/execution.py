@@ -355,7 +355,8 @@ class Execution(Struct, eq=False):
             return
         held = self.recorded.get(op, "")
         early = (one.op for one in self.queue if one.op in self.waiting)
-        new = next((asked for asked in self.waiting if asked not in self.recorded), next(early, ""))
+        there = (asked for asked in self.waiting if asked.partition("/")[0] == op.partition("/")[0])
+        new = next((asked for asked in self.waiting if asked not in self.recorded), next(early, next(there, "")))
         why = "is in the log and was not asked for" + ("" if new else ": the code asks for nothing there")
         self.park(op, AskedOp(op, held), AskedOp(new) if new else None, why)
 
