@@ -27,7 +27,7 @@ from perdure.flow import definitions, intake, matcher, ops, queues, run, timer
 from perdure.flow.view import View
 from perdure_schemas import records as r
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Changes when the same log would fold to another state: a store of another version is folded again."""
 
 FOLDS: dict[type[r.Record], Callable[[View, Any, int], None]] = {
