@@ -154,7 +154,7 @@ def test_a_run_parked_by_the_code_that_comes_stays_parked(world: World) -> None:
     world.define(on("added"))
     newer = on("added", where="true")
     run = world.request()
-    owner = world.start_owner(world.of_run(run))
+    owner = world.start_owner(world.of_run(run), code=definition_of(newer).digest)
     world.to_run(run, RunParked(run, owner, definition_of(newer).digest, "differs", v=V))
     world.define(newer)
     assert world.run(run).status == "parked"

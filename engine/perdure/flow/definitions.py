@@ -5,6 +5,9 @@
 
 In one phase an event could pass a partition that did not copy it yet, and a wait of the new code would miss it
 (model/control.py: 28 to 49 of 60 seeds).
+
+The owner of a partition says which code it runs. What newer code has taken further, older code holds and does not touch
+(`View.advanced_by`); what one code has parked, other code tries again.
 """
 
 from perdure.flow.effects import Activated, OwnerKnown, Schedule, Start
@@ -22,6 +25,8 @@ from perdure_schemas.records import (
 )
 
 CRON = "cron:"
+CODES_KEPT = 1_000
+"""Changes of the owner's code that are remembered: what is older, any code may take further."""
 
 
 def app_defined(view: View, record: AppDefined, at: int) -> None:
@@ -46,6 +51,8 @@ def app_paths(view: View, record: AppPaths, at: int) -> None:
         for event, path in function.paths:
             known = paths.setdefault(event, {})
             known[path] = max(known.get(path, 0), function.lookback_ms)
+    view.meta.known[record.definition.digest] = record.number
+    _number_code(view)
     view.send(0, AppReady(v=V, number=record.number))
 
 
@@ -67,7 +74,7 @@ def app_activated(view: View, record: AppActivated, at: int) -> None:
     if record.number <= meta.current:
         return
     meta.current = record.number
-    view.effects.acts.append(Activated(record.number))
+    view.effects.oblige(Activated(record.number))
     _schedule(view)
     _try_parked(view)
 
@@ -86,12 +93,23 @@ def _schedule(view: View) -> None:
             view.effects.oblige(Schedule(defined.id))
 
 
+def _number_code(view: View) -> None:
+    """Write down from which offset on the owner's code has which number."""
+    meta = view.meta
+    number, codes = meta.known.get(meta.code, 0), meta.codes
+    if codes and codes[-1][1] == 0:
+        # It owned the partition before its number came here.
+        codes[-1] = (codes[-1][0], number)
+    elif not codes or codes[-1][1] != number:
+        codes.append((view.offset, number))
+        del codes[:-CODES_KEPT]
+
+
 def _try_parked(view: View) -> None:
-    routes = view.routes()
-    assert routes is not None, "I13: activated before its paths were known here"
+    """What other code has parked goes on under the owner's, or is parked again."""
     for run, code in list(view.parked.items()):
         state = view.runs.get(run)
-        if state is not None and code != routes.definition.digest:
+        if state is not None and code != view.meta.code:
             state.parked = None
             state.status = "running"
             view.runs.touch(run)
@@ -140,7 +158,12 @@ def owner_started(view: View, record: OwnerStarted, at: int) -> None:
     if record.owner.number > current:
         meta.owner = record.owner
         meta.released = False
+        meta.code = record.code
+        _number_code(view)
         view.effects.oblige(OwnerKnown(record.owner.number, record.owner.token))
+        if record.code in meta.known:
+            # Else once it is activated: until then its paths are not copied.
+            _try_parked(view)
 
 
 def owner_released(view: View, record: OwnerReleased, at: int) -> None:

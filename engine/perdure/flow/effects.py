@@ -96,9 +96,9 @@ class OwnerKnown(Struct, frozen=True, tag=True, gc=False):
     token: str
 
 
-Duty = Schedule | OwnerKnown | Answer | Parked | Attempted
+Duty = Schedule | OwnerKnown | Activated | Answer | Parked | Attempted
 """What the processor itself has to see to, also where it concerns the worker too."""
-Act = Start | Deliver | Retry | Ended | Refused | Activated | Duty
+Act = Start | Deliver | Retry | Ended | Refused | Duty
 
 
 class Effects:

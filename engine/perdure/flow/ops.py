@@ -50,14 +50,13 @@ SKEW_MS = 3_600_000
 """Partitions' clocks may differ by this much: what one has forgotten no other brings again."""
 
 
-def shorten(view: View, payload: Payload) -> Payload:
-    """A large payload of the record that is folded is kept once, as that record, and referred to by its entity."""
+def shorten(payload: Payload, place: Ref) -> Payload:
+    """A large payload is stored once, in the record at `place`, and referred to from here on."""
     if payload.ref is not None:
         return payload
     inline = payload.inline
     if isinstance(inline, msgspec.Raw) and len(memoryview(inline)) > INLINE_LIMIT_BYTES:
-        view.wholes.add(view.offset, view.raw)
-        return Payload(ref=Ref(view.partition, view.offset), encoded=payload.encoded)
+        return Payload(ref=place, encoded=payload.encoded)
     return payload
 
 
@@ -183,6 +182,7 @@ def _open_call(view: View, run: RunState, record: OpOpened, at: int) -> None:
     assert isinstance(opening, Call)
     if opening.awaited:
         run.open[record.op] = OpenOp("call", record.digest, child=opening.run)
+    arguments = shorten(opening.arguments, Ref(view.partition, view.offset))
     view.send_to_run(
         opening.run,
         RunRequested(
@@ -190,7 +190,7 @@ def _open_call(view: View, run: RunState, record: OpOpened, at: int) -> None:
             opening.function,
             "call" if opening.awaited else "enqueue",
             number=view.meta.current,
-            arguments=opening.arguments,
+            arguments=arguments,
             parent=Parent(run.id, record.op) if opening.awaited else None,
             rules=opening.rules,
             delay_ms=opening.delay_ms,
@@ -235,7 +235,8 @@ def _open_queued(view: View, run: RunState, record: OpOpened, at: int) -> None:
     opening = record.opening
     assert isinstance(opening, Queued)
     run.open[record.op] = OpenOp(queues.QUEUED, record.digest)
-    queues.begin(view, run, record.op, replace(opening, arguments=shorten(view, opening.arguments)), at)
+    arguments = shorten(opening.arguments, Ref(view.partition, view.offset)) or opening.arguments
+    queues.begin(view, run, record.op, replace(opening, arguments=arguments), at)
 
 
 _OPENERS: dict[type[Opening], Callable[[View, RunState, OpOpened, int], None]] = {

@@ -119,10 +119,6 @@ class RunState(Struct, omit_defaults=True, gc=False):
     ended_offset: int = -1
     result: Payload | None = None
     error: ErrorInfo | None = None
-    wholes: tuple[int, ...] = ()
-    """Offsets of records that are kept whole for this run: its event, arguments or result refer to them."""
-    ending_at: int = -1
-    """The one of them that has the `ending`, where that is large."""
 
 
 class Subscription(Struct, omit_defaults=True, gc=False):
@@ -178,6 +174,12 @@ class Meta(Struct, omit_defaults=True, gc=False):
     owner: Owner | None = None
     released: bool = True
     """The last owner stopped cleanly."""
+    code: str = ""
+    """Digest of the current owner's code."""
+    codes: list[tuple[int, int]] = []
+    """From which offset on the owner's code had which number (0: not known here), for as long as that may matter."""
+    known: dict[str, int] = {}
+    """Digest → latest number whose paths came here."""
     current: int = 0
     """Number of the active definition."""
     numbers: dict[str, int] = {}

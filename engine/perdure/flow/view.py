@@ -4,6 +4,9 @@ The view is an overlay: it reads through to a backing (a partition's store, or n
 until a checkpoint takes it. Folding is the same whatever stands behind it.
 """
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -11,15 +14,13 @@ import msgspec
 from perdure.flow.due import DueIndex
 from perdure.flow.effects import Effects
 from perdure.flow.kept import Kept
-from perdure.flow.lines import Lines
+from perdure.flow.lines import Lines, StoredLine
 from perdure.flow.routes import Routes
 from perdure.flow.routing import partition_of, partition_of_run
 from perdure.flow.states import TERMINAL, CronState, MatchState, Meta, QueuedState, RunState
 from perdure.flow.tables import Backing, EmptyBacking, Table
-from perdure.flow.wholes import Wholes, ending_in, payload_in
 from perdure_schemas.definition import Definition, FunctionDefined
-from perdure_schemas.payload import Payload
-from perdure_schemas.records import Ending, Record
+from perdure_schemas.records import Record
 
 EXPIRIES_A_RECORD = 1_000
 """Bound on what one record lets expire: the rest goes with the next ones, the same in every fold of the log."""
@@ -27,6 +28,8 @@ DEFAULT_LOOKBACK_MS = 86_400_000
 DEFAULT_WINDOW_MS = 172_800_000
 _ENCODE = msgspec.json.Encoder().encode
 _META = "meta"
+_BY_THE_LOG = ("timer.fired", "run.answered", "match.offered")
+"""Outcomes that are not the run's own words."""
 
 
 class View:
@@ -46,7 +49,6 @@ class View:
         self.metas = Table(b"#", Meta, backing)
         self.kept = Kept(backing)
         self.lines = Lines(backing)
-        self.wholes = Wholes(backing)
         self.timers = DueIndex(b"t/", backing)
         self.expiries = DueIndex(b"x/", backing)
         self.meta = self.metas.get(_META) or Meta()
@@ -97,20 +99,24 @@ class View:
         newer = self.definitions.get(str(run.number))
         return next((one for one in newer.functions if one.id == run.function), None) if newer else None
 
+    def code_at(self, offset: int) -> int:
+        """Number of the owner's code when it read `offset`; 0 if that is not known."""
+        codes = self.meta.codes
+        index = bisect_right(codes, offset, key=itemgetter(0)) - 1
+        return codes[index][1] if index >= 0 else 0
+
+    def advanced_by(self, run: RunState, lines: Sequence[StoredLine]) -> int:
+        """Number of the code that last took the run further; 0 if none has, or it is not known.
+
+        It is read off the place of the last line that its code wrote: so a step costs nothing for it.
+        """
+        last = next((line.offset for line in reversed(lines) if line.kind not in _BY_THE_LOG), -1)
+        return self.code_at(max([last, *(op.setter for op in run.open.values())]))
+
     def lookback_ms(self, run: RunState) -> int:
         """How far back the run's waits look."""
         defined = self.defined(run)
         return defined.lookback_ms if defined else DEFAULT_LOOKBACK_MS
-
-    def inline(self, payload: Payload | None, field: str = "result") -> Payload | None:
-        """As it goes to another partition, which has no place of ours to look at."""
-        raw = self.wholes.get(payload.ref.offset) if payload is not None and payload.ref is not None else None
-        return payload if raw is None else payload_in(raw, field)
-
-    def ending_of(self, run: RunState) -> Ending | None:
-        """What a handler run is told of the run that ended."""
-        raw = self.wholes.get(run.ending_at) if run.ending_at >= 0 else None
-        return run.ending if raw is None else ending_in(raw)
 
     def send(self, partition: int, record: Record) -> int:
         """Append `record` to a partition, with the next dense number for it. Returns that number."""
@@ -145,8 +151,6 @@ class View:
                 self.seen.delete(key[2:].decode())
             elif kind == b"k/":
                 self.kept.delete(key)
-            elif kind == b"w/":
-                self.wholes.delete(int.from_bytes(key[2:], "big"))
             else:
                 self.runs.delete(key[2:].decode())
 
@@ -164,11 +168,8 @@ class View:
             state[repr(row)] = _ENCODE(kept)
         for run in self.lines.runs():
             state["o/" + run] = b"\n".join(
-                b"%d %d %b" % (line.at, line.offset, _ENCODE(self.lines.whole(run, line)))
-                for line in self.lines.load(run)
+                b"%d %d %b" % (line.at, line.offset, line.raw) for line in self.lines.load(run)
             )
-        for row, raw in self.wholes.items():
-            state[repr(row)] = raw
         for index in (self.timers, self.expiries):
             for row in index.rows():
                 state[repr(row)] = b""
@@ -181,7 +182,6 @@ class View:
             table.seal(puts, deletes)
         self.kept.seal(puts, deletes)
         self.lines.seal(puts, deletes, clears)
-        self.wholes.seal(puts, deletes)
         self.timers.seal(puts, deletes)
         self.expiries.seal(puts, deletes)
 
@@ -195,7 +195,6 @@ class View:
         self.metas.written()
         self.kept.written()
         self.lines.written()
-        self.wholes.written()
         self.timers.written()
         self.expiries.written()
         return rested

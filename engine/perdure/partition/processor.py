@@ -22,14 +22,15 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from perdure.errors import LogCorrupt, LogError, PartitionHalted
 from perdure.flow import FOLD_VERSION, Own, UnreadableRecord, decode, fold_batch
-from perdure.flow.effects import Act, Answer, Attempted, Deliver, OwnerKnown, Parked, Retry, Schedule, Start
+from perdure.flow.effects import Act, Activated, Answer, Attempted, Deliver, OwnerKnown, Parked, Retry, Schedule, Start
+from perdure.flow.lines import StoredLine
 from perdure.flow.queues import key_of
 from perdure.flow.states import RunState
 from perdure.flow.view import View
@@ -96,6 +97,8 @@ class Processor:
         """Us, as the log is told: the highest number read + 1, and a random token."""
         self.current = False
         """Our owner.started was read back and won."""
+        self._behind = False
+        """Newer code has owned this partition: what it took further is not for us."""
         self._opinions: dict[tuple[str, str], int] = {}
         """Opinions (run, op) that were not read back yet, with the number of the owner they are of."""
         self._aside: list[bytes] = []
@@ -139,6 +142,7 @@ class Processor:
     def own(self) -> None:
         """Caught up: own the partition, perform, and start what has work."""
         unclean, warm = not self.view.meta.released, self._warm
+        self._compare_code()
         self.performing = self._warm = True
         self.announce()
         if warm:
@@ -278,6 +282,9 @@ class Processor:
                 self.append(StepAnswered(act.run, act.op, act.claim, act.granted, act.why, v=V))
             elif isinstance(act, OwnerKnown):
                 known = act
+                self._compare_code()
+            elif isinstance(act, Activated):
+                self._compare_code()
             elif isinstance(act, Parked | Attempted):
                 self._opinions.pop((act.run, act.op if isinstance(act, Attempted) else ""), None)
         return known
@@ -293,6 +300,19 @@ class Processor:
         elif owner.number >= self.owner.number:
             self.current = False
             self._overtaken(self)
+
+    def _compare_code(self) -> None:
+        meta = self.view.meta
+        ours = meta.known.get(self.code)
+        # Code without a number is new.
+        self._behind = ours is not None and any(number > ours for _, number in meta.codes)
+
+    def ahead(self, run: RunState, lines: Sequence[StoredLine] | None = None) -> bool:
+        """Whether newer code than ours has taken the run further: it goes on under that, or once ours is activated."""
+        if not self._behind:
+            return False
+        known = self.view.lines.load(run.id) if lines is None else lines
+        return self.view.advanced_by(run, known) > self.view.meta.known[self.code]
 
     def _append_sends(self) -> None:
         effects = self.view.effects
@@ -418,18 +438,19 @@ class Processor:
 
     def payload(self, payload: Payload, *, field: str = "result") -> bytes:
         """A payload's bytes, wherever they are stored."""
-        if payload.ref is not None:
-            payload = self.view.inline(payload, field) or payload
-        if payload.ref is not None:
-            payload = self._in_journal(payload.ref, field)
-        assert isinstance(payload.inline, msgspec.Raw), "a payload is inline or a ref"
-        return bytes(payload.inline)
+        if payload.ref is None:
+            assert isinstance(payload.inline, msgspec.Raw), "a payload is inline or a ref"
+            return bytes(payload.inline)
+        return self._resolve(payload.ref, field)
 
-    def _in_journal(self, ref: Ref, field: str) -> Payload:
-        """Records of the first version refer to others of the journal."""
-        raw = self.log.read(ref.partition, ref.offset, limit_bytes=1)[0].values[0]
-        found = _payload_of(decode(raw), field)
-        return self._in_journal(found.ref, field) if found.ref is not None else found
+    def _resolve(self, ref: Ref, field: str) -> bytes:
+        inner = _payload_of(self.record_at(ref.offset, ref.partition), field)
+        return inner if isinstance(inner, bytes) else self.payload(inner, field=field)
+
+    def record_at(self, offset: int, partition: int | None = None) -> AnyRecord:
+        """A record of the journal, read again."""
+        where = self.partition if partition is None else partition
+        return decode(self.log.read(where, offset, limit_bytes=1)[0].values[0])
 
     async def close(self) -> None:
         """Say in the log that this end is a clean one, so that no step counts an attempt by crash, and checkpoint."""
@@ -444,17 +465,17 @@ class Processor:
             await asyncio.sleep(0.01)
 
 
-def _payload_of(record: AnyRecord, field: str) -> Payload:
+def _payload_of(record: AnyRecord, field: str) -> bytes | Payload:
     found: Payload | None = None
     match record:
-        case EventReceived() | EventKeyed():
-            return Payload(msgspec.Raw(_ENCODE(record.event)))
         case StepCompleted() | RunFinished() if record.result is not None:
             found = record.result
-        case RunRequested():
-            found = record.event if field == "event" else record.arguments
+        case EventReceived() | EventKeyed():
+            return _ENCODE(record.event)
         case MatchOffered():
             found = record.event
+        case RunRequested():
+            found = record.event if field == "event" else record.arguments
         case OpOpened():
             found = getattr(record.opening, "arguments", None)
         case _:

@@ -232,16 +232,19 @@ class LocalPort:
     async def functions(self) -> list[FunctionView]:
         node = self._node
         running: dict[str, int] = {}
+        held: dict[str, int] = {}
         for processor in node.processors:
             for state in processor.view.runs.values():
                 if state.status not in TERMINAL:
                     running[state.function] = running.get(state.function, 0) + 1
-        views = [self._view(spec_id, running.get(spec_id, 0)) for spec_id in sorted(node.specs)]
-        # All of them: those that sleep as well, and would be held only once they wake.
+                    # All of them: those that sleep as well, and would be held only once they wake.
+                    if state.function not in node.specs or processor.ahead(state):
+                        held[state.function] = held.get(state.function, 0) + 1
+        views = [self._view(one, running.get(one, 0), held.get(one, 0)) for one in sorted(node.specs)]
         missing = sorted(name for name in running if name not in node.specs)
-        return views + [FunctionView(name, "missing", held=running[name]) for name in missing]
+        return views + [FunctionView(name, "missing", held=held[name]) for name in missing]
 
-    def _view(self, function: str, running: int) -> FunctionView:
+    def _view(self, function: str, running: int, held: int) -> FunctionView:
         node = self._node
         spec = node.specs[function]
         defined = spec.defined
@@ -256,6 +259,7 @@ class LocalPort:
             tuple(rule.event for rule in defined.cancel_on),
             spec.retries.limit,
             running,
+            held,
         )
 
     def ready(self) -> Mapping[str, str]:

@@ -94,7 +94,7 @@ class RunDetail(Struct, frozen=True, omit_defaults=True):
 
 
 class FunctionView(Struct, frozen=True, omit_defaults=True):
-    """One line of `functions`. `held`: runs that wait because this process lacks the function."""
+    """One line of `functions`. `held`: runs that wait because this process lacks the function, or has older code."""
 
     id: str
     kind: str

@@ -167,6 +167,8 @@ class Worker:
                 self.processors[partition].rest(act.run)
             elif isinstance(act, Activated | OwnerKnown):
                 self._listener.progressed()
+                for run in sorted(self.held.pop(partition, ())):
+                    self._start(partition, run)
 
     def _deliver(self, partition: int, act: Deliver) -> None:
         execution = self.executions.get(act.run)
@@ -237,14 +239,15 @@ class Worker:
             return
         function = self.functions.get(state.function)
         processor.wake(run)
-        if function is None:
-            # Never parked: other code, on this pod later or on another one, has the function.
+        lines = processor.view.lines.load(run)
+        if function is None or processor.ahead(state, lines):
+            # Never parked: other code, on this pod later or on another one, takes it further.
             self.held.setdefault(partition, set()).add(run)
             return
         execution = self.executions[run] = Execution(self, processor, state, function)
         self._fresh[run] = execution
         execution.suspect = self._unclean.pop(run, None) is not None
-        execution.load(processor.view.lines.load(run))
+        execution.load(lines)
         execution.run(main(execution))
 
     def finished(self, execution: Execution) -> None:
