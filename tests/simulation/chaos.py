@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from tests.simulation.pod import Pod
     from tests.simulation.world import World
 
+LONGEST_SECONDS = 90.0
+
 
 class Chaos:
     """Each kind of fault comes at random moments, at the rate that the swarm says; 0 stops it."""
@@ -38,6 +40,8 @@ class Chaos:
         if self._begun:
             return
         self._begun = True
+        # Where faults come too fast for anything to be done between them, they end by themselves.
+        self._world.later(LONGEST_SECONDS, self._world.swarm.calm)
         for kind in RATES:
             self._plan(kind)
 

@@ -192,47 +192,57 @@ class SimLoop(asyncio.BaseEventLoop):
     # Running
 
     def _run_once(self) -> None:
-        timers, now = self._timers, self._now
-        while timers and timers[0][0] <= now:
-            timer = heapq.heappop(timers)[3]
-            owner = timer.owner
-            if not timer.cancelled() and not owner.dead:
-                owner.ready.append(timer)
-        able = [one for one in self.owners if one.ready and not one.frozen and one.stalled_until <= now]
-        if not able:
-            self._jump()
-            return
-        owner = able[int(self._random() * len(able))] if len(able) > 1 else able[0]
-        ready = owner.ready
-        count = len(ready)
-        if len(able) > 1 and count > 1:
-            count = 1 + int(self._random() * count)
+        timers, draw = self._timers, self._random
+        while True:
+            now = self._now
+            while timers and timers[0][0] <= now:
+                timer = heapq.heappop(timers)[3]
+                owner = timer.owner
+                if not timer._cancelled and not owner.dead:
+                    owner.ready.append(timer)
+            able = [one for one in self.owners if one.ready and not one.frozen and one.stalled_until <= now]
+            if able:
+                self._turn(able[int(draw() * len(able))] if len(able) > 1 else able[0], alone=len(able) == 1)
+            elif not self._jump():
+                break
+            if getattr(self, "_stopping"):  # noqa: B009 - typeshed does not know it
+                break
+
+    def _turn(self, owner: Owner, *, alone: bool) -> None:
+        """Some callbacks of one owner; all that are ready, if nobody else has any."""
+        now, ready = self._now, owner.ready
+        most = len(ready)
+        if not alone and most > 1:
+            most = 1 + int(self._random() * most)
         self.current = owner
-        for done in range(count):
+        count = 0
+        while count < most:
             handle = ready.popleft()
-            if not handle.cancelled():
+            count += 1
+            if not handle._cancelled:
                 handle._run()
             if owner.dead or not ready or owner.stalled_until > now:
-                count = done + 1
                 break
         self.current = self.outside
         self.handles += count
+        self._now = now + count * self._turn_cost
         if self.handles > self._most_callbacks:
             raise Stalled(f"{self.handles} callbacks, and no end: something goes round in circles")
-        self._now = now + count * self._turn_cost
 
-    def _jump(self) -> None:
-        """To the next moment at which there may be something to do."""
-        while self._timers and (self._timers[0][3].cancelled() or self._timers[0][3].owner.dead):
-            heapq.heappop(self._timers)
-        moments = [one.stalled_until for one in self.owners if one.ready and one.stalled_until > self._now]
-        if self._timers:
-            moments.append(self._timers[0][0])
+    def _jump(self) -> bool:
+        """To the next moment at which there may be something to do. False if the loop is to stop instead."""
+        timers, now = self._timers, self._now
+        while timers and (timers[0][3].cancelled() or timers[0][3].owner.dead):
+            heapq.heappop(timers)
+        moments = [one.stalled_until for one in self.owners if one.ready and one.stalled_until > now]
+        if timers:
+            moments.append(timers[0][0])
         if not moments:
-            if getattr(self, "_stopping", False):
-                return
+            if getattr(self, "_stopping"):  # noqa: B009 - as above
+                return False
             raise Stalled("nothing is left to do, and no timer is set")
-        self._now = max(self._now, min(moments))
+        self._now = max(now, min(moments))
+        return True
 
     def close(self) -> None:
         self.inert = True

@@ -130,7 +130,7 @@ class SimLog:
         self._ends = [0] * self.partitions
         self._readers: list[_Fetcher] = []
         self.hands: list[_Hands] = []
-        self._clock = (0, 0)
+        self._skew_ms = cluster.rng.randint(-cluster.swarm.skew_ms, cluster.swarm.skew_ms)
         self._now = 0
         # The group
         self._member: Member | None = None
@@ -257,14 +257,11 @@ class SimLog:
         return self._ends[partition]
 
     def now_ms(self) -> int:
-        at, heard = self._clock
-        estimate = at + self.loop.wall_ms() - heard if heard else self.loop.wall_ms()
-        self._now = max(self._now, estimate)
+        self._now = max(self._now, self.loop.wall_ms() + self._skew_ms)
         return self._now
 
     def seen(self, batch: Batch) -> None:
-        """A batch came: its time corrects the estimate, its end is known."""
-        self._clock = batch.timestamp_ms, self.loop.wall_ms()
+        """A batch came: its end is known."""
         self._ends[batch.partition] = max(self._ends[batch.partition], batch.offset + len(batch.values))
 
     def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:

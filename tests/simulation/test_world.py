@@ -3,6 +3,7 @@
 import pytest
 
 from perdure import App
+from tests.simulation import shop
 from tests.simulation.swarm import Swarm
 from tests.simulation.world import World, world
 
@@ -55,3 +56,14 @@ def test_one_pod_without_faults(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_seed_is_the_same_trace(seed: int) -> None:
     assert once(seed, Swarm(pods=1)).trace.digest == once(seed, Swarm(pods=1)).trace.digest
+
+
+def test_a_fire_that_came_too_early_corrects_the_clock_of_who_wrote_it() -> None:
+    """Brokers' clocks differ by seconds and partitions move between them: a timer takes a fire or two, not hundreds."""
+    for seed in range(10):
+        with World(seed, shop.made(), Swarm(pods=2, skew_ms=5_000, leader=0.3)) as here:
+            here.play(shop.story)
+            shop.check(here)
+            fired = [value for records in here.records() for _, _, value in records if b'"timer.fired"' in value]
+            timers = set(fired)
+            assert len(fired) <= 3 * len(timers), f"{len(fired)} fires of {len(timers)} timers"

@@ -121,7 +121,7 @@ class Processor:
         self.offset = position.offset
         self._anchor = position.anchor
         self._checkpointer = Checkpointer(log, log.store(partition), self.view, position)
-        self.timers = TimerDriver(self.view, self.append, log.now_ms)
+        self.timers = TimerDriver(self.view, self.append, log.now_ms, shared=log.shared)
         self._touched: dict[str, None] = {}
 
     async def catch_up(self) -> None:

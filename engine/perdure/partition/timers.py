@@ -11,17 +11,29 @@ FIRES_A_TICK = 1_000
 
 
 class TimerDriver:
-    """Fires are appended at least once; the fold lets each timer act once and never early (I9)."""
+    """Fires are appended at least once; the fold lets each timer act once and never early (I9).
 
-    def __init__(self, view: View, append: Callable[[Record], int], now_ms: Callable[[], int]) -> None:
+    `shared`: the clock that counts is that of the partition's broker, and `now_ms` is only our own: what it went on by
+    since the last record was read, is added to that record's time. So a fire that came too early corrects the estimate.
+    """
+
+    def __init__(
+        self, view: View, append: Callable[[Record], int], now_ms: Callable[[], int], *, shared: bool = False
+    ) -> None:
         self._view = view
         self._append = append
         self._now_ms = now_ms
+        self._shared = shared
+        self._read_at: int | None = None
+        """What our own clock said when the last record was read."""
         self._pending: set[tuple[str, str, int]] = set()
 
     def now_ms(self) -> int:
-        """Estimate of log time: at least what was read, and the log's own clock."""
-        return max(self._view.at, self._now_ms())
+        """Estimate of log time: at least what was read."""
+        view = self._view
+        if self._read_at is None:
+            return max(view.at, self._now_ms())
+        return max(view.at, view.stamp + self._now_ms() - self._read_at)
 
     def next_due(self) -> int | None:
         """When the next tick has work, within the window; a pending fire is not waited for."""
@@ -52,6 +64,8 @@ class TimerDriver:
 
     def read_back(self) -> bool:
         """Fires that were folded, whether they acted or were refused, may be appended again. Whether there were any."""
+        if self._shared:
+            self._read_at = self._now_ms()
         fired = self._view.effects.fired
         if not fired:
             return False

@@ -57,7 +57,7 @@ class Node:
         self._ticks = 0
         self._tick: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0
+        self._timer_when = 0.0
         self._loop: asyncio.AbstractEventLoop
         self.halted: dict[int, str] = {}
         self._commands = count(1)
@@ -207,18 +207,18 @@ class Node:
 
     def _plan_timer(self) -> None:
         """Wake up when the earliest timer is due, if that is before the next tick."""
-        now = self.log.now_ms()
-        performing = (one for one in self._processors.values() if one.performing)
-        dues = [due for processor in performing if (due := processor.timers.next_due()) is not None]
-        due = min(dues, default=None)
-        if due is None or due > now + TICK_SECONDS * 1000:
+        performing = (one.timers for one in self._processors.values() if one.performing)
+        waits = [due - timers.now_ms() for timers in performing if (due := timers.next_due()) is not None]
+        wait = max(0, min(waits, default=1 << 60)) / 1000
+        if wait > TICK_SECONDS:
             return
+        when = self._loop.time() + wait
         if self._timer is not None:
-            if self._timer_due <= due:
+            if self._timer_when <= when:
                 return
             self._timer.cancel()
-        self._timer_due = due
-        self._timer = self._loop.call_later(max(0, due - now) / 1000, self._timers, context=Context())
+        self._timer_when = when
+        self._timer = self._loop.call_at(when, self._timers, context=Context())
 
     def _timers(self) -> None:
         self._timer = None
