@@ -168,6 +168,8 @@ class RunRerunRequested(_Kind, frozen=True, tag="run.rerun_requested", omit_defa
     run: str
     new_run: str
     command: str = ""
+    via: tuple[str, ...] = ()
+    """See `Watch`: the runs whose partitions it still has to pass, the last of them `run`."""
 
 
 class RunUnparked(_Kind, frozen=True, tag="run.unparked", omit_defaults=True):
@@ -220,6 +222,8 @@ class RunWatched(_Kind, frozen=True, tag="run.watched", omit_defaults=True):
     run: str
     watcher: Parent
     want: str
+    via: tuple[str, ...] = ()
+    """See `Watch`: the runs whose partitions it still has to pass, the last of them `run`."""
 
 
 class RunAnswered(_Kind, frozen=True, tag="run.answered", omit_defaults=True):
@@ -338,6 +342,9 @@ class Watch(Struct, frozen=True, tag_field="type", tag="watch", omit_defaults=Tr
     run: str
     want: str
     """`result` or `status`."""
+    via: tuple[str, ...] = ()
+    """A run that this one had run again is requested by the partition of the first: what is asked of it goes the same
+    way, so as not to overtake its request."""
 
 
 class CancelRun(Struct, frozen=True, tag_field="type", tag="cancel", omit_defaults=True, gc=False):
@@ -348,6 +355,8 @@ class CancelRun(Struct, frozen=True, tag_field="type", tag="cancel", omit_defaul
 class RerunRun(Struct, frozen=True, tag_field="type", tag="rerun", omit_defaults=True, gc=False):
     run: str
     new_run: str
+    via: tuple[str, ...] = ()
+    """See `Watch`."""
 
 
 class RetryRule(Struct, frozen=True, omit_defaults=True, gc=False):

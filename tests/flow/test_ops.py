@@ -4,7 +4,7 @@ import pytest
 
 from perdure.flow import ops
 from perdure.flow.effects import Attempted, Deliver, Retry
-from perdure.flow.routing import run_id
+from perdure.flow.routing import partition_of_run, run_id
 from perdure_schemas.records import (
     CancelRun,
     EventReceived,
@@ -20,6 +20,7 @@ from perdure_schemas.records import (
     RunFinished,
     RunRequested,
     RunRerunRequested,
+    RunWatched,
     Send,
     Sleep,
     StepAttempted,
@@ -208,6 +209,28 @@ def test_a_run_cancels_and_reruns_others(world: World) -> None:
     assert len(of_kind(world.acts, Deliver)) == 2
     assert world.run(other).status == "cancelled"
     assert world.run(new).rerun_of == other
+
+
+def test_what_is_asked_of_a_run_that_was_run_again_does_not_overtake_its_request(world: World) -> None:
+    """It goes by way of the partitions that request it, however many stand between."""
+    run, other = world.request("run"), world.request(_name_at(2))
+    again, third = run_id(_name_at(1)), run_id(_name_at(0))
+    world.to_run(
+        run,
+        opened(run, "0/r#0", RerunRun(other, again)),
+        opened(run, "0/r#1", RerunRun(again, third, via=(other,))),
+        opened(run, "0/w#0", Watch(third, "status", via=(other, again))),
+    )
+    *_, deliver = of_kind(world.acts, Deliver)
+    assert isinstance(deliver.outcome, RunAnswered)
+    assert (deliver.outcome.of, deliver.outcome.status) == (third, "running")
+    assert world.run(third).rerun_of == again
+    assert [watched.via for watched in world.records(RunWatched)] == [(), (third,), (again, third)]
+
+
+def _name_at(partition: int) -> str:
+    """A name whose run is in this partition of three."""
+    return next(name for name in map(str, range(99)) if partition_of_run(run_id(name), 3) == partition)
 
 
 def test_what_is_no_run_id_is_unknown_and_halts_nothing(world: World) -> None:

@@ -212,7 +212,9 @@ def _open_watch(view: View, run: RunState, record: OpOpened, at: int) -> None:
     assert isinstance(opening, Watch)
     run.open[record.op] = OpenOp("watch", record.digest)
     if is_run_id(opening.run):
-        view.send_to_run(opening.run, RunWatched(opening.run, Parent(run.id, record.op), opening.want, v=V))
+        first, *via = (*opening.via, opening.run)
+        watched = RunWatched(opening.run, Parent(run.id, record.op), opening.want, tuple(via), v=V)
+        view.send_to_run(first, watched)
     else:
         view.send_to_run(run.id, RunAnswered(run.id, record.op, opening.run, "unknown", v=V))
 
@@ -228,7 +230,8 @@ def _open_rerun(view: View, run: RunState, record: OpOpened, at: int) -> None:
     opening = record.opening
     assert isinstance(opening, RerunRun)
     if is_run_id(opening.run):
-        view.send_to_run(opening.run, RunRerunRequested(opening.run, opening.new_run, v=V))
+        first, *via = (*opening.via, opening.run)
+        view.send_to_run(first, RunRerunRequested(opening.run, opening.new_run, via=tuple(via), v=V))
 
 
 def _open_queued(view: View, run: RunState, record: OpOpened, at: int) -> None:

@@ -144,6 +144,10 @@ def run_cancel_requested(view: View, record: RunCancelRequested, at: int) -> Non
 
 def run_rerun_requested(view: View, record: RunRerunRequested, at: int) -> None:
     """A new run on the same trigger or arguments. For its waits, what comes after the command counts."""
+    if record.via:
+        first, *via = record.via
+        view.send_to_run(first, RunRerunRequested(record.run, record.new_run, record.command, tuple(via), v=V))
+        return
     run = view.runs.get(record.run)
     if run is None or not run.function:
         return
@@ -215,6 +219,10 @@ def run_finished(view: View, record: RunFinished, at: int) -> None:
 
 def run_watched(view: View, record: RunWatched, at: int) -> None:
     """Answered at once if the run has ended or only its status is asked for; else when it ends."""
+    if record.via:
+        first, *via = record.via
+        view.send_to_run(first, RunWatched(record.run, record.watcher, record.want, tuple(via), v=V))
+        return
     run = view.runs.get(record.run)
     if run is None:
         watcher = record.watcher

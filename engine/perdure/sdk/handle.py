@@ -20,9 +20,11 @@ class RunHandle(Generic[R_co]):
 
     id: str
 
-    def __init__(self, function: "Function[..., R_co]", run_id: str) -> None:
+    def __init__(self, function: "Function[..., R_co]", run_id: str, via: tuple[str, ...] = ()) -> None:
         self.id = run_id
         self._function = function
+        self._via = via
+        """Inside a run: see `Watch.via`."""
 
     async def result(self, *, timeout: Duration | None = None) -> R_co:
         """Waits for the run's end and gives its result.
@@ -37,7 +39,7 @@ class RunHandle(Generic[R_co]):
             context = execution.context
             async with context.timeout(timeout):
                 return await self.result()
-        answer = await execution.open("result", (self.id,), lambda op: Watch(self.id, "result"), self._known)
+        answer = await execution.open("result", (self.id,), lambda op: Watch(self.id, "result", self._via), self._known)
         return cast("R_co", result_of(execution, answer, self._function.spec.returns))
 
     async def status(self) -> RunStatus:
@@ -46,7 +48,7 @@ class RunHandle(Generic[R_co]):
         if execution is None:
             status: RunStatus = await _client(self._function).port.status(self.id)
             return status
-        answer = await execution.open("status", (self.id,), lambda op: Watch(self.id, "status"), self._known)
+        answer = await execution.open("status", (self.id,), lambda op: Watch(self.id, "status", self._via), self._known)
         return cast("RunStatus", "completed" if answer.status == "continued" else answer.status)
 
     async def cancel(self, *, reason: str = "") -> None:
@@ -65,12 +67,14 @@ class RunHandle(Generic[R_co]):
         if execution is None:
             return RunHandle(self._function, await _client(self._function).port.rerun(self.id))
         own = execution.run_id
-        return await execution.open("rerun", (self.id,), lambda op: RerunRun(self.id, run_id(own, op)), self._rerun)
+        return await execution.open(
+            "rerun", (self.id,), lambda op: RerunRun(self.id, run_id(own, op), self._via), self._rerun
+        )
 
     def _rerun(self, opened: object) -> "RunHandle[R_co]":
         assert isinstance(opened, OpOpened)
         assert isinstance(opened.opening, RerunRun)
-        return RunHandle(self._function, opened.opening.new_run)
+        return RunHandle(self._function, opened.opening.new_run, (*self._via, self.id))
 
     def _known(self, answer: object) -> RunAnswered:
         assert isinstance(answer, RunAnswered), f"I4: a watch's outcome is a {type(answer).__name__}"
