@@ -2,8 +2,10 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
+from perdure import App, Context, Event
 from perdure.errors import NotOwned
 from perdure.flow.routing import partition_of_run
 from perdure.partition.ownership import Ownership
@@ -80,6 +82,54 @@ async def test_a_paused_pod_says_nothing_until_it_is_its_turn_again() -> None:
     await cluster.settle()
     assert statuses(cluster) == ["completed"]
     assert shop.began == ["one"]
+
+
+async def test_no_step_begins_while_it_is_paused() -> None:
+    """User code that was on the move when the partition was taken away waits before its next step."""
+    shop, gate, app = Shop(), asyncio.Event(), App("shop")
+    began: list[str] = []
+
+    @app.step
+    async def pack() -> None:
+        began.append("pack")
+
+    @app.function(on="placed")
+    async def order(ctx: Context, event: Event) -> None:
+        await gate.wait()
+        await pack()
+
+    cluster = Cluster()
+    one = await cluster.pod("one", app).start()
+    other = await cluster.pod("other", shop.app("other")).start()
+    cluster.deal({"one": EVERYTHING})
+    await cluster.settle()
+    await place(cluster, one, "e")
+    cluster.deal({})
+    gate.set()
+    await cluster.settle()
+    assert began == []
+    cluster.deal({"one": EVERYTHING})
+    await cluster.settle()
+    assert began == ["pack"]
+    assert statuses(cluster) == ["completed"]
+    await other.stop()
+    cluster.check()
+
+
+async def test_another_owners_word_lets_no_step_begin_here() -> None:
+    """A zombie reads that its successor announces a step, which it did itself and has not read back yet."""
+    shop = Shop()
+    cluster, one, _ = await two_pods(shop)
+    await place(cluster, one, "e")
+    run, partition = run_and_partition(cluster)
+    owner = Owner(99, "another")
+    records = (OwnerStarted(owner, "code", 1, v=V), StepAttempted(run, "0/pack#1", owner, v=V))
+    cluster.write(partition, [msgspec.json.encode(record) for record in records])
+    shop.gate.set()
+    await cluster.settle()
+    assert shop.began == ["one"]
+    assert statuses(cluster) == ["completed"]
+    cluster.check()
 
 
 async def test_what_comes_while_it_is_paused_is_done_when_it_comes_back() -> None:

@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 
 import pytest
 
 from perdure import App, CancelOn, Context, Event, RunCancelled, RunFailed, RunHandle
 from perdure.testing import TestEngine
 from perdure.worker import stragglers
+from perdure_schemas.records import RunCancelRequested, V
 from tests.worker.helpers import both_ways
 
 
@@ -223,6 +225,29 @@ async def test_no_step_starts_after_the_cancel() -> None:
         await handle.cancel()
         await engine.finish()
     assert began == [0, 1, 2]
+
+
+async def test_a_retry_that_is_due_at_the_moment_of_the_cancel_does_not_begin() -> None:
+    """I6: both are read in one batch, the fire first."""
+    app, began = App("shop"), list[int]()
+
+    @app.step
+    async def fragile() -> None:
+        began.append(1)
+        raise ConnectionError
+
+    @app.background
+    async def flow() -> None:
+        await fragile()
+
+    async with TestEngine(app) as engine:
+        run = await flow.enqueue()
+        engine.now += timedelta(minutes=1)
+        engine.node.tick()
+        engine.node.processor_of(run.id).append(RunCancelRequested(run.id, v=V))
+        await engine.settle()
+        assert began == [1]
+        assert engine.run(flow).status == "cancelled"
 
 
 async def test_who_called_it_gets_run_failed_that_says_so() -> None:

@@ -26,6 +26,14 @@ class Host(Protocol):
         """Runs that wait for an opinion of ours which did not count, since we were not the owner by then."""
         ...
 
+    def pause(self, partition: int) -> None:
+        """The partition is not ours to act upon: no step begins until `go_on`, or `drop`."""
+        ...
+
+    def go_on(self, partition: int) -> None:
+        """The partition came back: what was held begins."""
+        ...
+
     def drop(self, partition: int) -> None:
         """The partition went elsewhere: stop its steps, and forget its runs."""
         ...

@@ -177,6 +177,7 @@ class Processor:
         acts, effects.acts = effects.acts, []
         self._perform(acts)
         self._append_sends()
+        self._host.go_on(self.partition)
 
     def pause(self) -> None:
         """The partition is being given away, or somebody else has it: keep silent, and all that is in memory."""
@@ -184,6 +185,7 @@ class Processor:
             # The next owner need not think that our steps died: they end, or are stopped when it is the owner.
             self.append(OwnerReleased(self.owner, v=V))
         self.performing = self.current = False
+        self._host.pause(self.partition)
 
     def drop(self) -> None:
         """It went elsewhere: nothing of this object is used again."""
@@ -285,9 +287,14 @@ class Processor:
                 self._compare_code()
             elif isinstance(act, Activated):
                 self._compare_code()
-            elif isinstance(act, Parked | Attempted):
-                self._opinions.pop((act.run, act.op if isinstance(act, Attempted) else ""), None)
+            elif isinstance(act, Parked):
+                self._opinions.pop((act.run, ""), None)
+        # Another owner's step.attempted lets none of our steps begin.
+        acts[:] = [act for act in acts if not isinstance(act, Attempted) or self._is_ours(act)]
         return known
+
+    def _is_ours(self, act: Attempted) -> bool:
+        return self._opinions.pop((act.run, act.op), None) is not None
 
     def _owner_known(self, owner: Owner) -> None:
         if owner == self.owner:

@@ -69,6 +69,8 @@ class Execution(Struct, eq=False):
     queue: deque[Delivered] = _NO_QUEUE
     recorded: dict[str, str] = {}
     closed: set[str] = _NONE_CLOSED
+    held: set[str] = _NONE_CLOSED
+    """Steps that may not begin at present."""
     unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
     moves: int = 0
     rest: tuple[int, object | None] = (-1, None)

@@ -57,7 +57,7 @@ async def _step(
     inside = here.get() or branch
     while delivered is None:
         attempt = _Attempt(execution, op, spec.name, 1, False, spec, asked, given, monotonic_ns())
-        if not plain and (execution.suspect or op in execution.state.open or op in execution.closed):
+        if not plain and (execution.suspect or op in execution.state.open or attempt.held()):
             answer = await attempt.gate()
             if answer is not None:
                 delivered = None if isinstance(answer, Go) else answer
@@ -155,13 +155,27 @@ class _Attempt(InStep, eq=False):
     alone: bool = False
     """The only suspect that runs: it holds the lock."""
 
+    def held(self) -> bool:
+        """Of a run that ended meanwhile, given up before this replay, or not ours to begin at present."""
+        execution = self.execution
+        return execution.signal is not None or self.op in execution.closed or not execution.processor.performing
+
     async def gate(self) -> Delivered | Go | None:
         """What comes before an attempt that is not simply the first. None: go ahead."""
         execution = self.execution
+        if execution.signal is not None:
+            # The run ended between the word to go on and this.
+            raise type(execution.signal)
         if self.op in execution.closed:
             # Given up before this replay: it does not run again (I6), and will be given up again.
             execution.worker.settler.watch(execution)
             return await execution.wait(self.op)
+        if not execution.processor.performing:
+            execution.held = {*execution.held, self.op}
+            try:
+                return await execution.wait(self.op)
+            finally:
+                execution.held.discard(self.op)
         opened = execution.state.open.get(self.op)
         if opened is not None:
             self.attempt = opened.attempt

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, OwnerKnown, Parked, Retry, Start
-from perdure.flow.states import RunState
+from perdure.flow.states import OpenOp, RunState
 from perdure.partition import Processor
 from perdure.worker import asking, lineage
 from perdure.worker.execution import Execution
@@ -126,8 +126,21 @@ class Worker:
                 self._evict(execution)
             self._start(partition, run)
 
+    def pause(self, partition: int) -> None:
+        for execution in self._of(partition):
+            # Its steps ask before they begin, from here on.
+            execution.plain = False
+
+    def go_on(self, partition: int) -> None:
+        for execution in self._of(partition):
+            for op in sorted(execution.held):
+                execution.go(op)
+
+    def _of(self, partition: int) -> list[Execution]:
+        return [one for one in self.executions.values() if one.processor.partition == partition]
+
     def drop(self, partition: int) -> None:
-        for execution in [one for one in self.executions.values() if one.processor.partition == partition]:
+        for execution in self._of(partition):
             self._backing_off.pop(execution, None)
             self._evict(execution)
         for run in [run for run, of in self._unclean.items() if of == partition]:
@@ -320,7 +333,7 @@ class Worker:
             and not execution.replaying
             and not execution.queue
             and execution.at_rest()
-            and all(op in held or op == delivering for op in execution.waiting)
+            and all(op == delivering or _waits_for_the_log(held.get(op)) for op in execution.waiting)
             and tasks_idle(execution)
         )
 
@@ -373,3 +386,8 @@ class Worker:
         self.threads.shutdown()
         if first:
             lineage.uninstall(self.loop)
+
+
+def _waits_for_the_log(opened: OpenOp | None) -> bool:
+    """Not for a record of this process's own: the result of a further attempt is on its way, and may be lost."""
+    return opened is not None and (opened.type != "step" or opened.due is not None)
