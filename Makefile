@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test check format cov kill faults bench clean
+.PHONY: help demo test check format cov kill faults sim bench clean
 
 help:
 	@echo "make demo    see it work: functions that outlive a killed process"
@@ -17,6 +17,7 @@ help:
 	@echo "make cov     coverage of the folds by their own tests; fails below 100%"
 	@echo "make kill    a hundred SIGKILLs of a real engine, and the log read by code of its own"
 	@echo "make faults  the embedded log under a thousand kills and five hundred power failures"
+	@echo "make sim     two thousand worlds in which whatever can fail does (SEEDS=…)"
 	@echo "make bench   how fast it is on this machine"
 	@echo "make clean   remove what the tools made (not $(VENV), not .perdure)"
 
@@ -47,6 +48,11 @@ cov: $(VENV)/.tests
 # The long form of the system test that `make test` runs with a dozen kills.
 kill: $(VENV)/.tests
 	@PERDURE_KILLS=100 $(PY) -m pytest -s tests/system/kill
+
+# Whatever can fail does, in so many worlds; SEED=17 plays one of them and shows its trace if it fails.
+SEEDS ?= 2000
+sim: $(VENV)/.tests
+	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)))
 
 # Of the embedded log; the engine's own kills are above. A quarter of an hour; says how far it is.
 faults: $(VENV)/.tests

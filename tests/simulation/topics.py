@@ -30,6 +30,8 @@ class Journal:
         self.batches: list[Batch] = []
         self.start = 0
         self.end = 0
+        self.trimmed: list[Batch] = []
+        """What is gone for all, kept for who checks."""
         self.last: dict[int, tuple[int, Appended]] = {}
         """By producer: the number of its last batch, and what it was told."""
         self.waiting: dict[int, Callable[[], None]] = {}
@@ -63,7 +65,7 @@ class Journal:
         """Records below are gone. A batch that reaches beyond stays, and is cut where it is read."""
         self.start = max(self.start, min(offset, self.end))
         while self.batches and self.batches[0].offset + len(self.batches[0].values) <= self.start:
-            del self.batches[0]
+            self.trimmed.append(self.batches.pop(0))
 
     def records(self) -> list[tuple[int, int, bytes]]:
         """(offset, timestamp, value) of all that is kept."""
@@ -72,6 +74,14 @@ class Journal:
             for batch in self.batches
             for index, value in enumerate(batch.values)
             if batch.offset + index >= self.start
+        ]
+
+    def everything(self) -> list[tuple[int, int, bytes]]:
+        """(offset, timestamp, value) of all that was ever stored."""
+        return [
+            (batch.offset + index, batch.timestamp_ms, value)
+            for batch in (*self.trimmed, *self.batches)
+            for index, value in enumerate(batch.values)
         ]
 
 

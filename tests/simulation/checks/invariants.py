@@ -46,7 +46,7 @@ def i1_nothing_acknowledged_is_missing(evidence: Evidence) -> None:
     assert evidence.events <= events, f"I1: acknowledged events are not in the log: {evidence.events - events}"
     cancels = {entry.record["run"] for entry in evidence.every("run.cancel_requested")}
     assert evidence.cancelled <= cancels, f"I1: acknowledged cancels are not in the log: {evidence.cancelled - cancels}"
-    requested = {run for run, tale in evidence.tales.items() if tale.request is not None}
+    requested = {entry.record["run"] for entry in evidence.every("run.requested")}
     assert evidence.asked <= requested, f"I1: acknowledged runs are not in the log: {evidence.asked - requested}"
 
 
@@ -122,9 +122,9 @@ def i9_time_is_kept(evidence: Evidence) -> None:
 
 def i10_one_run_per_event_and_function(evidence: Evidence) -> None:
     runs: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for tale in evidence.tales.values():
-        if tale.request is not None and tale.cause == "event":
-            runs[tale.request.record["event_id"], tale.function].add(tale.id)
+    for entry in evidence.every("run.requested"):
+        if entry.record["cause"] == "event":
+            runs[entry.record["event_id"], entry.record["function"]].add(entry.record["run"])
     more = {pair: found for pair, found in runs.items() if len(found) > 1}
     assert not more, f"I10: {more}"
     due = {

@@ -30,33 +30,50 @@ async def no_pause(ms: int) -> None:
 class Scene:
     """What bodies of steps know of the world around them."""
 
-    def __init__(self, ledger: Ledger | None = None, pod: str = "pod", pause: Pause = no_pause) -> None:
+    def __init__(
+        self,
+        ledger: Ledger | None = None,
+        *,
+        pod: Callable[[], str] = lambda: "pod",
+        alive: Callable[[], bool] = lambda: True,
+        pause: Pause = no_pause,
+    ) -> None:
         self.ledger = ledger or Ledger()
-        self.pod = pod
         self.pause = pause
+        self._pod = pod
+        self._alive = alive
+
+    def _body(self, word: str) -> None:
+        if self._alive():
+            self.ledger.body(self._pod(), word)
+
+    def saw(self, run: str, place: str, told: Told, before_ms: int, after_ms: int) -> None:
+        """What the run's code got at a place of its program."""
+        if self._alive():
+            self.ledger.saw(run, place, told, before_ms, after_ms)
 
     async def work(self, job: syntax.Step) -> str:
         """The body of an async step."""
-        self.ledger.body(self.pod, "began")
+        self._body("began")
         try:
             if job.took_ms:
                 await self.pause(job.took_ms)
             result = outcome(job, current_step().attempt)
         except BaseException:
-            self.ledger.body(self.pod, "raised")
+            self._body("raised")
             raise
-        self.ledger.body(self.pod, "done")
+        self._body("done")
         return result
 
     def labour(self, job: syntax.Step) -> str:
         """The body of a step in a thread."""
-        self.ledger.body(self.pod, "began")
+        self._body("began")
         try:
             result = outcome(job, current_step().attempt)
         except BaseException:
-            self.ledger.body(self.pod, "raised")
+            self._body("raised")
             raise
-        self.ledger.body(self.pod, "done")
+        self._body("done")
         return result
 
 
@@ -144,7 +161,7 @@ class Player:
     def _saw(self, place: str, told: Told, before: int) -> None:
         """What `finally` does in a run that leaves memory is no part of the run."""
         if self._ctx._execution.signal is None:
-            self._scene.ledger.saw(self._ctx.run_id, place, told, before, self._ms())
+            self._scene.saw(self._ctx.run_id, place, told, before, self._ms())
 
     async def _leaf(self, node: Program) -> Told:
         ctx = self._ctx

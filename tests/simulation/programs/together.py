@@ -1,0 +1,170 @@
+"""A plan in a world of many pods: what comes from outside comes from clients that ask until they are answered."""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from perdure import App
+from perdure.errors import UnknownRun
+from perdure.flow.routing import run_id
+from perdure.flow.states import TERMINAL
+from perdure.sdk.port import Enqueue as Request
+from perdure_schemas.event import EventBody
+from tests.evidence.entries import entries_of
+from tests.simulation.checks.evidence import Evidence
+from tests.simulation.checks.leftovers import LATE
+from tests.simulation.programs.app import begin_data, make_app
+from tests.simulation.programs.generate import KEYS, USERS
+from tests.simulation.programs.ledger import Ledger
+from tests.simulation.programs.plan import AnyMove, Begin, Crash, Enqueue, Meddle, Pass, Plan, Tell
+from tests.simulation.programs.player import Scene
+from tests.simulation.world import World, world
+
+ROUNDS = 60
+"""So many times all that is waited for comes, at the end: then nobody waits any more."""
+LIVED_MS = 5_000
+"""So much of a passing is lived through; the clocks leap over the rest."""
+FORGOTTEN_MS = 4 * 86_400_000
+"""Beyond the window and the look-back of everything."""
+_STARTED_BY = {"begin": ("begun",), "cart": ("abandoned", "basket")}
+
+
+async def _pause(ms: int) -> None:
+    await asyncio.sleep(ms / 1000)
+
+
+def apps(ledger: Ledger) -> Mapping[str, App]:
+    """The app of each version, for all pods of a world."""
+    scene = Scene(ledger, pod=lambda: world().loop.current.name, alive=_alive, pause=_pause)
+    return {f"v{version}": make_app(scene, version) for version in range(3)}
+
+
+def _alive() -> bool:
+    """What a dead process does is not heard of."""
+    return not world().over and not world().loop.current.dead
+
+
+class Together:
+    """Plays a plan in a world, to its end and beyond."""
+
+    def __init__(self, here: World, ledger: Ledger) -> None:
+        self.here = here
+        self.ledger = ledger
+        self.asked: list[str] = []
+        self.acknowledged: set[str] = set()
+        self.may_cancel: set[str] = set()
+        self.cancelled: set[str] = set()
+        self.events: set[str] = set()
+        self._tries = here.draw("plan")
+
+    async def play(self, plan: Plan) -> None:
+        """Clients do not wait for each other's answers, now and then."""
+        late: list[asyncio.Task[None]] = []
+        for move in plan:
+            if self._tries.random() < 0.3 and not isinstance(move, Pass | Crash):
+                late.append(asyncio.ensure_future(self._move(move)))
+            else:
+                await self._move(move)
+        if late:
+            await asyncio.gather(*late)
+
+    async def _move(self, move: AnyMove) -> None:
+        match move:
+            case Enqueue():
+                arguments = msgspec.Raw(msgspec.json.encode([[move.program], {}]))
+                request = Request("play", arguments, idempotency_key=move.key, delay_ms=move.delay_ms or None)
+                run = await self.here.ask(lambda port: port.enqueue(request))
+                self.asked.append(run)
+                self.acknowledged.add(run)
+            case Begin():
+                ts = self.here.loop.wall_ms() + move.after_ms if move.after_ms else None
+                await self._send("begin", begin_data(move.k, move.u, move.again, move.program), move.id, ts)
+            case Tell():
+                await self._send(move.name, {"k": move.k, "u": move.u, "n": move.n}, move.id)
+            case Meddle():
+                await self._meddle(move)
+            case Pass():
+                await self._pass(move.ms)
+            case Crash():
+                if move.version is not None:
+                    self.here.deploy(f"v{move.version}")
+
+    async def _send(self, name: str, data: object, id: str, ts: int | None = None) -> None:
+        body = EventBody(id, name, msgspec.Raw(msgspec.json.encode(data)), ts=ts)
+        await self.here.ask(lambda port: port.send([body]))
+        if id not in self.events:
+            self.events.add(id)
+            self.asked += [run_id("programs", function, id) for function in _STARTED_BY.get(name, ())]
+
+    async def _meddle(self, move: Meddle) -> None:
+        if not self.asked:
+            return
+        run = self.asked[move.nth % len(self.asked)]
+        try:
+            match move.what:
+                case "cancel":
+                    self.may_cancel.add(run)
+                    await self.here.ask(lambda port: port.cancel(run))
+                    self.cancelled.add(run)
+                case "rerun":
+                    again = await self.here.ask(lambda port: port.rerun(run, move.key))
+                    self.asked.append(again)
+                case "status":
+                    await self.here.ask(lambda port: port.status(run))
+        except UnknownRun:
+            # Its request is on its way from another partition.
+            return
+
+    async def _pass(self, ms: int) -> None:
+        if ms > LIVED_MS:
+            self.here.leap(self.here.loop.wall_ms() + ms - LIVED_MS)
+        await self.here.sleep(min(ms, LIVED_MS) / 1000)
+
+    # The end
+
+    async def finish(self) -> None:
+        """Faults are over: all that is waited for comes, until nobody waits."""
+        here = self.here
+        here.heal()
+        for n in range(ROUNDS):
+            await here.finish(days=30)
+            if not self._waiting():
+                return
+            for k in range(KEYS):
+                for u in range(USERS):
+                    for name in ("go", "begin") if n % 4 == 3 else ("go",):
+                        data = {"k": k, "u": u, "n": 9, "again": 0, "program": {"do": "seq", "parts": []}}
+                        await self._send(name, data, f"{name}-end-{n}-{k}-{u}")
+
+    def _waiting(self) -> bool:
+        return any(
+            state.status not in TERMINAL and state.status != "parked"
+            for _, processor in self.here.owned()
+            for state in processor.view.runs.values()
+        )
+
+    async def forget(self) -> None:
+        """Log time passes until all that has ended is beyond the window."""
+        here = self.here
+        here.leap(here.loop.wall_ms() + FORGOTTEN_MS)
+        for n in range(20 * here.swarm.partitions):
+            await self._send("late", {}, f"{LATE}{n}")
+        await here.settle()
+
+    def evidence(self) -> Evidence:
+        here = self.here
+        return Evidence(
+            {journal.partition: entries_of(journal.partition, journal.everything()) for journal in here.journals},
+            self.ledger,
+            set(self.events),
+            set(self.acknowledged),
+            set(self.cancelled),
+            set(self.may_cancel),
+            {
+                state.id: (state.function, state.status)
+                for _, processor in here.owned()
+                for state in processor.view.runs.values()
+            },
+            deaths=here.trace.counts["killed"],
+        )

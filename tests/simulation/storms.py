@@ -1,0 +1,92 @@
+"""One seed: its world, its plan, and everything that must hold when it is over."""
+
+from dataclasses import replace
+from random import Random
+from typing import NamedTuple
+
+from tests.evidence.folding import assert_all_arrived, assert_same, fold_records
+from tests.evidence.refolding import check_other_ways
+from tests.simulation.checks.invariants import check_invariants
+from tests.simulation.checks.leftovers import nothing_is_left
+from tests.simulation.programs.ledger import Ledger
+from tests.simulation.programs.plan import Crash, Plan, random_plan
+from tests.simulation.programs.together import Together, apps
+from tests.simulation.swarm import Swarm, draw
+from tests.simulation.world import World
+
+
+class Outcome(NamedTuple):
+    """What a seed was."""
+
+    seed: int
+    seconds: float
+    """Virtual time that was lived through."""
+    leapt: float
+    """Seconds that the clocks leapt over, from timer to timer."""
+    records: int
+    faults: dict[str, int]
+    trace: str
+
+
+def plan_of(seed: int) -> Plan:
+    """What comes from outside under this seed."""
+    rng = Random(f"{seed}/plan")
+    plan = random_plan(rng, rng.randint(5, 20))
+    return tuple(move for move in plan if not isinstance(move, Crash) or move.version is not None)
+
+
+def swarm_of(seed: int) -> Swarm:
+    """Which faults its world has."""
+    swarm = draw(Random(f"{seed}/swarm"))
+    # Plans have their own deploys: back to older code only where no run may be in the new way.
+    swarm.deploy = 0.0
+    return swarm
+
+
+def storm(
+    seed: int, plan: Plan | None = None, swarm: Swarm | None = None, *, trace: list[str] | None = None
+) -> Outcome:
+    """Play it. Raises AssertionError with the number of what does not hold; the end of its trace is in `trace`."""
+    plan = plan_of(seed) if plan is None else plan
+    ledger = Ledger()
+    here = World(seed, apps(ledger), replace(swarm) if swarm is not None else swarm_of(seed))
+    try:
+        records = _play(here, plan, ledger)
+    finally:
+        if trace is not None:
+            trace += here.trace.lines
+    return Outcome(seed, here.time, here.loop.leapt, records, dict(here.trace.counts), here.trace.digest)
+
+
+def _play(here: World, plan: Plan, ledger: Ledger) -> int:
+    """The number of records that there are in the end."""
+    with here:
+        together = Together(here, ledger)
+
+        async def story(here: World) -> None:
+            await together.play(plan)
+            await together.finish()
+            check_folds(here)
+            check_invariants(together.evidence())
+            await together.forget()
+            nothing_is_left(processor.view for _, processor in here.owned())
+            check_folds(here)
+
+        here.play(story)
+        assert not here.problems, here.problems
+        return sum(journal.end for journal in here.journals)
+
+
+def check_folds(here: World) -> None:
+    """I2, I3, I8, I13: every pod's state of a partition is that of a fold of all that was ever in it."""
+    for journal in here.journals:
+        everything = journal.everything()
+        for _, processor in here.owned():
+            if processor.partition == journal.partition:
+                upto = [one for one in everything if one[0] < processor.offset]
+                again = fold_records(upto, journal.partition, here.swarm.partitions)
+                assert_same(processor.view, again.view, f"partition {journal.partition}, as it lives")
+        once = fold_records(everything, journal.partition, here.swarm.partitions)
+        check_other_ways(everything, once.view, here.draw(f"refold {journal.partition}"))
+    performing = {one.partition: one.view for _, one in here.owned() if one.performing}
+    assert_all_arrived([performing[partition] for partition in range(here.swarm.partitions)])
