@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_hexdigest
 
-from perdure.flow import decode, fold
+from perdure.flow import FOLD_VERSION, decode, fold
 from perdure.flow.view import View
 from perdure.log.protocol import Batch, Log
-from perdure.partition.checkpoint import Position, stored_position
+from perdure.partition.checkpoint import POSITION_KEY, Position, read_position
 
 
 class Folded(NamedTuple):
@@ -57,7 +57,7 @@ def fold_records(records: Iterable[tuple[int, int, bytes]], partition: int, part
 
 def stored(log: Log, partition: int) -> tuple[View, Position]:
     """What the last checkpoint holds."""
-    position = stored_position(log, partition)
+    position = read_position(log.store(partition).get(POSITION_KEY)) or Position(0, 0, 0, "", FOLD_VERSION)
     view = View(partition, log.partitions, log.store(partition))
     view.at, view.stamp = position.at, position.stamp
     return view, position

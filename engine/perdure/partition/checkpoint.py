@@ -5,16 +5,18 @@
 3 write it all at once; on a full disk, keep it and try again
 """
 
-from msgspec import Struct, json
+from msgspec import Struct, json, msgpack
 from xxhash import xxh3_64_hexdigest
 
-from perdure.errors import LogCorrupt, LogFull
+from perdure.errors import LogFull
 from perdure.flow import FOLD_VERSION
 from perdure.flow.view import View
 from perdure.log.protocol import Log, Store
 
 POSITION_KEY = b"!position"
 ACTIVE_PREFIX = b"a/"
+CHANGED_PREFIX = b"!changed/"
+"""Beside each checkpoint, where there are snapshots: the keys that it changed, until a round has them."""
 
 
 class Position(Struct):
@@ -31,34 +33,15 @@ def anchor_of(raw: bytes) -> str:
     return xxh3_64_hexdigest(raw)
 
 
-def stored_position(log: Log, partition: int) -> Position:
-    """Where the store stands. One of another fold version is dropped, and folded again from the beginning (I2)."""
-    raw = log.store(partition).get(POSITION_KEY)
-    if raw is not None:
-        position = json.decode(raw, type=Position)
-        if position.folds == FOLD_VERSION:
-            return position
-        log.drop_store(partition)
-    return Position(log.start(partition), 0, 0, "", FOLD_VERSION)
+class Changed(Struct, array_like=True):
+    """What a checkpoint changed: the keys that it put or deleted, and the offset that it brought the store to."""
+
+    offset: int
+    keys: list[bytes]
 
 
-async def find_position(log: Log, partition: int) -> Position:
-    """Where to go on.
-
-    Raises `LogCorrupt` if the log does not hold the record that the store says it folded last (I7).
-    """
-    position = stored_position(log, partition)
-    end = await log.latest(partition)
-    if position.offset > end:
-        raise LogCorrupt(
-            f"I7: partition {partition} ends at {end}, but its state has folded up to "
-            f"{position.offset}: acknowledged records are missing. Restore the data directory from a backup."
-        )
-    if position.anchor:
-        last = (await log.fetch(partition, position.offset - 1, limit_bytes=1))[0].values[0]
-        if anchor_of(last) != position.anchor:
-            raise LogCorrupt(f"I7: partition {partition}: record {position.offset - 1} is not the one that was folded")
-    return position
+def read_position(raw: bytes | None) -> Position | None:
+    return None if raw is None else json.decode(raw, type=Position)
 
 
 class Checkpointer:
@@ -74,6 +57,11 @@ class Checkpointer:
         self._sealed_ticket = 0
         self._sealed_active: set[str] = set()
         self._stored_active: set[str] = set()
+        self._lists_changes = log.snapshots is not None
+        self._checkpoints = 0
+        if self._lists_changes:
+            rows = store.scan(CHANGED_PREFIX, CHANGED_PREFIX)
+            self._checkpoints = int.from_bytes(rows[-1][0][len(CHANGED_PREFIX) :], "big") if rows else 0
         self.active: set[str] = set()
         """Runs that have something to do: what a restart touches. A hint beside the fold, not part of it."""
 
@@ -105,8 +93,19 @@ class Checkpointer:
         deletes.extend(ACTIVE_PREFIX + run.encode() for run in self._stored_active - self._sealed_active)
         position = Position(offset, self._view.at, self._view.stamp, anchor, FOLD_VERSION)
         puts.append((POSITION_KEY, json.encode(position)))
+        if self._lists_changes:
+            self._list(puts, deletes, clears, offset)
         self._sealed = puts, deletes, clears
         self._sealed_position, self._sealed_ticket = position, last_ticket
+
+    def _list(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes], clears: list[bytes], offset: int) -> None:
+        """Add what this checkpoint changes, by key: a round has to know what is gone, too."""
+        for prefix in clears:
+            deletes.extend(key for key, _ in self._store.scan(prefix))
+        clears.clear()
+        self._checkpoints += 1
+        keys = [*(key for key, _ in puts), *deletes]
+        puts.append((CHANGED_PREFIX + self._checkpoints.to_bytes(8, "big"), msgpack.encode(Changed(offset, keys))))
 
     def try_write(self) -> list[str] | None:
         """Steps 2 and 3. The runs that may leave memory, or None if it is too early or the disk is full."""

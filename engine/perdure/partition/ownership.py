@@ -17,11 +17,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any
 
-from perdure.errors import LogCorrupt, LogError, PartitionHalted
+from perdure.errors import LogCorrupt, LogError, LogMismatch, PartitionHalted
 from perdure.log.protocol import Log
-from perdure.partition.checkpoint import find_position
 from perdure.partition.host import Host
 from perdure.partition.processor import Processor
+from perdure.partition.snapshots import take_up
 
 log = logging.getLogger("perdure.partition")
 GRACE_SECONDS = 30.0
@@ -108,7 +108,7 @@ class Ownership:
     async def _take_up_one(self, partition: int) -> None:
         try:
             self._own(await self._caught_up(partition))
-        except (LogCorrupt, PartitionHalted) as error:
+        except (LogCorrupt, LogMismatch, PartitionHalted) as error:
             self._failed(partition, error)
         except LogError as error:
             log.warning("partition %d cannot be taken up yet: %s", partition, error)
@@ -133,9 +133,9 @@ class Ownership:
         while True:
             processor = self.processors.get(partition)
             if processor is None:
-                position = await find_position(self.log, partition)
+                position, keeper = await take_up(self.log, partition)
                 processor = self.processors[partition] = Processor(
-                    self.log, partition, self._host, self.code, position, self._overtaken
+                    self.log, partition, self._host, self.code, position, keeper, self._overtaken
                 )
             processor.assigned = True
             await processor.catch_up()

@@ -37,6 +37,7 @@ from perdure.flow.view import View
 from perdure.log.protocol import Batch, Log, Reader
 from perdure.partition.checkpoint import Checkpointer, Position, anchor_of
 from perdure.partition.host import Host
+from perdure.partition.snapshots import Keeper
 from perdure.partition.timers import TimerDriver
 from perdure_schemas.payload import Payload, Ref
 from perdure_schemas.records import (
@@ -80,6 +81,7 @@ class Processor:
         host: Host,
         code: str,
         position: Position,
+        keeper: Keeper,
         overtaken: "Callable[[Processor], None]",
     ) -> None:
         self.log = log
@@ -121,6 +123,7 @@ class Processor:
         self.offset = position.offset
         self._anchor = position.anchor
         self._checkpointer = Checkpointer(log, log.store(partition), self.view, position)
+        self.keeper = keeper
         self.timers = TimerDriver(self.view, self.append, log.now_ms, shared=log.shared)
         self._touched: dict[str, None] = {}
 
@@ -190,6 +193,7 @@ class Processor:
     def drop(self) -> None:
         """It went elsewhere: nothing of this object is used again."""
         self.performing = self.assigned = self.current = False
+        self.keeper.close()
         if self._reader is not None:
             self._reader.close()
 
@@ -423,6 +427,7 @@ class Processor:
         rested = checkpointer.try_write()
         if rested is None:
             return False
+        self.keeper.checkpointed(checkpointer.stored)
         for run in rested:
             self._forget(run)
         return not self._since_checkpoint

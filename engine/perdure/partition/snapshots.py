@@ -1,0 +1,327 @@
+"""Where a partition's state comes from, and how far its journal may be trimmed (model/snapshots.py).
+
+    journal      |..trimmed..|-----------------------------------|
+                         start     W                  X          end
+    snapshot     every row as in the checkpoint at W ◄─round: the rows last changed in [W, X)
+
+Pods that share a log have a disk each, and come and go without it. So the owner writes *rounds* to the snapshots of its
+partition: one transaction of every row that changed since the last round, as the checkpoint at X has it, what was
+deleted too, and X itself; from then on the watermark W is X. A checkpoint, not the running fold: every effect of the
+records below X is acknowledged. Who takes a partition up
+
+1 fences: earlier writers are refused from here on, and a round that one of them has open is aborted,
+2 reads the snapshot to its end,
+3 takes its own disk if that stands at or above the journal's start and at or above W, else the snapshot,
+4 and halts if the journal begins above both: what is missing is never jumped over.
+
+The journal is trimmed to below W once the round is acknowledged, but not below what people may want to read. Where log
+and state share one disk, the checkpoint is the snapshot.
+
+What changed since W is known from a row beside each checkpoint that lists the keys it wrote: one write more, of names
+alone, and only where there are snapshots. A restarted owner finds all that changed by one scan.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextvars import Context
+from typing import Any, NamedTuple
+
+import msgspec
+
+from perdure.errors import Fenced, LogCorrupt, LogError, LogFull, LogMismatch
+from perdure.flow import FOLD_VERSION
+from perdure.log.protocol import Log, SnapshotWriter
+from perdure.partition.checkpoint import (
+    CHANGED_PREFIX,
+    POSITION_KEY,
+    Changed,
+    Position,
+    anchor_of,
+    read_position,
+)
+
+log = logging.getLogger("perdure.partition")
+ROUND_MS = 60_000
+"""At the latest after so much time a round is due, if anything came since the last one."""
+ROUND_RECORDS = 50_000
+"""After so many records it does not wait for that: they are what a restore has to fold."""
+TRIM_MS = 60_000
+"""So often the journal of a log of one process is trimmed."""
+_SINCE_KEY = b"!since"
+"""From this offset on every change of this store is listed. Written once; another one means that nothing is known."""
+_DECODE_CHANGED = msgspec.msgpack.Decoder(Changed).decode
+
+
+class Keeper:
+    """Trims the journal of a partition, where log and state share one disk: to the stored checkpoint."""
+
+    def __init__(self, app_log: Log, partition: int) -> None:
+        self.log = app_log
+        self.partition = partition
+        self._task: asyncio.Task[None] | None = None
+        self._looked = app_log.now_ms()
+
+    def checkpointed(self, position: Position) -> None:
+        """The store stands at `position`, and nothing else is written to it before this returns."""
+        now = self.log.now_ms()
+        if now - self._looked >= TRIM_MS and not self.busy:
+            self._looked = now
+            self._run(position)
+
+    def _run(self, position: Position) -> None:
+        if self.log.retention_ms is not None and not self.log.shared:
+            self._begin(self._trim(position.offset))
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(work, context=Context())
+
+    async def settled(self) -> None:
+        """What is under way is done."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _trim(self, below: int) -> None:
+        """The record before `below` stays: who begins at `below` compares its hash (I7)."""
+        retention_ms = self.log.retention_ms
+        start = self.log.start(self.partition)
+        if retention_ms is None or below - 1 <= start:
+            return
+        try:
+            oldest = self.log.now_ms() - retention_ms
+            await self.log.trim(self.partition, await offset_at(self.log, self.partition, oldest, start, below - 1))
+        except (LogError, IndexError) as error:
+            log.warning("partition %d is not trimmed: %s", self.partition, error)
+
+
+class Rounds(Keeper):
+    """Writes the snapshots of a partition and trims its journal below them."""
+
+    def __init__(self, app_log: Log, partition: int, writer: SnapshotWriter, found: "Found") -> None:
+        super().__init__(app_log, partition)
+        self._store = app_log.store(partition)
+        self._writer: SnapshotWriter | None = writer
+        since = self._store.get(_SINCE_KEY)
+        assert since is not None, "`take_up` says from where on changes are listed"
+        self._since = int.from_bytes(since, "big")
+        self._learn(found)
+
+    @property
+    def watermark(self) -> int:
+        return self._found.watermark
+
+    def checkpointed(self, position: Position) -> None:
+        now = self.log.now_ms()
+        due = position.offset - self.watermark >= ROUND_RECORDS or now - self._looked >= ROUND_MS
+        if not due or self.busy or position.offset <= self.watermark:
+            return
+        self._looked = now
+        if self._writer is None:
+            # Only the member of the group that has the partition may take the writing back.
+            if self.log.confirmed(self.partition):
+                self._begin(self._fence())
+            return
+        puts, deletes = self._changes(position)
+        self._begin(self._round(self._writer, position.offset, puts, deletes))
+
+    def _learn(self, found: "Found") -> None:
+        """What the topic holds. Its keys are needed only if the next round replaces all of it."""
+        self._whole = not found.usable or self._since > found.watermark
+        self._found = found if self._whole else found._replace(keys=frozenset())
+
+    def _changes(self, position: Position) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
+        """What the next round has: every key that changed since the watermark, as the store has it now."""
+        if self._whole:
+            keys = {key for key, _ in self._store.scan(b"") if not _is_local(key)} | self._found.keys
+        else:
+            keys = {
+                key
+                for _, raw in self._store.scan(CHANGED_PREFIX, CHANGED_PREFIX)
+                if (changed := _DECODE_CHANGED(raw)).offset >= self.watermark
+                for key in changed.keys
+            }
+        puts: list[tuple[bytes, bytes]] = []
+        deletes: list[bytes] = []
+        for key in sorted(keys):
+            value = self._store.get(key)
+            if value is None:
+                deletes.append(key)
+            else:
+                puts.append((key, value))
+        assert self._store.get(POSITION_KEY) == msgspec.json.encode(position), "I2: a round is of a checkpoint"
+        return puts, deletes
+
+    async def _round(
+        self, writer: SnapshotWriter, offset: int, puts: list[tuple[bytes, bytes]], deletes: list[bytes]
+    ) -> None:
+        try:
+            await writer.commit(puts, deletes)
+        except Fenced:
+            self._writer = None
+        except LogError as error:
+            # Whether it was committed is not known: nothing is trimmed, and the topic is asked before the next one.
+            self._writer = None
+            log.warning("partition %d: no snapshot: %s", self.partition, error)
+        else:
+            self._found = Found(offset, True, frozenset())
+            self._forget_changes()
+            self._whole = False
+            await self._trim(offset)
+
+    def _forget_changes(self) -> None:
+        rows = self._store.scan(CHANGED_PREFIX, CHANGED_PREFIX)
+        old = [row for row, raw in rows if _DECODE_CHANGED(raw).offset < self.watermark]
+        try:
+            self._store.write([(_SINCE_KEY, self.watermark.to_bytes(8, "big"))], old)
+        except LogFull:
+            return  # what is listed twice is found twice
+        self._since = self.watermark
+
+    async def _fence(self) -> None:
+        snapshots = self.log.snapshots
+        assert snapshots is not None
+        try:
+            writer = await snapshots.fence(self.partition)
+            found = _found(dict(await snapshots.read(self.partition)))
+        except LogError as error:
+            log.warning("partition %d: no snapshot: %s", self.partition, error)
+        else:
+            self._learn(found)
+            self._writer = writer
+
+
+class Found(NamedTuple):
+    """What a snapshot holds: up to where, whether these folds can use it; if not, its keys, which a round replaces."""
+
+    watermark: int
+    usable: bool
+    keys: frozenset[bytes]
+
+
+def _found(rows: dict[bytes, bytes]) -> Found:
+    position = read_position(rows.get(POSITION_KEY))
+    if position is None:
+        return Found(0, True, frozenset())
+    usable = position.folds == FOLD_VERSION
+    return Found(position.offset, usable, frozenset(rows))
+
+
+def _is_local(key: bytes) -> bool:
+    """A row that is about this disk alone."""
+    return key == _SINCE_KEY or key.startswith(CHANGED_PREFIX)
+
+
+async def take_up(app_log: Log, partition: int) -> tuple[Position, Keeper]:
+    """Where to go on: what the store of this partition holds from here on, and who keeps its journal short.
+
+    Raises `LogCorrupt` if what is needed is missing, `LogMismatch` if only other folds can read it, or the log's own
+    `LogError`s.
+    """
+    if app_log.snapshots is None:
+        position = _own_disk(app_log, partition, 0) or _from_the_beginning(app_log, partition)
+        await _check(app_log, partition, position)
+        return position, Keeper(app_log, partition)
+    writer = await app_log.snapshots.fence(partition)
+    rows = dict(await app_log.snapshots.read(partition))
+    found = _found(rows)
+    own = _own_disk(app_log, partition, found.watermark)
+    if own is not None:
+        position = own
+    elif found.watermark and found.usable:
+        position = _restore(app_log, partition, rows)
+    else:
+        position = _from_the_beginning(app_log, partition, rows.get(POSITION_KEY))
+    await _check(app_log, partition, position)
+    store = app_log.store(partition)
+    if store.get(_SINCE_KEY) is None:
+        store.write([(_SINCE_KEY, position.offset.to_bytes(8, "big"))], ())
+    return position, Rounds(app_log, partition, writer, found)
+
+
+def _own_disk(app_log: Log, partition: int, watermark: int) -> Position | None:
+    """Where the store stands, if the journal goes on from there and no snapshot is ahead of it."""
+    own = read_position(app_log.store(partition).get(POSITION_KEY))
+    if own is None or own.folds != FOLD_VERSION or own.offset < watermark or own.offset < app_log.start(partition):
+        return None
+    return own
+
+
+def _from_the_beginning(app_log: Log, partition: int, other: bytes | None = None) -> Position:
+    """A store of another fold version is dropped, and folded again (I2), as long as the whole journal is there."""
+    start = app_log.start(partition)
+    if start > 0:
+        raise _cannot_fold(app_log, partition, start, other)
+    app_log.drop_store(partition)
+    return Position(0, 0, 0, "", FOLD_VERSION)
+
+
+def _cannot_fold(app_log: Log, partition: int, start: int, other: bytes | None) -> LogError:
+    trimmed = f"partition {partition}: its journal begins at offset {start}, since earlier records were trimmed, and "
+    own = read_position(app_log.store(partition).get(POSITION_KEY))
+    known = read_position(other) or own
+    if known is not None and known.folds != FOLD_VERSION:
+        return LogMismatch(
+            f"{trimmed}its state was folded by version {known.folds} of the folds, while this perdure has version "
+            f"{FOLD_VERSION}: it cannot be folded again. Run the version of perdure that wrote it until its runs have "
+            "ended, then begin with a new log (or namespace) under this one"
+        )
+    where = f"the state on this disk stands at {own.offset}" if own is not None else "there is no state"
+    return LogCorrupt(
+        f"{trimmed}{where}: what lies between cannot be known, and nothing is skipped. Restore the state"
+        f"{' and the snapshots topic' if app_log.snapshots is not None else ' and the log, together,'} from a backup"
+    )
+
+
+def _restore(app_log: Log, partition: int, rows: dict[bytes, bytes]) -> Position:
+    """This disk becomes what the snapshot says. A death half-way leaves one that says nothing, as an empty one does."""
+    position = read_position(rows[POSITION_KEY])
+    assert position is not None
+    start = app_log.start(partition)
+    if start > position.offset:
+        raise LogCorrupt(
+            f"partition {partition}: its journal begins at offset {start}, and its snapshot ends at "
+            f"{position.offset}: records between them are missing, and nothing is skipped. Restore the snapshots topic "
+            "from a backup"
+        )
+    app_log.drop_store(partition)
+    app_log.store(partition).write([*rows.items(), (_SINCE_KEY, position.offset.to_bytes(8, "big"))], ())
+    return position
+
+
+async def _check(app_log: Log, partition: int, position: Position) -> None:
+    """Raises `LogCorrupt` if the log does not hold the record that the state says it folded last (I7)."""
+    end = await app_log.latest(partition)
+    if position.offset > end:
+        raise LogCorrupt(
+            f"I7: partition {partition} ends at {end}, but its state has folded up to "
+            f"{position.offset}: acknowledged records are missing. Restore the data directory from a backup."
+        )
+    if position.anchor and position.offset > app_log.start(partition):
+        try:
+            last = (await app_log.fetch(partition, position.offset - 1, limit_bytes=1))[0].values[0]
+        except IndexError as error:
+            raise LogError(f"partition {partition} was trimmed meanwhile: {error}") from error
+        if anchor_of(last) != position.anchor:
+            raise LogCorrupt(f"I7: partition {partition}: record {position.offset - 1} is not the one that was folded")
+
+
+async def offset_at(app_log: Log, partition: int, at_ms: int, low: int, high: int) -> int:
+    """Of offsets `low` to `high`, the first whose record is not older than log time `at_ms`; `high` if all are."""
+    step = 1
+    while low < high:
+        # Mostly little is older than that: so the steps are short at first.
+        middle = min(low + step - 1, high - 1)
+        batch = (await app_log.fetch(partition, middle, limit_bytes=1))[0]
+        if batch.timestamp_ms >= at_ms:
+            high, step = middle, 1
+        else:
+            low, step = min(batch.offset + len(batch.values), high), step * 2
+    return high
