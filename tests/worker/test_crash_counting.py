@@ -2,8 +2,18 @@
 
 import asyncio
 
+from msgspec import Raw
+from msgspec.json import encode
+
 from perdure import App, Context, StepError, current_step
+from perdure.log.memory import MemoryLog
+from perdure.sdk.local_port import LocalPort
+from perdure.sdk.node import Node
+from perdure.sdk.port import Enqueue
 from perdure.testing import TestEngine
+from perdure.worker.payloads import digest
+from perdure_schemas.payload import Payload
+from perdure_schemas.records import StepCompleted, V
 from tests.worker.helpers import both_ways, failure
 
 
@@ -243,6 +253,57 @@ async def test_suspects_run_one_at_a_time_from_the_second_crash_on() -> None:
         await engine.settle()
         assert sorted(run.output for run in engine.all_runs(flow)) == [0, 1, 2, 3]
     assert [len(life) for life in lives[:3]] == [3, 3, 0]
+
+
+async def test_who_waits_for_its_turn_takes_the_outcome_that_comes_instead() -> None:
+    """The process before was no dead one after all: what its step wrote counts, and the next one has its turn."""
+    app = App("shop")
+    begun: list[int] = []
+    lives = 0
+    end = asyncio.Event()
+
+    @app.step
+    async def work(n: int) -> int:
+        begun.append(n)
+        if lives < 3:
+            await asyncio.Event().wait()
+        await end.wait()
+        return n
+
+    @app.background
+    async def flow(n: int) -> int:
+        return await work(n)
+
+    async def until(steps: int) -> None:
+        async with asyncio.timeout(20):
+            while len(begun) < steps:
+                await asyncio.sleep(0)
+
+    log = MemoryLog(1)
+    runs: list[str] = []
+    while True:
+        lives += 1
+        node = Node(app, log)
+        port = LocalPort(node)
+        await node.open()
+        if not runs:
+            runs += [await port.enqueue(Enqueue("flow", Raw(b"[[%d],{}]" % n))) for n in range(3)]
+        if lives == 3:
+            break
+        await until(3 * lives)
+        log.crash()
+        await node.kill()
+    await until(7)
+    waits = next(n for n in range(3) if n != begun[-1])
+    asked, _ = digest("work", (waits,), {})
+    log.append(0, encode(StepCompleted(runs[waits], "0/work#1", 1, asked, Payload(Raw(b"77")), v=V)))
+    assert encode((await port.result(runs[waits], 10_000)).result) == b"77"
+    assert len(begun) == 7
+    end.set()
+    for n in range(3):
+        assert (await port.result(runs[n], 10_000)).status == "completed"
+    assert len(begun) == 8
+    await node.close()
 
 
 async def test_a_step_that_came_through_is_no_suspect_any_more() -> None:

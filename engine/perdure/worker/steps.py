@@ -114,7 +114,7 @@ async def _step(
             delivered = None if answer is GO else answer
         finally:
             if attempt.alone:
-                execution.worker.one_suspect.release()
+                execution.worker.suspects.leave(attempt)
         if (
             delivered is not None
             and record is not None
@@ -199,14 +199,18 @@ class _Attempt(InStep, eq=False):
             return await execution.wait(op)
         if crashes is None or crashes.count < 1:
             return await self._announced(alone=False)
-        one_suspect = execution.worker.one_suspect
-        await one_suspect.acquire()
+        suspects = execution.worker.suspects
+        suspects.enter(self)
         try:
+            while not suspects.first(self):
+                turn = await execution.wait(op)
+                if not isinstance(turn, Go):
+                    return turn
             answer = await self._announced(alone=True)
             self.alone = answer is None
         finally:
             if not self.alone:
-                one_suspect.release()
+                suspects.leave(self)
         return answer
 
     async def _announced(self, *, alone: bool) -> Delivered | None:

@@ -26,6 +26,7 @@ from perdure.worker.main import main
 from perdure.worker.settle import Settler
 from perdure.worker.spec import FunctionSpec
 from perdure.worker.stragglers import Stragglers, leave_behind
+from perdure.worker.suspects import Suspects
 from perdure.worker.threads import Threads
 from perdure.worker.watchdog import Watchdog
 from perdure_schemas.payload import Payload
@@ -88,7 +89,7 @@ class Worker:
         self.held: dict[int, set[str]] = {}
         """By partition, runs that have work and that this code may not touch."""
         self.settler = Settler(self.loop)
-        self.one_suspect = asyncio.Lock()
+        self.suspects = Suspects()
         self.threads = Threads(THREADS)
         self._stragglers = Stragglers(self.loop)
         self._watchdog = Watchdog(self)
@@ -335,6 +336,7 @@ class Worker:
             and execution.at_rest()
             and all(op == delivering or _waits_for_the_log(held.get(op)) for op in execution.waiting)
             and tasks_idle(execution)
+            and not self.suspects.wait_in(execution)
         )
 
     def _evict(self, execution: Execution) -> None:
