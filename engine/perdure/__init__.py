@@ -31,7 +31,7 @@ from perdure.sdk.port import RunStatus
 from perdure.sdk.sender import Sender
 from perdure.sdk.step import Step
 from perdure.sdk.sync_client import SyncClient, SyncRunHandle
-from perdure.worker.worker import Codec
+from perdure.worker.coding import Codec
 
 __all__ = [
     "App",

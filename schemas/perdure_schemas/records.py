@@ -296,6 +296,9 @@ class StepAnswered(_Kind, frozen=True, tag="step.answered", omit_defaults=True):
     claim: str
     granted: bool
     why: str = ""
+    deaths: int = 0
+    """How often a member died with it, by now: a command may be older. `alone`: with nothing beside it."""
+    alone: int = 0
 
 
 class StepReleased(_Kind, frozen=True, tag="step.released", omit_defaults=True):
@@ -476,12 +479,12 @@ class StepCommand(Struct, frozen=True, tag_field="kind", tag="step.command", omi
     v: int
     run: str
     op: str
+    digest: str
     attempt: int
     step: Queued
     """Its arguments are inline, whatever their size: a member needs nothing else."""
-    deaths: int = 0
-    """How often a member died with it; `alone`: with nothing beside it."""
-    alone: int = 0
+    suspect: bool = False
+    """Members died with it: it is claimed by one that runs nothing else."""
 
 
 AnyRecord = (

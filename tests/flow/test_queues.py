@@ -209,9 +209,15 @@ def test_a_failure_counts_only_under_the_present_claim(world: World, run: str) -
 
 
 def test_deaths_alone_are_counted_apart(world: World, run: str) -> None:
-    for claim, alone in (("a", False), ("b", True), ("c", True)):
+    for claim, alone in (("a", False), ("b", True)):
         world.to_run(run, claimed(run, claim, alone=alone))
         world.advance(LEASE_MS)
+    assert (queued(world, run).deaths, queued(world, run).alone_deaths) == (2, 1)
+    why = "it is to run alone: its latest command says so"
+    assert answers(world, run, claimed(run, "c")) == [("c", False, why)], "by an old command"
+    (answer,) = of_kind(world.to_run(run, claimed(run, "d", alone=True)), Answer)
+    assert (answer.granted, answer.deaths, answer.alone) == (True, 2, 1)
+    world.advance(LEASE_MS)
     assert (queued(world, run).deaths, queued(world, run).alone_deaths) == (3, 2)
 
 

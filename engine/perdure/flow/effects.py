@@ -58,6 +58,8 @@ class Answer(Struct, frozen=True, tag=True, gc=False):
     claim: str
     granted: bool
     why: str
+    deaths: int = 0
+    alone: int = 0
 
 
 class Ended(Struct, frozen=True, tag=True, gc=False):

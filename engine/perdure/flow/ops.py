@@ -239,7 +239,7 @@ def _open_queued(view: View, run: RunState, record: OpOpened, at: int) -> None:
     assert isinstance(opening, Queued)
     run.open[record.op] = OpenOp(queues.QUEUED, record.digest)
     arguments = shorten(opening.arguments, Ref(view.partition, view.offset)) or opening.arguments
-    queues.begin(view, run, record.op, replace(opening, arguments=arguments), at)
+    queues.begin(view, run, record.op, replace(opening, arguments=arguments), record.digest, at)
 
 
 _OPENERS: dict[type[Opening], Callable[[View, RunState, OpOpened, int], None]] = {

@@ -20,6 +20,8 @@ from perdure_schemas.records import Queued, StepAnswered, StepClaimed, StepFaile
 
 QUEUED = "queued"
 """Type of such an op."""
+DEATHS_BESIDE = 2
+"""A step that this often died with its member runs alone from then on, so that the one that kills is found."""
 LONGEST_WAIT_MS = 3_600_000
 """A command that nobody takes is put again after a lease, then after twice as long, up to this: it may be lost."""
 
@@ -29,9 +31,9 @@ def key_of(run: str, op: str) -> str:
     return f"{run}/{op}"
 
 
-def begin(view: View, run: RunState, op: str, opening: Queued, at: int) -> None:
+def begin(view: View, run: RunState, op: str, opening: Queued, digest: str, at: int) -> None:
     """A step was opened: it waits in its queue. `opening` has its arguments shortened."""
-    queued = QueuedState(opening)
+    queued = QueuedState(opening, digest)
     view.queued.put(key_of(run.id, op), queued)
     _wait(view, run, op, queued, at)
 
@@ -70,26 +72,37 @@ def step_claimed(view: View, record: StepClaimed, at: int) -> None:
             queued.beat = record.beat
             _set_timer(view, run, record.op, queued, at + queued.opening.lease_ms)
         elif record.beat == 0:
-            _answer(view, record)
+            _grant(view, record, queued)
     elif record.beat:
         _answer(view, record, "its lease ended")
     elif queued.claim:
         _answer(view, record, f"{queued.member or 'another member'} has it")
     elif queued.resting or record.attempt != queued.attempt:
         _answer(view, record, f"its attempt is {queued.attempt} now")
+    elif is_suspect(queued) and not record.alone:
+        _answer(view, record, "it is to run alone: its latest command says so")
     else:
         queued.claim, queued.member, queued.alone = record.claim, record.member, record.alone
         queued.unclaimed = 0
         _set_timer(view, run, record.op, queued, at + queued.opening.lease_ms)
-        _answer(view, record)
+        _grant(view, record, queued)
+
+
+def is_suspect(queued: QueuedState) -> bool:
+    return queued.deaths >= DEATHS_BESIDE
 
 
 def step_answered(view: View, record: StepAnswered, at: int) -> None:
     """What the owner told a member: the claim that it answers has said it all."""
 
 
-def _answer(view: View, record: StepClaimed, why: str = "") -> None:
-    view.effects.oblige(Answer(record.run, record.op, record.claim, not why, why))
+def _grant(view: View, record: StepClaimed, queued: QueuedState) -> None:
+    deaths, alone = queued.deaths, queued.alone_deaths
+    view.effects.oblige(Answer(record.run, record.op, record.claim, True, "", deaths, alone))
+
+
+def _answer(view: View, record: StepClaimed, why: str) -> None:
+    view.effects.oblige(Answer(record.run, record.op, record.claim, False, why))
 
 
 def step_released(view: View, record: StepReleased, at: int) -> None:

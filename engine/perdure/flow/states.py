@@ -44,6 +44,7 @@ class QueuedState(Struct, omit_defaults=True, gc=False):
     """A step in a queue, beside the run that opened it: signs of life touch this alone."""
 
     opening: Queued
+    digest: str
     attempt: int = 1
     dispatches: int = 0
     unclaimed: int = 0

@@ -31,7 +31,7 @@ from perdure.errors import LogCorrupt, LogError, PartitionHalted
 from perdure.flow import FOLD_VERSION, Own, UnreadableRecord, decode, fold_batch
 from perdure.flow.effects import Act, Activated, Answer, Attempted, Deliver, OwnerKnown, Parked, Retry, Schedule, Start
 from perdure.flow.lines import StoredLine
-from perdure.flow.queues import key_of
+from perdure.flow.queues import is_suspect, key_of
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.log.protocol import Batch, Log, Reader
@@ -285,7 +285,7 @@ class Processor:
             if isinstance(act, Schedule):
                 self.timers.schedule(act.function)
             elif isinstance(act, Answer):
-                self.append(StepAnswered(act.run, act.op, act.claim, act.granted, act.why, v=V))
+                self.append(StepAnswered(act.run, act.op, act.claim, act.granted, act.why, act.deaths, act.alone, v=V))
             elif isinstance(act, OwnerKnown):
                 known = act
                 self._compare_code()
@@ -348,7 +348,7 @@ class Processor:
             if step.arguments.ref is not None:
                 raw = msgspec.Raw(self.payload(step.arguments, field="arguments"))
                 step = replace(step, arguments=Payload(raw, encoded=step.arguments.encoded))
-            command = StepCommand(V, run, op, queued.attempt, step, queued.deaths, queued.alone_deaths)
+            command = StepCommand(V, run, op, queued.digest, queued.attempt, step, is_suspect(queued))
             self._last_ticket = commands.put(step.queue, key_of(run, op), _ENCODE(command))
             if self.on_dispatch is not None:
                 self.on_dispatch(step.queue)

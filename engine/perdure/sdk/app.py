@@ -15,8 +15,8 @@ from perdure.sdk.function import Function
 from perdure.sdk.options import Options, check_flag, check_id, check_names, function_options
 from perdure.sdk.step import Step, StepDecorator
 from perdure.sdk.triggers import triggers_of
-from perdure.worker.spec import FunctionSpec
-from perdure.worker.worker import Codec
+from perdure.worker.coding import Codec
+from perdure.worker.spec import FunctionSpec, StepSpec
 from perdure_schemas.definition import CronDefined, Definition
 
 if TYPE_CHECKING:
@@ -174,8 +174,25 @@ class App:
         return Function(Declared(self.name, handler_id, "handler", fn, signatures.place(fn), options, local=local))
 
     def _add_step(self, step: Step[..., Any]) -> None:
-        if "<locals>" not in getattr(step.fn, "__qualname__", ""):
-            self.steps.append(step)
+        if "<locals>" in getattr(step.fn, "__qualname__", ""):
+            return
+        for other in self.steps:
+            if other.name == step.name and (other.queue or step.queue):
+                places = f"{signatures.place(other.fn)} and {signatures.place(step.fn)}"
+                raise DefinitionError(
+                    f"two steps have the name {step.name!r}, at {places}, and a pool would not know which: give one "
+                    "of them name=…"
+                )
+        self.steps.append(step)
+
+    @property
+    def pool_steps(self) -> dict[str, StepSpec]:
+        """Steps that a worker pool finds, by name: those of modules. A name that two have is none."""
+        found: dict[str, StepSpec] = {}
+        twice: set[str] = set()
+        for step in self.steps:
+            (twice.add(step.name) if step.name in found else found.update({step.name: step.spec}))
+        return {name: spec for name, spec in found.items() if name not in twice}
 
     def load(self) -> None:
         """Imports the modules of `include` and makes every spec: what is wrong is said before anything runs."""

@@ -20,7 +20,7 @@ from perdure.sdk.events import Event, EventReader, EventType, Json, Match, Scala
 from perdure.sdk.options import Retry, retry_policy
 from perdure.sdk.sender import Sender, event_body
 from perdure.sdk.signatures import local_names, type_hints
-from perdure.sdk.step import is_async
+from perdure.sdk.step import Step, check_for_pool, is_async
 from perdure.sdk.timeouts import DurableTimeout
 from perdure.sdk.waiting import WaitKey, wait_key
 from perdure.worker import Execution, current, payloads
@@ -97,6 +97,7 @@ class Context(Sender):
         returns: Any = None,
         retries: int | Retry = 4,
         timeout: Duration | None = None,
+        queue: str = "",
     ) -> Any:
         """Runs `fn(*args)` as a step named `name`: once, its result recorded. `returns`: the result's type."""
         if not callable(cast("object", fn)):
@@ -106,6 +107,7 @@ class Context(Sender):
                 f"ctx.step({name!r}, …): a function and its arguments are needed, not {type(fn).__name__}: "
                 f"ctx.step({name!r}, fetch, url)"
             )
+        _refuse_queue(name, queue, fn)
         annotation = returns if returns is not None else type_hints(fn, local_names(fn)).get("return", Any)
         spec = StepSpec(
             name,
@@ -335,6 +337,22 @@ class StepInfo:
     @property
     def logger(self) -> logging.Logger:
         return logging.getLogger(f"perdure.step.{self._inside.name}")
+
+
+def _refuse_queue(name: str, queue: str, fn: object) -> None:
+    """An inline step is this run's alone."""
+    if isinstance(fn, Step):
+        own = cast("Step[..., Any]", fn)
+        if queue or own.queue:
+            raise DefinitionError(
+                f"ctx.step({name!r}, …): {own.name!r} is a step of its own, with queue={queue or own.queue!r}: await "
+                f"it itself, as {own.name}.options(name={name!r})(…)"
+            )
+    elif queue:
+        check_for_pool(name, queue, fn)
+        raise DefinitionError(
+            f"ctx.step({name!r}, …, queue={queue!r}): a pool finds steps by their decorator: @app.step(queue={queue!r})"
+        )
 
 
 def current_step() -> StepInfo:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from perdure.errors import UnknownRun
+from perdure.errors import DefinitionError, UnknownRun
 from perdure.log import open_log
 from perdure.sdk import binding
 from perdure.sdk.app import App
@@ -15,7 +15,8 @@ from perdure.sdk.events import Event
 from perdure.sdk.function import Function
 from perdure.sdk.handle import RunHandle
 from perdure.sdk.local_port import LocalPort
-from perdure.sdk.node import Node
+from perdure.sdk.node import SLOTS, Node
+from perdure.sdk.options import check_queue
 from perdure.sdk.port import Enqueue, FunctionView, Port, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import CallOptions
 from perdure_schemas.event import EventBody
@@ -28,12 +29,21 @@ class Engine(Client):
     """Runs its apps in this process: `async with Engine(app, log="embedded:///var/lib/shop"):`.
 
     `log`: `embedded://<folder>` (durable, for one machine) or `memory://`; `PERDURE_LOG`, else `.perdure` here.
-    `partitions` is fixed when the log is made.
+    `partitions` is fixed when the log is made. `queues`: the worker pools that this process is a member of, as names,
+    or with the number of steps that it runs at a time: `{"gpu": 1}`; all of the apps' queues if it is left out.
     """
 
-    def __init__(self, app: App, *more: App, log: str = "", partitions: int = 4) -> None:
+    def __init__(
+        self,
+        app: App,
+        *more: App,
+        log: str = "",
+        partitions: int = 4,
+        queues: Mapping[str, int] | Iterable[str] | None = None,
+    ) -> None:
         super().__init__(app, *more, log=log or os.environ.get("PERDURE_LOG", DEFAULT_LOG))
         self._partitions = partitions
+        self._queues = None if queues is None else checked_queues(queues)
         self._stack = AsyncExitStack()
         self._ports: dict[str, Port] = {}
         self._stand_ins: dict[str, Client] = {}
@@ -67,7 +77,8 @@ class Engine(Client):
         return LocalPort(node)
 
     def _node(self, app: App) -> Node:
-        return Node(app, open_log(_log_of(self._log_url, app, len(self.apps)), partitions=self._partitions))
+        log = open_log(_log_of(self._log_url, app, len(self.apps)), partitions=self._partitions)
+        return Node(app, log, queues=self._queues)
 
     async def _close(self) -> None:
         try:
@@ -187,6 +198,18 @@ class _Late:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine.port, name)
+
+
+def checked_queues(queues: Mapping[str, int] | Iterable[str]) -> dict[str, int]:
+    """Queue → how many steps at a time. Raises `DefinitionError`."""
+    if isinstance(queues, str):
+        raise DefinitionError(f"queues={queues!r}: a list is needed, such as queues=[{queues!r}]")
+    given: Mapping[str, object]
+    given = cast("Mapping[str, object]", queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, SLOTS)
+    for slots in given.values():
+        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+            raise DefinitionError(f'queues={queues!r}: how many steps at a time, such as {{"gpu": 1}}')
+    return {check_queue(queue): int(str(slots)) for queue, slots in given.items()}
 
 
 def _log_of(url: str, app: App, apps: int) -> str:

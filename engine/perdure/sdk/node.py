@@ -19,13 +19,16 @@ from perdure.sdk.app import App
 from perdure.sdk.handle import RunHandle
 from perdure.sdk.prepare import prepare
 from perdure.worker import Worker
+from perdure.worker.pool import Member
 from perdure.worker.spec import FunctionSpec
-from perdure_schemas.records import AppDefined, Record, V
+from perdure_schemas.records import AppDefined, Record, StepReleased, V
 
 log = logging.getLogger("perdure.engine")
 _ENCODE = msgspec.json.Encoder().encode
 CHECKPOINT_TICKS = 5
 """A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub."""
+SLOTS = 8
+"""Steps of one queue that a process runs at a time, if it does not say."""
 TICK_SECONDS = 0.1
 """At the latest this often: checkpoints, idle runs, timers."""
 
@@ -35,10 +38,21 @@ class Node:
 
     `activate`: this code becomes current even if the log has seen it, and other code since. By default on a log of one
     process; on a shared one a pod of the code before, started again in the midst of a deploy, must not undo it.
+
+    `queues`: those whose steps this process runs, each with how many at a time; all that there are if None. `name` is
+    what people see of it.
     """
 
     def __init__(
-        self, app: App, app_log: Log, *, evict: bool = False, ticking: bool = True, activate: bool | None = None
+        self,
+        app: App,
+        app_log: Log,
+        *,
+        evict: bool = False,
+        ticking: bool = True,
+        activate: bool | None = None,
+        queues: Mapping[str, int] | None = None,
+        name: str = "",
     ) -> None:
         app.load()
         self.app = app
@@ -48,7 +62,11 @@ class Node:
         self._activate = not app_log.shared if activate is None else activate
         self.definition = app.definition()
         self.specs: Mapping[str, FunctionSpec] = app.specs
+        self.steps = app.pool_steps
         self.worker: Worker
+        self.pools: Member
+        self._queues = queues
+        self._name = name
         self.ownership: Ownership
         self._processors: dict[int, Processor] = {}
         self.waiters: dict[str, list[asyncio.Future[None]]] = {}
@@ -69,14 +87,23 @@ class Node:
         self._activated = asyncio.Event()
         await self.log.open()
         self.worker = Worker(
-            self.specs, prepare, self._handle, self, self.log.now_ms, codec=self.app.codec, evict=self._evict
+            self.specs,
+            prepare,
+            self._handle,
+            self,
+            self.log.now_ms,
+            steps=self.steps,
+            codec=self.app.codec,
+            evict=self._evict,
         )
+        self.pools = Member(self.log, self.steps, codec=self.app.codec, name=self._name)
         try:
             code = self.definition.digest
             self.worker.processors = self._processors
             self.ownership = Ownership(self.log, self.worker, code, self._processors, owned=self._owned)
             self.log.join(self.ownership)
             await self.ownership.settled()
+            self._serve()
             self.append(0, AppDefined(self.definition, activate=self._activate, v=V))
             if self._ticking:
                 self._tick = self._loop.call_later(TICK_SECONDS, self._ticked, context=Context())
@@ -104,7 +131,33 @@ class Node:
         routes = processor.view.routes()
         return routes is not None and routes.definition.digest == self.definition.digest and processor.current
 
+    def _serve(self) -> None:
+        """Take part in the pools."""
+        if self._queues is not None:
+            for queue, slots in self._queues.items():
+                self.pools.serve(queue, slots)
+            return
+        for spec in self.steps.values():
+            if spec.queue:
+                self.pools.serve(spec.queue, SLOTS)
+
+    def _dispatched(self, queue: str) -> None:
+        """There may be queues that only `Step.options` names."""
+        if self._queues is None:
+            self.pools.serve(queue, SLOTS)
+
+    def _look_for_steps(self, processor: Processor) -> None:
+        """What stands in queues from before. Where all members lived in the process before, all of them are dead."""
+        commands = self.log.commands
+        for key, queued in processor.view.queued.items():
+            self._dispatched(queued.opening.queue)
+            if queued.claim and commands is not None and commands.local:
+                run, _, op = key.partition("/")
+                processor.append(StepReleased(run, op, queued.claim, died=True, v=V))
+
     def _owned(self, processor: Processor) -> None:
+        processor.on_dispatch = self._dispatched
+        self._look_for_steps(processor)
         if self._ticking:
             processor.on_timer = self._plan_timer
 
@@ -231,6 +284,7 @@ class Node:
         for handle in (self._tick, self._timer):
             if handle is not None:
                 handle.cancel()
+        await self.pools.close()
         await self.worker.close()
         try:
             await self.ownership.close()
@@ -247,6 +301,7 @@ class Node:
         for handle in (self._tick, self._timer):
             if handle is not None:
                 handle.cancel()
+        await self.pools.kill()
         await self.worker.close()
         self.ownership.stop()
 

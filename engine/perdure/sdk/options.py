@@ -59,6 +59,8 @@ class StepOptions(TypedDict, total=False):
     retries: int | Retry
     timeout: Duration
     """For one attempt."""
+    queue: str
+    """The worker pool that runs it, in this process or in others; without one it runs where the run is."""
     record_input: bool
     """False keeps the arguments out of the log: their digest stands there alone."""
 
@@ -143,6 +145,14 @@ def check_id(value: object, what: str) -> str:
     if len(value) > 200:
         raise DefinitionError(f"{what}={value[:40]!r}…: {len(value)} characters long; at most 200")
     return value
+
+
+def check_queue(value: object) -> str:
+    """A name of a queue; topics are named after it."""
+    text = check_id(value, "queue")
+    if not all(char.isascii() and (char.isalnum() or char in "._-") for char in text):
+        raise DefinitionError(f"queue={text!r}: letters, digits, '.', '_' and '-' only: topics are named after it")
+    return text
 
 
 def check_flag(given: Mapping[str, Any], name: str, default: bool) -> bool:

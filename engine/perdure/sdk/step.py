@@ -6,9 +6,11 @@ from functools import cached_property, update_wrapper
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from perdure.duration import parse_ms
-from perdure.sdk.options import Retry, StepOptions, check_flag, check_id, check_names, retry_policy
+from perdure.errors import DefinitionError
+from perdure.sdk.options import Retry, StepOptions, check_flag, check_id, check_names, check_queue, retry_policy
 from perdure.sdk.signatures import check_callable, local_names, type_hints
 from perdure.worker.lineage import here, in_step
+from perdure.worker.queued import queued
 from perdure.worker.spec import StepSpec
 from perdure.worker.steps import step
 
@@ -27,7 +29,8 @@ class Step(Generic[P, R_co]):
     fn: Callable[..., Any]
     """The plain function, for unit tests."""
 
-    def __init__(self, fn: Callable[..., Any], options: StepOptions) -> None:
+    def __init__(self, fn: Callable[..., Any], options: StepOptions, *, of: "Step[..., Any] | None" = None) -> None:
+        """`of`: the step as it was defined, whose options these are in place of its own."""
         check_names(options, StepOptions.__annotations__, "@app.step")
         self.name = check_id(options.get("name", getattr(fn, "__name__", "")), "name")
         self._options = options
@@ -35,6 +38,17 @@ class Step(Generic[P, R_co]):
         timeout = options.get("timeout")
         self._timeout_ms = None if timeout is None else parse_ms(timeout, what="timeout", positive=True)
         self._record_input = check_flag(options, "record_input", True)
+        self.defined: str = self.name if of is None else of.defined
+        """The name that a pool finds it by, which `options(name=…)` does not change."""
+        self.origin: Callable[..., Any] = fn if of is None else of.origin
+        self.queue = check_queue(options["queue"]) if "queue" in options else ""
+        if self.queue:
+            check_for_pool(self.name, self.queue, self.origin)
+            if not self._record_input:
+                raise DefinitionError(
+                    f"step {self.name!r} has queue={self.queue!r} and record_input=False: a pool gets the arguments "
+                    "through the log; App(codec=…) encrypts them there"
+                )
         self._local = local_names(fn)
         self.fn = fn
         update_wrapper(self, fn)
@@ -42,14 +56,19 @@ class Step(Generic[P, R_co]):
     @cached_property
     def spec(self) -> StepSpec:
         """What the worker runs. Made at first use, when the names in annotations are all defined."""
+        hints = type_hints(self.fn, self._local)
         return StepSpec(
             self.name,
             self.fn,
             is_async=is_async(self.fn),
-            returns=type_hints(self.fn, self._local).get("return", Any),
+            returns=hints.get("return", Any),
             retries=self._retries,
             timeout_ms=self._timeout_ms,
             record_input=self._record_input,
+            queue=self.queue,
+            step=self.defined,
+            origin=self.origin,
+            parameters={name: hint for name, hint in hints.items() if name != "return"},
         )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
@@ -57,7 +76,8 @@ class Step(Generic[P, R_co]):
         # `Coroutine[Any, Any, R_co]` would make mypy's choice among the overloads of asyncio.gather ambiguous.
         branch = here.get()
         if branch is not None and in_step.get() is None:
-            return step(branch, self.spec, args, kwargs)
+            spec = self.spec
+            return (queued if spec.queue else step)(branch, spec, args, kwargs)
         if is_async(self.fn):
             plain: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
             return plain
@@ -69,10 +89,21 @@ class Step(Generic[P, R_co]):
 
     def options(self, **o: Unpack[StepOptions]) -> Self:
         """The same step with other options: `await insert.options(retries=9)(row)`."""
-        return type(self)(self.fn, {**self._options, **o})
+        return type(self)(self.fn, {**self._options, **o}, of=self)
 
     def __repr__(self) -> str:
         return f"<step {self.name!r}>"
+
+
+def check_for_pool(name: str, queue: str, fn: object) -> None:
+    """A pool has what the modules of the app define, and nothing that a function makes when it runs."""
+    outer, local, _ = getattr(fn, "__qualname__", "").rpartition(".<locals>.")
+    if local:
+        where = outer.rpartition(".")[2]
+        raise DefinitionError(
+            f"step {name!r} has queue={queue!r} but is defined inside {where!r}: a pool imports it; move it to "
+            "module level"
+        )
 
 
 def is_async(fn: Callable[..., Any]) -> bool:

@@ -25,6 +25,7 @@ from perdure.testing.port import TestPort
 from perdure.testing.runs import Run, run_of
 from perdure.worker.arguments import CallOptions
 from perdure.worker.lineage import in_step
+from perdure.worker.spec import FunctionSpec
 from perdure_schemas.event import EventBody
 
 P = ParamSpec("P")
@@ -189,7 +190,7 @@ class TestEngine(Client):
                 quiet = 0
                 if asyncio.get_running_loop().time() > deadline:
                     raise PerdureError(f"nothing happens for {PATIENCE_SECONDS:g}s: {_who_waits(node)}")
-                if node.worker.working():
+                if node.worker.working() or node.pools.working:
                     await asyncio.sleep(0.001)
             else:
                 quiet += 1
@@ -199,7 +200,7 @@ class TestEngine(Client):
             not processor.halted and processor.offset < self.log.end(processor.partition)
             for processor in node.processors
         )
-        return behind or self.log.unflushed or not node.worker.quiet()
+        return behind or self.log.unflushed or node.pools.busy or not node.worker.quiet()
 
     async def advance(self, by: Duration, /) -> None:
         """The clock moves by `by`, from timer to timer; returns when nothing more can happen by itself."""
@@ -270,7 +271,7 @@ class TestEngine(Client):
         """While this engine is open, `fn` runs in place of the step or function."""
         spec = target.spec
         before = (spec.fn, spec.is_async, target.fn)
-        takes_context = getattr(spec, "takes_context", None)
+        takes_context = spec.takes_context if isinstance(spec, FunctionSpec) else None
 
         def undo() -> None:
             spec.fn, spec.is_async, target.fn = before

@@ -12,7 +12,7 @@ from msgspec.json import Decoder
 
 from perdure.errors import PayloadError
 from perdure.worker.payloads import decoder_for, encode, round_trip, show
-from perdure.worker.spec import FunctionSpec
+from perdure.worker.spec import Callee
 
 _Kind = inspect.Parameter
 _decode_parts = Decoder(tuple[list[Raw], dict[str, Raw]]).decode
@@ -62,7 +62,7 @@ def shape_of(fn: Callable[..., Any], takes_context: bool) -> Shape:
     )
 
 
-def check_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shape:
+def check_call(spec: Callee, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shape:
     """Refuses arguments that the function's signature does not take, as a `PayloadError` that names the parameter."""
     shape = shape_of(spec.fn, spec.takes_context)
     if len(args) == shape.full and not kwargs:
@@ -85,7 +85,7 @@ def check_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any
     return shape
 
 
-def arguments_json(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Raw:
+def arguments_json(spec: Callee, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Raw:
     """`[[positional…], {keyword: …}]` for the log. Raises `PayloadError` for what the function could not get as it is.
 
     Dicts keep the order of their keys: compare calls by `payloads.digest`, which does not depend on it.
@@ -99,7 +99,7 @@ def arguments_json(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str,
     return Raw(b"[[" + positional + b"],{" + keywords + b"}]")
 
 
-def decode_arguments(spec: FunctionSpec, raw: bytes | Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def decode_arguments(spec: Callee, raw: bytes | Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What `arguments_json` wrote, in the annotated types. Parameters that are not given keep their defaults.
 
     Raises `PayloadError` for arguments that do not fit: they may come from anywhere.
@@ -120,11 +120,11 @@ def _names(shape: Shape, count: int) -> tuple[str, ...]:
     return shape.positional if more <= 0 else shape.positional + (shape.rest,) * more
 
 
-def _at(spec: FunctionSpec, key: str, shape: Shape) -> str:
+def _at(spec: Callee, key: str, shape: Shape) -> str:
     return key if key in shape.keywords else shape.extra
 
 
-def _one(spec: FunctionSpec, name: str, value: object) -> bytes:
+def _one(spec: Callee, name: str, value: object) -> bytes:
     annotation = spec.parameters.get(name, Any)
     try:
         return round_trip(value, annotation)[0]
@@ -134,7 +134,7 @@ def _one(spec: FunctionSpec, name: str, value: object) -> bytes:
     return round_trip(value, annotation, f"argument {name!r} of {spec.id}()", f"the parameter {name!r}")[0]
 
 
-def _read(spec: FunctionSpec, name: str, raw: Raw) -> Any:
+def _read(spec: Callee, name: str, raw: Raw) -> Any:
     annotation = spec.parameters.get(name, Any)
     try:
         return decoder_for(annotation)(raw)

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from perdure_schemas.definition import FunctionDefined
 
@@ -24,6 +24,19 @@ class RetryPolicy:
         return max(1, int(base * random.uniform(0.9, 1.1)))
 
 
+class Callee(Protocol):
+    """What arguments are checked against and typed by, of functions and of steps."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def fn(self) -> Callable[..., Any]: ...
+    @property
+    def takes_context(self) -> bool: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+
+
 @dataclass(slots=True)
 class StepSpec:
     """A piece of work. `returns` is the annotation that results are decoded into; `Any` if there is none."""
@@ -36,6 +49,20 @@ class StepSpec:
     timeout_ms: int | None = None
     record_input: bool = True
     queue: str = ""
+    """The worker pool that runs it; empty where the run is."""
+    step: str = ""
+    """The name it was defined under, by which a pool finds it; `name` may be another by `options`."""
+    origin: object = None
+    """The function as it was decorated: it tells steps of one name apart, whatever runs in its place."""
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def id(self) -> str:
+        return self.name
+
+    @property
+    def takes_context(self) -> bool:
+        return False
 
 
 @dataclass(slots=True)

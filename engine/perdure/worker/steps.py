@@ -18,6 +18,7 @@ from typing import Any
 from msgspec import UNSET, Raw, UnsetType
 
 from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError
+from perdure.flow.queues import QUEUED
 from perdure.worker.delivery import GO, Delivered, Diverged, Go
 from perdure.worker.errors import describe, is_final, rebuild_step_error, retry_in_ms
 from perdure.worker.execution import Execution
@@ -31,18 +32,18 @@ log = logging.getLogger("perdure.worker")
 DEATHS_ALONE = 3
 """A step that died this often with no other suspect beside it is what kills its process: it fails."""
 GRACE_SECONDS = 1.0
-_FINAL = (NonRetriable, PayloadError, DefinitionError, OutsideRun)
+FINAL = (NonRetriable, PayloadError, DefinitionError, OutsideRun)
 
 
 def step(branch: Branch, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
     """A step of a run, called in `branch`. Its identity is taken now, when it is called."""
     op = branch.identity(spec.name)
     execution = branch.execution
-    coroutine = execution.unawaited[op] = _step(execution, branch, op, spec, args, kwargs)
+    coroutine = execution.unawaited[op] = run_step(execution, branch, op, spec, args, kwargs)
     return coroutine
 
 
-async def _step(
+async def run_step(
     execution: Execution, branch: Branch, op: str, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """In one piece, since every call, coroutine and object here is paid for by each step."""
@@ -71,7 +72,7 @@ async def _step(
                 if spec.is_async and spec.timeout_ms is None:
                     value = await spec.fn(*args, **kwargs)
                 else:
-                    value = await _guarded(attempt, spec, args, kwargs)
+                    value = await guarded(attempt, spec, args, kwargs)
                 encoded, kept = round_trip(value, spec.returns)
             except BaseException as error:
                 if attempt.broke(error):
@@ -122,6 +123,11 @@ async def _step(
         ):
             # The round trip already made the private copy that decoding would make.
             return kept
+    return value_of(execution, op, spec, asked, delivered)
+
+
+def value_of(execution: Execution, op: str, spec: StepSpec, asked: str, delivered: Delivered) -> Any:
+    """What the log has of the step: its result, or its last failure raised."""
     outcome = delivered.outcome
     if type(outcome) is StepCompleted:
         return _recorded(execution, op, spec, asked, outcome.result)
@@ -179,7 +185,7 @@ class _Attempt(InStep, eq=False):
         opened = execution.state.open.get(self.op)
         if opened is not None:
             self.attempt = opened.attempt
-            if opened.due is not None:
+            if opened.due is not None or opened.type == QUEUED:
                 execution.worker.may_rest(execution)
                 return await execution.wait(self.op)
         answer = await self._as_suspect() if execution.suspect else None
@@ -233,7 +239,7 @@ class _Attempt(InStep, eq=False):
         elif execution.signal is not None:
             raise type(execution.signal) from None
         policy, attempt = self.spec.retries, self.attempt
-        final = attempt > policy.limit or is_final(error, (*_FINAL, *policy.never_on))
+        final = attempt > policy.limit or is_final(error, (*FINAL, *policy.never_on))
         later_ms = None if final else retry_in_ms(policy, attempt, error, execution.worker.now_ms())
         info = describe(error, attempts=attempt, step=self.name, run=execution.run_id)
         self._fail(info, later_ms, (monotonic_ns() - self.began) // 1000)
@@ -258,7 +264,7 @@ def _cancelling() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+async def guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A body that runs beside the run: in a thread, or in a task of its own so that its timeout binds."""
     if spec.is_async:
         return await _within(spec, inside, asyncio.ensure_future(spec.fn(*args, **kwargs)), None)

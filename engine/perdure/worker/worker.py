@@ -7,24 +7,23 @@ not resident ──(Start, or an outcome)──► resident ──(every task wa
 """
 
 import asyncio
-import base64
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from typing import Any, Protocol
 
-import msgspec
 from msgspec import Raw
 
 from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, OwnerKnown, Parked, Retry, Start
 from perdure.flow.states import OpenOp, RunState
 from perdure.partition import Processor
 from perdure.worker import asking, lineage
+from perdure.worker.coding import Codec, coded, decoded
 from perdure.worker.execution import Execution
 from perdure.worker.idle import own_clock, tasks_idle
 from perdure.worker.main import main
 from perdure.worker.settle import Settler
-from perdure.worker.spec import FunctionSpec
+from perdure.worker.spec import FunctionSpec, StepSpec
 from perdure.worker.stragglers import Stragglers, leave_behind
 from perdure.worker.suspects import Suspects
 from perdure.worker.threads import Threads
@@ -38,12 +37,6 @@ _EVICT_AMONG = 64
 THREADS = 32
 """`def` steps that run at the same time."""
 LOOK_AGAIN_SECONDS = 1.0
-
-
-class Codec(Protocol):
-    def encode(self, payload: bytes, /) -> bytes: ...
-
-    def decode(self, payload: bytes, /) -> bytes: ...
 
 
 class Listener(Protocol):
@@ -74,12 +67,15 @@ class Worker:
         listener: Listener,
         now_ms: Callable[[], int],
         *,
+        steps: Mapping[str, StepSpec] | None = None,
         codec: Codec | None = None,
         evict: bool = False,
         idle_runs: int = IDLE_RUNS,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.functions = functions
+        self.steps = steps or {}
+        """Steps that a worker pool finds, by the names they were defined under."""
         self.prepare = prepare
         self.handle = handle
         self.now_ms = now_ms
@@ -364,16 +360,10 @@ class Worker:
     # Payloads
 
     def payload(self, raw: Raw) -> Payload:
-        if self._codec is None:
-            return Payload(raw)
-        coded = base64.b64encode(self._codec.encode(bytes(raw))).decode()
-        return Payload(Raw(msgspec.json.encode(coded)), encoded=True)
+        return Payload(raw) if self._codec is None else coded(self._codec, raw)
 
     def payload_bytes(self, processor: Processor, payload: Payload, field: str = "result") -> bytes:
-        raw = processor.payload(payload, field=field)
-        if not payload.encoded or self._codec is None:
-            return raw
-        return self._codec.decode(base64.b64decode(msgspec.json.decode(raw, type=str)))
+        return decoded(self._codec, processor.payload(payload, field=field), encoded=payload.encoded)
 
     async def close(self) -> None:
         """Evict everyone: their results are in the log. Steps in flight are cancelled, and run again later."""
