@@ -18,6 +18,10 @@ async def misspelt() -> None: ...
 async def too_plain() -> None: ...
 
 
+@app.step(queue=5)  # error: a queue has a name
+async def unnamed() -> None: ...
+
+
 def add(a: int, b: int) -> int:
     return a + b
 

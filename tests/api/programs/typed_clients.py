@@ -32,7 +32,8 @@ async def main() -> None:
         runs = await client.runs(fulfil, status="running", event_id=event_id)
         assert_type(runs, list[RunHandle[int]])
         assert_type([await run.result() for run in runs], list[int])
-    async with Engine(app, log="embedded:///var/lib/shop") as engine:
+    Engine(app, log="embedded:///var/lib/shop", queues=["gpu"])
+    async with Engine(app, log="embedded:///var/lib/shop", queues={"gpu": 1}) as engine:
         assert_type(engine, Engine)
         asgi: Callable[..., Awaitable[None]] = engine.asgi()
         print(asgi)

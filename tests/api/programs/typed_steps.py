@@ -27,7 +27,7 @@ def parse(text: str) -> list[int]:
 async def mail(to: str) -> None: ...
 
 
-@app.step(retries=1)
+@app.step(retries=1, queue="gpu")
 def embed(text: str) -> list[float]:
     return [float(len(text))]
 
@@ -49,7 +49,7 @@ async def fulfil(ctx: Context, event: Event) -> int:
     assert_type(await charge(order="o1", cents=5), Receipt)
     assert_type(await parse("1 2"), list[int])
     assert_type(await mail("a@b.c"), None)
-    assert_type(await embed.options(timeout="5m")("hello"), list[float])
+    assert_type(await embed.options(timeout="5m", queue="gpu-large")("hello"), list[float])
     assert_type(await ctx.step("add", add, 1, 2), int)
     assert_type(await ctx.step("fetch", fetch, "http://localhost", retries=2, timeout="10s"), bytes)
     assert_type(await ctx.step("typed", parse_later, returns=list[int]), list[int])
