@@ -160,8 +160,6 @@ class TestFunction:
     def test_flow_control_is_not_there_yet(self, app: App) -> None:
         bad: Any = {"throttle": 5}
         assert "no option 'throttle'" in refused(lambda: app.function(on=ADDED, **bad))
-        pool: Any = {"queue": "gpu"}
-        assert "no option 'queue'" in refused(lambda: app.step(**pool))
 
 
 async def event_first(event: Event, ctx: Context) -> None: ...

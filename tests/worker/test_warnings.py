@@ -68,6 +68,25 @@ async def test_a_step_in_a_task_is_named(caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.usefixtures("quick_watchdog")
+async def test_a_step_of_a_queue_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    app = App("shop")
+
+    async def resize() -> None:
+        await asyncio.sleep(0.02)
+        await blocked(caplog)
+
+    resize.__qualname__ = "resize"
+    step = app.step(queue="gpu")(resize)
+
+    @app.background
+    async def flow() -> None:
+        await step()
+
+    await finished(app, flow)
+    assert "step 'resize' of queue 'gpu' blocks the event loop" in caplog.text
+
+
+@pytest.mark.usefixtures("quick_watchdog")
 async def test_code_outside_of_steps_that_blocks_is_named(caplog: pytest.LogCaptureFixture) -> None:
     app = App("shop")
 

@@ -97,6 +97,7 @@ class Node:
             evict=self._evict,
         )
         self.pools = Member(self.log, self.steps, codec=self.app.codec, name=self._name)
+        self.worker.pooled = self.pools.bodies
         try:
             code = self.definition.digest
             self.worker.processors = self._processors

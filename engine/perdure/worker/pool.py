@@ -19,7 +19,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import replace
 from time import monotonic_ns
@@ -103,6 +103,10 @@ class Member:
         """A step's body runs: real time must pass."""
         return any(work.task is not None for work in self._work)
 
+    def bodies(self) -> list[tuple[str, Callable[..., Any]]]:
+        """What runs now: in words, and the function."""
+        return [work.body for work in list(self._work) if work.body is not None]
+
     def _take(self, command: Command) -> None:
         work = _Work(self, command)
         task = self._work[work] = asyncio.get_running_loop().create_task(work.run(), context=Context())
@@ -155,6 +159,7 @@ class _Work:
         self.silent = False
         """The process counts as dead: nothing is written."""
         self.task: asyncio.Task[bytes] | None = None
+        self.body: tuple[str, Callable[..., Any]] | None = None
         self._command = command
         self._partition = 0
         self._claim = secrets.token_hex(8)
@@ -275,11 +280,13 @@ class _Work:
         if self.member.closing:
             return None
         self._inside = InStep(cast("Execution", self), step.op, name, step.attempt, False)
-        self.task = asyncio.get_running_loop().create_task(self._body(step, spec, name), context=Context())
+        self.body = f"step {name!r} of queue {step.step.queue!r}", spec.fn
+        self.task = asyncio.get_running_loop().create_task(self._run_body(step, spec, name), context=Context())
         self._beat_later(step)
         try:
             await asyncio.wait({self.task})
         finally:
+            self.body = None
             if self._beat is not None:
                 self._beat.cancel()
         task, self.task = self.task, None
@@ -294,7 +301,7 @@ class _Work:
         took_us = (monotonic_ns() - self._began) // 1000
         return StepCompleted(step.run, step.op, step.attempt, step.digest, result, took_us=took_us, v=V)
 
-    async def _body(self, step: StepCommand, spec: StepSpec, name: str) -> bytes:
+    async def _run_body(self, step: StepCommand, spec: StepSpec, name: str) -> bytes:
         inside = self._inside
         assert inside is not None, "the body runs inside its step"
         arguments = step.step.arguments

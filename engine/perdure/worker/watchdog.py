@@ -73,7 +73,7 @@ class Watchdog:
         while frame is not None:
             codes.add(frame.f_code)
             known = frame.f_locals if frame.f_code.co_filename in _OURS else {}
-            if frame.f_code.co_name == "_step" and "spec" in known:
+            if frame.f_code.co_name == "run_step" and "spec" in known:
                 return _step(known["spec"].name, known["execution"])
             if frame.f_code.co_name == "main" and "execution" in known:
                 return f"code of {known['execution'].function.id!r} outside of steps"
@@ -90,6 +90,9 @@ class Watchdog:
                 spec: Any = getattr(body, "spec", None)
                 if spec is not None and getattr(spec.fn, "__code__", None) in codes:
                     return _step(op_name(op), execution)
+        for name, fn in self._worker.pooled():
+            if getattr(fn, "__code__", None) in codes:
+                return name
         return ""
 
 

@@ -79,6 +79,8 @@ class Worker:
         self.prepare = prepare
         self.handle = handle
         self.now_ms = now_ms
+        self.pooled: Callable[[], list[tuple[str, Callable[..., Any]]]] = list
+        """Bodies that this process runs for worker pools: what to call them, and their functions."""
         self.processors: dict[int, Processor] = {}
         self.executions: dict[str, Execution] = {}
         self.idle: dict[str, Execution] = {}
