@@ -6,6 +6,7 @@ import pytest
 from perdure.flow.effects import Deliver, Ended
 from perdure.flow.ending import FAILED_EVENT
 from perdure.flow.routing import run_id
+from perdure.flow.wholes import row_of
 from perdure_schemas.definition import FunctionDefined
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload
 from perdure_schemas.records import (
@@ -58,16 +59,20 @@ def test_an_ended_run_leaves_a_stub(world: World) -> None:
     assert world.advance(9_000) == []
 
 
-def test_a_large_result_is_referred_to_by_all(world: World) -> None:
+def test_a_large_result_is_kept_whole_and_sent_whole(world: World) -> None:
     parent, child = world.request("parent"), run_id("child")
     world.to_run(parent, called(parent, "0/c#0", child))
-    finish(world, child, result=payload("x" * INLINE_LIMIT_BYTES))
+    result = payload("x" * INLINE_LIMIT_BYTES)
+    finish(world, child, result=result)
     (answer,) = world.records(RunAnswered)
-    assert answer.result == world.run(child).result
-    assert answer.result is not None
-    assert answer.result.ref is not None
-    place = world.journals[answer.result.ref.partition].records[answer.result.ref.offset][1]
-    assert msgspec.json.decode(place, type=RunFinished).run == child
+    assert answer.result == result
+    kept = world.run(child).result
+    assert kept is not None
+    assert kept.ref is not None
+    assert world.view_of(child).inline(kept) == result
+    world.checkpoint()
+    world.restart()
+    assert world.view_of(child).inline(kept) == result
 
 
 def test_children_that_are_awaited_end_with_their_parent(world: World) -> None:
@@ -149,8 +154,8 @@ def test_a_handler_gets_the_last_result_of_each_step_and_call_by_name(world: Wor
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_many_results_are_handed_on_by_their_place(world: World, restarted: bool) -> None:
-    """All of them inline could be more than a record may have."""
+def test_results_of_any_size_are_handed_on(world: World, restarted: bool) -> None:
+    """The handler has a partition of its own: what it may ask for must not be in the journal of another one alone."""
     world.define(HANDLED)
     run = world.request()
     world.to_run(run, *(completed(run, f"0/step{n}#0", "x" * 900) for n in range(6)))
@@ -160,12 +165,13 @@ def test_many_results_are_handed_on_by_their_place(world: World, restarted: bool
         world.restart()
     finish(world, run, "failed")
     results = results_of(world, run)
-    assert set(results) == {*(f"step{n}" for n in range(6)), "huge"}
-    inline = [name for name, result in results.items() if result.ref is None]
-    assert inline == ["step0", "step1", "step2"]
-    ref = results["huge"].ref
-    assert ref is not None
-    assert b'"op":"0/huge#0"' in world.journals[ref.partition].records[ref.offset][1]
+    assert results == {**{f"step{n}": payload("x" * 900) for n in range(6)}, "huge": payload("x" * 9_000)}
+    (handler,) = (one.run for one in world.records(RunRequested) if one.ending is not None)
+    state = world.run(handler)
+    assert state.ending is None
+    view = world.view_of(handler)
+    assert view.ending_of(state) == next(one.ending for one in world.records(RunRequested) if one.run == handler)
+    assert set(dict(view.wholes.items())) == {row_of(state.ending_at)}
 
 
 def _long_error() -> ErrorInfo:

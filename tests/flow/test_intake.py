@@ -6,7 +6,7 @@ import pytest
 from perdure.flow.intake import cancel_rules, event_view
 from perdure_schemas.definition import CancelDefined, FunctionDefined
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
-from perdure_schemas.records import CancelRule, EventKeyed, EventReceived, RunRequested
+from perdure_schemas.records import CancelRule, EventKeyed, RunRequested
 from tests.flow.world import World, event, key_of, on, run_of
 
 
@@ -60,21 +60,19 @@ def test_the_run_is_told_where_its_own_event_stands(world: World) -> None:
 
 
 @pytest.mark.parametrize("size", [INLINE_LIMIT_BYTES // 2, 2 * INLINE_LIMIT_BYTES])
-def test_a_large_event_is_referred_to(world: World, size: int) -> None:
+def test_a_large_event_is_kept_whole_by_its_run(world: World, size: int) -> None:
     world.define(on("added"), on("added", "also"))
     body = event("e1", text="x" * size)
     world.send(body)
     one, two = (one.event for one in world.records(RunRequested))
     assert one is not None
     assert two is not None
-    if size < INLINE_LIMIT_BYTES:
-        assert one.ref is two.ref is None
-        assert one.inline == two.inline == msgspec.Raw(msgspec.json.encode(body))
-    else:
-        assert one.ref is not None
-        assert one.ref == two.ref
-        place = world.journals[one.ref.partition].records[one.ref.offset][1]
-        assert msgspec.json.decode(place, type=EventReceived).event.id == "e1"
+    assert one.inline == two.inline == msgspec.Raw(msgspec.json.encode(body))
+    run = run_of("e1", "also")
+    kept = world.run(run).event
+    assert kept is not None
+    assert (kept.ref is None) is (size < INLINE_LIMIT_BYTES)
+    assert world.view_of(run).inline(kept, "event") == one
 
 
 def test_a_time_in_the_future_delays_the_start(world: World) -> None:

@@ -73,16 +73,40 @@ def test_a_fire_is_the_line_of_its_op() -> None:
 
 
 @pytest.mark.parametrize("op", ["0/a#0", '0/"b c"\n#1', "0/größe #0"])
-def test_a_large_record_is_read_from_the_journal(op: str) -> None:
+@pytest.mark.parametrize("until", ["new", "sealed", "stored"])
+def test_a_large_record_stands_in_a_row_of_its_own(op: str, until: str) -> None:
     stored = Stored()
-    stored.add(completed(RUN, op, "x" * 5_000))
-    stored.checkpoint()
+    record = completed(RUN, op, "x" * 5_000)
+    offset = stored.add(record)
+    if until != "new":
+        stored.seal()
+    if until == "stored":
+        stored.write()
     (line,) = stored.lines.load(RUN)
-    assert (line.op, line.record, line.kind) == (op, None, "step.completed")
-    assert len(stored.store.values[next(iter(stored.store.values))]) < 100
+    assert (line.op, line.kind) == (op, "step.completed")
+    assert stored.lines.whole(RUN, line) == record
+    assert stored.lines.runs() == [RUN]
+    if until == "stored":
+        assert line.record is None
+        chunk, large = stored.store.scan(b"")
+        assert len(chunk[1]) < 100
+        assert large == (b"o/%b\xff%b" % (RUN.encode(), offset.to_bytes(8, "big")), _ENCODE(record))
 
 
-def test_a_record_of_several_lines_is_read_from_the_journal() -> None:
+@pytest.mark.parametrize("rested", [False, True])
+def test_the_large_records_of_an_ended_run_go(rested: bool) -> None:
+    stored = Stored()
+    stored.lines.begin(RUN)
+    stored.add(completed(RUN, "0/a#0", "x" * 5_000))
+    stored.checkpoint()
+    if rested:
+        stored.lines.release(RUN)
+    stored.lines.clear(RUN)
+    stored.checkpoint()
+    assert stored.store.values == {}
+
+
+def test_a_record_of_several_lines_stands_in_a_row_of_its_own() -> None:
     """Whoever else writes to the journal may write JSON as people like it."""
     stored = Stored()
     record = completed(RUN, "0/a#0")

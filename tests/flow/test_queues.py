@@ -109,7 +109,7 @@ def test_an_outcome_counts_without_a_claim(world: World, run: str) -> None:
     assert of_kind(world.to_run(run, completed(run, OP)), Deliver)
 
 
-def test_large_arguments_stand_in_the_journal_alone(world: World) -> None:
+def test_large_arguments_are_kept_whole_while_the_step_is_open(world: World) -> None:
     run = world.request()
     world.to_run(run, opened(run, argument="x" * INLINE_LIMIT_BYTES))
     place = Ref(world.of_run(run), len(world.journals[world.of_run(run)]) - 1)

@@ -117,14 +117,31 @@ def test_a_run_ends_at_its_own_timeout(world: World) -> None:
     assert (state.status, state.error and state.error.type) == ("failed", "TimeoutError")
 
 
-def test_large_arguments_are_referred_to(world: World) -> None:
-    run = world.request(arguments=payload([["x" * INLINE_LIMIT_BYTES], {}]), event=payload({}))
+def test_large_arguments_are_kept_whole_until_the_run_is_forgotten(world: World) -> None:
+    arguments = payload([["x" * INLINE_LIMIT_BYTES], {}])
+    run = world.request(arguments=arguments, event=payload({}))
     state = world.run(run)
     assert state.arguments is not None
     assert state.arguments.ref is not None
     assert (state.arguments.ref.partition, state.arguments.ref.offset) == (world.of_run(run), state.requested_offset)
     assert state.event is not None
     assert state.event.ref is None
+    world.define(on("added"), window_ms=50_000)
+    finished = RunFinished(run, "completed", payload("y" * INLINE_LIMIT_BYTES), v=V)
+    world.to_run(run, finished)
+    again = run_id("again")
+    world.to_run(run, RunRerunRequested(run, again, v=V))
+    (asked,) = (one for one in world.records(RunRequested) if one.run == again)
+    assert asked.arguments == arguments
+    world.to_run(again, RunCancelRequested(again, v=V))
+    world.checkpoint()
+    kept = {owner.partition: list(owner.view.wholes.items()) for owner in world.owners}
+    assert len(kept[world.of_run(run)]) >= 2
+    world.check()
+    world.advance(50_000)
+    world.touch()
+    world.touch()
+    assert [list(owner.view.wholes.items()) for owner in world.owners] == [[], [], []]
 
 
 # Cancel

@@ -17,6 +17,7 @@ from perdure.flow.queues import QUEUED
 from perdure.flow.routing import partition_of, partition_of_run, run_id
 from perdure.flow.states import RunState
 from perdure.flow.view import View
+from perdure.flow.wholes import row_of
 from perdure_schemas.definition import Definition, FunctionDefined, TriggerDefined
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo, Payload
@@ -345,11 +346,20 @@ def check_all(journals: list[Journal], views: list[View]) -> None:
             source, n = msgspec.json.decode(raw)["from"]
             numbered[source, destination, n] = raw
         check_timers(view)
+        check_wholes(view)
     for destination, journal in enumerate(journals):
         for _, raw in journal.records:
             origin = decode(raw).from_
             if origin is not None:
                 assert numbered[origin[0], destination, origin[1]] == raw, "I2: an effect was sent with other content"
+
+
+def check_wholes(view: View) -> None:
+    """Of large records those are kept that an entity refers to: what is left over would stay for ever."""
+    expected = {row_of(offset) for run in view.runs.values() for offset in run.wholes}
+    queued = (one.opening.arguments.ref for one in view.queued.values())
+    expected.update(row_of(ref.offset) for ref in queued if ref is not None)
+    assert set(dict(view.wholes.items())) == expected
 
 
 def check_timers(view: View) -> None:

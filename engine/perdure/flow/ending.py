@@ -9,8 +9,9 @@ from perdure.flow.lines import op_name
 from perdure.flow.routing import is_run_id, run_id
 from perdure.flow.states import OpenOp, RunState
 from perdure.flow.view import View
+from perdure.flow.wholes import row_of
 from perdure_schemas.event import EventBody
-from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload, Ref
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload
 from perdure_schemas.records import (
     Ending,
     EventReceived,
@@ -95,6 +96,8 @@ def error_of(status: str, reason: str, run: RunState) -> ErrorInfo | None:
 
 def forget_later(view: View, run: RunState, at: int) -> None:
     view.expiries.add(at + view.window_ms(), b"r/" + run.id.encode())
+    for offset in run.wholes:
+        view.expiries.add(at + view.window_ms(), row_of(offset))
 
 
 def _let_go(view: View, run: RunState) -> None:
@@ -133,7 +136,7 @@ def answer(view: View, run: RunState, watcher: str, op: str) -> None:
             op,
             run.id,
             run.status,
-            result=run.result if ended else None,
+            result=view.inline(run.result) if ended else None,
             error=run.error if ended else None,
             v=V,
         ),
@@ -149,7 +152,8 @@ def _start_handler(view: View, run: RunState) -> None:
     if not handler:
         return
     run_of_handler = run_id(run.id, handler)
-    ending = Ending(run.id, run.function, run.status, run.error, run.event, _results(view, run))
+    event = view.inline(run.event, "event")
+    ending = Ending(run.id, run.function, run.status, run.error, event, _results(view, run))
     view.send_to_run(
         run_of_handler,
         RunRequested(
@@ -169,19 +173,13 @@ def _start_handler(view: View, run: RunState) -> None:
 def _results(view: View, run: RunState) -> dict[str, Payload]:
     results: dict[str, Payload] = {}
     functions: dict[str, str] = {}
-    room = INLINE_LIMIT_BYTES
     for line in view.lines.load(run.id):
-        record = line.record
+        record = view.lines.whole(run.id, line)
         name = op_name(line.op)
         if isinstance(record, OpOpened):
             functions[line.op] = getattr(record.opening, "function", "")
-        elif line.kind == "step.completed":
-            room -= len(line.raw)
-            if isinstance(record, StepCompleted) and room >= 0:
-                results[name] = record.result
-            else:
-                # All of them inline could be more than a record may have.
-                results[name] = Payload(ref=Ref(view.partition, line.offset))
+        elif isinstance(record, StepCompleted):
+            results[name] = record.result
         elif isinstance(record, RunAnswered) and record.status == "completed" and record.result is not None:
             results[functions.get(line.op) or name] = record.result
     return results

@@ -11,7 +11,7 @@ from perdure.flow.routing import run_id
 from perdure.flow.view import View
 from perdure_schemas.definition import CancelDefined, FunctionDefined
 from perdure_schemas.event import EventBody
-from perdure_schemas.payload import INLINE_LIMIT_BYTES, Payload, Ref
+from perdure_schemas.payload import Payload
 from perdure_schemas.records import CancelRule, EventKeyed, EventReceived, RunRequested, V
 
 _DECODE = msgspec.json.Decoder().decode
@@ -72,7 +72,7 @@ def _start_triggered(
         if function.id in started or (where is not None and not where.matches(seen, None)):
             continue
         started.add(function.id)
-        trigger = trigger or payload_of(event, view.partition, view.offset)
+        trigger = trigger or payload_of(event)
         run = run_id(routes.definition.app, function.id, event.id)
         view.send_to_run(
             run,
@@ -94,12 +94,9 @@ def _start_triggered(
         )
 
 
-def payload_of(event: EventBody, partition: int, offset: int) -> Payload:
-    """A whole event as a payload: itself, or the place of the record that brought it."""
-    whole = _ENCODE(event)
-    if len(whole) > INLINE_LIMIT_BYTES:
-        return Payload(ref=Ref(partition, offset))
-    return Payload(msgspec.Raw(whole))
+def payload_of(event: EventBody) -> Payload:
+    """A whole event as a payload."""
+    return Payload(msgspec.Raw(_ENCODE(event)))
 
 
 def cancel_rules(function: FunctionDefined, trigger: Mapping[str, Any]) -> tuple[CancelRule, ...]:

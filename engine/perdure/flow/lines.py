@@ -1,7 +1,9 @@
 """A run's lines: what its replay needs, in log order. One row of the store for each run and checkpoint.
 
 line    <at> <offset> <the record as it stands in the log>
-        <at> <offset> ><kind> "<op>"           where the record is large: it is read from the journal
+        <at> <offset> ><kind> "<op>"           where the record is large: it stands in a row of its own
+
+Who asks which ops are done need not read what they brought.
 """
 
 from typing import NamedTuple
@@ -14,6 +16,8 @@ from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import Call, CancelRun, OpOpened, RerunRun, Send, TimerFired
 
 _PREFIX = b"o/"
+_LARGE = b"\xff"
+"""In the row of a large record, before the offset: it sorts after the chunks, whose offsets begin with a zero."""
 _LONGEST = INLINE_LIMIT_BYTES + 512
 _OPENING = "opening"
 _DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
@@ -22,7 +26,7 @@ _DECODE_OP = msgspec.json.Decoder(str).decode
 
 
 class StoredLine(NamedTuple):
-    """`record` is None where it must be read from the journal at `offset`."""
+    """`record` is None where it stands in a row of its own: see `Lines.whole`."""
 
     at: int
     offset: int
@@ -84,6 +88,7 @@ class Lines:
         self._known: dict[str, _Known] = {}
         self._new: dict[str, _Known] = {}
         self._sealed: dict[str, list[bytes]] = {}
+        self._sealed_large: dict[bytes, bytes] = {}
         self._rows: dict[str, list[bytes]] = {}
         self._cleared: dict[str, list[bytes] | None] = {}
         self._sealed_clears: dict[str, list[bytes] | None] = {}
@@ -132,13 +137,22 @@ class Lines:
         found: list[StoredLine] = []
         if run not in self._cleared and rows != []:
             if run not in self._sealed_clears:
-                prefix = _PREFIX + run.encode()
+                prefix = _PREFIX + run.encode() + b"\0"
                 for _, chunk in self._backing.scan(prefix, prefix):
                     found.extend(_parse(line) for line in chunk.split(b"\n"))
             found.extend(_parse(line) for line in self._sealed.get(run, ()))
         if known is not None:
             found.extend(map(_unwritten, known.new))
         return found
+
+    def whole(self, run: str, line: StoredLine) -> Line:
+        """A line's record, wherever it stands."""
+        if line.record is not None:
+            return line.record
+        row = _large_row(run, line.offset)
+        raw = self._sealed_large.get(row) or self._backing.get(row)
+        assert raw is not None, "I2: a large line without its record"
+        return _DECODER.decode(raw)
 
     def clear(self, run: str) -> None:
         """The run has ended: its lines are in the journal, nobody replays them from here."""
@@ -159,7 +173,8 @@ class Lines:
 
     def runs(self) -> list[str]:
         """Every run with lines."""
-        stored = {row[len(_PREFIX) : -8].decode() for row, _ in self._backing.scan(_PREFIX, _PREFIX)}
+        rows = (row for row, _ in self._backing.scan(_PREFIX, _PREFIX) if row[-9:-8] != _LARGE)
+        stored = {row[len(_PREFIX) : -8].decode() for row in rows}
         stored.difference_update(self._sealed_clears)
         stored.update(self._sealed)
         stored.difference_update(self._cleared)
@@ -173,13 +188,19 @@ class Lines:
             lines, known.new = known.new, []
             if known.done is None:
                 del self._known[run]
-            first = lines[0].offset
-            written = sealed[run] = [
-                b"%d %d %b" % (line.at, line.offset, _body(line.op, line.raw, line.outcome)) for line in lines
-            ]
-            row = _PREFIX + run.encode() + first.to_bytes(8, "big")
-            puts.append((row, b"\n".join(written)))
             rows = self._rows.get(run)
+            written = sealed[run] = list[bytes]()
+            for line in lines:
+                body = _body(line.op, line.raw, line.outcome)
+                written.append(b"%d %d %b" % (line.at, line.offset, body))
+                if body is not line.raw:
+                    row = _large_row(run, line.offset)
+                    self._sealed_large[row] = line.raw
+                    puts.append((row, line.raw))
+                    if rows is not None:
+                        rows.append(row)
+            row = _PREFIX + run.encode() + lines[0].offset.to_bytes(8, "big")
+            puts.append((row, b"\n".join(written)))
             if rows is not None:
                 rows.append(row)
         for run, rows in self._cleared.items():
@@ -191,21 +212,23 @@ class Lines:
         self._sealed_clears, self._cleared = self._cleared, {}
 
     def written(self) -> None:
-        self._sealed, self._sealed_clears = {}, {}
+        self._sealed, self._sealed_large, self._sealed_clears = {}, {}, {}
+
+
+def _large_row(run: str, offset: int) -> bytes:
+    return _PREFIX + run.encode() + _LARGE + offset.to_bytes(8, "big")
 
 
 def _body(op: str, raw: bytes, record: Line) -> bytes:
-    """A record written by others may have more than one line, and a large one stands in the journal alone."""
+    """A record written by others may have more than one line."""
     if len(raw) > _LONGEST or b"\n" in raw:
         return b">%b %b" % (_kind(record).encode(), _ENCODE(op))
     return raw
 
 
 def _unwritten(line: _New) -> StoredLine:
-    """As `_parse` would give it once it is stored: what a fold sends must not depend on when a checkpoint was."""
-    record, raw = line.outcome, line.raw
-    body = _body(line.op, raw, record)
-    return StoredLine(line.at, line.offset, line.op, body, record if body is raw else None, _kind(record))
+    record = line.outcome
+    return StoredLine(line.at, line.offset, line.op, _body(line.op, line.raw, record), record, _kind(record))
 
 
 def _parse(line: bytes) -> StoredLine:

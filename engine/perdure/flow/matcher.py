@@ -124,7 +124,7 @@ def _offer_if(view: View, key: str, sub: Subscription, copy: _Copy, at: int) -> 
             sub.g,
             kept.event.id,
             position,
-            payload_of(kept.event, view.partition, position),
+            payload_of(kept.event),
             op=wait.op,
             rule=sub.rule,
             hole=sub.hole,

@@ -50,13 +50,14 @@ SKEW_MS = 3_600_000
 """Partitions' clocks may differ by this much: what one has forgotten no other brings again."""
 
 
-def shorten(payload: Payload, place: Ref) -> Payload:
-    """A large payload is stored once, in the record at `place`, and referred to from here on."""
+def shorten(view: View, payload: Payload) -> Payload:
+    """A large payload of the record that is folded is kept once, as that record, and referred to by its entity."""
     if payload.ref is not None:
         return payload
     inline = payload.inline
     if isinstance(inline, msgspec.Raw) and len(memoryview(inline)) > INLINE_LIMIT_BYTES:
-        return Payload(ref=place, encoded=payload.encoded)
+        view.wholes.add(view.offset, view.raw)
+        return Payload(ref=Ref(view.partition, view.offset), encoded=payload.encoded)
     return payload
 
 
@@ -182,7 +183,6 @@ def _open_call(view: View, run: RunState, record: OpOpened, at: int) -> None:
     assert isinstance(opening, Call)
     if opening.awaited:
         run.open[record.op] = OpenOp("call", record.digest, child=opening.run)
-    arguments = shorten(opening.arguments, Ref(view.partition, view.offset))
     view.send_to_run(
         opening.run,
         RunRequested(
@@ -190,7 +190,7 @@ def _open_call(view: View, run: RunState, record: OpOpened, at: int) -> None:
             opening.function,
             "call" if opening.awaited else "enqueue",
             number=view.meta.current,
-            arguments=arguments,
+            arguments=opening.arguments,
             parent=Parent(run.id, record.op) if opening.awaited else None,
             rules=opening.rules,
             delay_ms=opening.delay_ms,
@@ -238,8 +238,8 @@ def _open_queued(view: View, run: RunState, record: OpOpened, at: int) -> None:
     opening = record.opening
     assert isinstance(opening, Queued)
     run.open[record.op] = OpenOp(queues.QUEUED, record.digest)
-    arguments = shorten(opening.arguments, Ref(view.partition, view.offset)) or opening.arguments
-    queues.begin(view, run, record.op, replace(opening, arguments=arguments), record.digest, at)
+    opening = replace(opening, arguments=shorten(view, opening.arguments))
+    queues.begin(view, run, record.op, opening, record.digest, at)
 
 
 _OPENERS: dict[type[Opening], Callable[[View, RunState, OpOpened, int], None]] = {

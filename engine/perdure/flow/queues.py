@@ -155,4 +155,6 @@ def drop(view: View, run: RunState, op: str, why: str) -> None:
     _drop_timer(view, run, op, queued)
     if queued.claim and (why or queued.dispatches > 1):
         view.effects.oblige(Answer(run.id, op, queued.claim, False, why or "it has its outcome"))
+    if queued.opening.arguments.ref is not None:
+        view.wholes.delete(queued.opening.arguments.ref.offset)
     view.queued.delete(key)

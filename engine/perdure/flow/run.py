@@ -13,7 +13,7 @@ from perdure.flow.ending import answer, end, error_of, forget_later, heir_of, wa
 from perdure.flow.ops import close_op, shorten, successor_of
 from perdure.flow.states import TERMINAL, ParkedState, RunState, RunTimer, Watcher
 from perdure.flow.view import View
-from perdure_schemas.payload import Ref
+from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import (
     CancelRule,
     KeyCursor,
@@ -53,15 +53,16 @@ def run_requested(view: View, record: RunRequested, at: int) -> None:
 
 
 def _new_run(view: View, record: RunRequested, at: int) -> RunState:
-    place = Ref(view.partition, view.offset)
+    event = None if record.event is None else shorten(view, record.event)
+    arguments = None if record.arguments is None else shorten(view, record.arguments)
     run = RunState(
         id=record.run,
         function=record.function,
         status="queued",
         cause=record.cause,
         number=max(record.number, view.meta.current),
-        event=None if record.event is None else shorten(record.event, place),
-        arguments=None if record.arguments is None else shorten(record.arguments, place),
+        event=event,
+        arguments=arguments,
         event_id=record.event_id,
         source=record.source,
         since=record.since if record.since is not None else view.stamp,
@@ -79,6 +80,11 @@ def _new_run(view: View, record: RunRequested, at: int) -> RunState:
     if heritage is not None:
         run.keys = {key: _heir(cursor) for key, cursor in heritage.keys.items()}
         run.taken = {event_id: int(taken) for event_id, (taken,) in heritage.taken.items()}
+    if record.ending is not None and len(view.raw) > INLINE_LIMIT_BYTES:
+        view.wholes.add(view.offset, view.raw)
+        run.ending, run.ending_at = None, view.offset
+    if event is not record.event or arguments is not record.arguments or run.ending_at >= 0:
+        run.wholes = (view.offset,)
     return run
 
 
@@ -158,15 +164,15 @@ def run_rerun_requested(view: View, record: RunRerunRequested, at: int) -> None:
             run.function,
             "rerun",
             number=view.meta.current,
-            event=run.event,
-            arguments=run.arguments,
+            event=view.inline(run.event, "event"),
+            arguments=view.inline(run.arguments, "arguments"),
             event_id=run.event_id,
             since=view.stamp,
             rules=run.rules,
             metadata=run.metadata,
             command=record.command,
             rerun_of=run.id,
-            ending=run.ending,
+            ending=view.ending_of(run),
             v=V,
         ),
     )
@@ -213,7 +219,9 @@ def run_finished(view: View, record: RunFinished, at: int) -> None:
         close_op(view, run, op)
     if record.successor is not None:
         successor_of(view, run, record.successor)
-    result = None if record.result is None else shorten(record.result, Ref(view.partition, view.offset))
+    result = None if record.result is None else shorten(view, record.result)
+    if result is not record.result:
+        run.wholes = (*run.wholes, view.offset)
     end(view, run, record.status, at, result=result, error=record.error)
 
 

@@ -120,6 +120,10 @@ class RunState(Struct, omit_defaults=True, gc=False):
     ended_offset: int = -1
     result: Payload | None = None
     error: ErrorInfo | None = None
+    wholes: tuple[int, ...] = ()
+    """Offsets of records that are kept whole for this run: its event, arguments or result refer to them."""
+    ending_at: int = -1
+    """The one of them that has the `ending`, where that is large."""
 
 
 class Subscription(Struct, omit_defaults=True, gc=False):

@@ -19,8 +19,10 @@ from perdure.flow.routes import Routes
 from perdure.flow.routing import partition_of, partition_of_run
 from perdure.flow.states import TERMINAL, CronState, MatchState, Meta, QueuedState, RunState
 from perdure.flow.tables import Backing, EmptyBacking, Table
+from perdure.flow.wholes import Wholes, ending_in, payload_in
 from perdure_schemas.definition import Definition, FunctionDefined
-from perdure_schemas.records import Record
+from perdure_schemas.payload import Payload
+from perdure_schemas.records import Ending, Record
 
 EXPIRIES_A_RECORD = 1_000
 """Bound on what one record lets expire: the rest goes with the next ones, the same in every fold of the log."""
@@ -49,6 +51,7 @@ class View:
         self.metas = Table(b"#", Meta, backing)
         self.kept = Kept(backing)
         self.lines = Lines(backing)
+        self.wholes = Wholes(backing)
         self.timers = DueIndex(b"t/", backing)
         self.expiries = DueIndex(b"x/", backing)
         self.meta = self.metas.get(_META) or Meta()
@@ -118,6 +121,16 @@ class View:
         defined = self.defined(run)
         return defined.lookback_ms if defined else DEFAULT_LOOKBACK_MS
 
+    def inline(self, payload: Payload | None, field: str = "result") -> Payload | None:
+        """As it goes to another partition, which has no place of ours to look at."""
+        raw = self.wholes.get(payload.ref.offset) if payload is not None and payload.ref is not None else None
+        return payload if raw is None else payload_in(raw, field)
+
+    def ending_of(self, run: RunState) -> Ending | None:
+        """What a handler run is told of the run that ended."""
+        raw = self.wholes.get(run.ending_at) if run.ending_at >= 0 else None
+        return run.ending if raw is None else ending_in(raw)
+
     def send(self, partition: int, record: Record) -> int:
         """Append `record` to a partition, with the next dense number for it. Returns that number."""
         outseq = self.meta.outseq
@@ -151,6 +164,8 @@ class View:
                 self.seen.delete(key[2:].decode())
             elif kind == b"k/":
                 self.kept.delete(key)
+            elif kind == b"w/":
+                self.wholes.delete(int.from_bytes(key[2:], "big"))
             else:
                 self.runs.delete(key[2:].decode())
 
@@ -168,8 +183,11 @@ class View:
             state[repr(row)] = _ENCODE(kept)
         for run in self.lines.runs():
             state["o/" + run] = b"\n".join(
-                b"%d %d %b" % (line.at, line.offset, line.raw) for line in self.lines.load(run)
+                b"%d %d %b" % (line.at, line.offset, _ENCODE(self.lines.whole(run, line)))
+                for line in self.lines.load(run)
             )
+        for row, raw in self.wholes.items():
+            state[repr(row)] = raw
         for index in (self.timers, self.expiries):
             for row in index.rows():
                 state[repr(row)] = b""
@@ -182,6 +200,7 @@ class View:
             table.seal(puts, deletes)
         self.kept.seal(puts, deletes)
         self.lines.seal(puts, deletes, clears)
+        self.wholes.seal(puts, deletes)
         self.timers.seal(puts, deletes)
         self.expiries.seal(puts, deletes)
 
@@ -195,6 +214,7 @@ class View:
         self.metas.written()
         self.kept.written()
         self.lines.written()
+        self.wholes.written()
         self.timers.written()
         self.expiries.written()
         return rested

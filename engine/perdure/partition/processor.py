@@ -450,19 +450,18 @@ class Processor:
 
     def payload(self, payload: Payload, *, field: str = "result") -> bytes:
         """A payload's bytes, wherever they are stored."""
-        if payload.ref is None:
-            assert isinstance(payload.inline, msgspec.Raw), "a payload is inline or a ref"
-            return bytes(payload.inline)
-        return self._resolve(payload.ref, field)
+        if payload.ref is not None:
+            payload = self.view.inline(payload, field) or payload
+        if payload.ref is not None:
+            payload = self._in_journal(payload.ref, field)
+        assert isinstance(payload.inline, msgspec.Raw), "a payload is inline or a ref"
+        return bytes(payload.inline)
 
-    def _resolve(self, ref: Ref, field: str) -> bytes:
-        inner = _payload_of(self.record_at(ref.offset, ref.partition), field)
-        return inner if isinstance(inner, bytes) else self.payload(inner, field=field)
-
-    def record_at(self, offset: int, partition: int | None = None) -> AnyRecord:
-        """A record of the journal, read again."""
-        where = self.partition if partition is None else partition
-        return decode(self.log.read(where, offset, limit_bytes=1)[0].values[0])
+    def _in_journal(self, ref: Ref, field: str) -> Payload:
+        """Records of the first version refer to others of the journal."""
+        raw = self.log.read(ref.partition, ref.offset, limit_bytes=1)[0].values[0]
+        found = _payload_of(decode(raw), field)
+        return self._in_journal(found.ref, field) if found.ref is not None else found
 
     async def close(self) -> None:
         """Say in the log that this end is a clean one, so that no step counts an attempt by crash, and checkpoint."""
@@ -477,17 +476,17 @@ class Processor:
             await asyncio.sleep(0.01)
 
 
-def _payload_of(record: AnyRecord, field: str) -> bytes | Payload:
+def _payload_of(record: AnyRecord, field: str) -> Payload:
     found: Payload | None = None
     match record:
+        case EventReceived() | EventKeyed():
+            return Payload(msgspec.Raw(_ENCODE(record.event)))
         case StepCompleted() | RunFinished() if record.result is not None:
             found = record.result
-        case EventReceived() | EventKeyed():
-            return _ENCODE(record.event)
-        case MatchOffered():
-            found = record.event
         case RunRequested():
             found = record.event if field == "event" else record.arguments
+        case MatchOffered():
+            found = record.event
         case OpOpened():
             found = getattr(record.opening, "arguments", None)
         case _:

@@ -29,8 +29,9 @@ def prepare(execution: Execution) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = {}
     trigger: Callable[[], Mapping[str, Any]] = _nothing
-    if state.ending is not None:
-        args = (_ended(execution, state.ending),)
+    ending = execution.processor.view.ending_of(state)
+    if ending is not None:
+        args = (_ended(execution, ending),)
     elif state.event is not None:
         raw = execution.processor.payload(state.event, field="event")
         trigger = partial(_trigger_of_event, raw)

@@ -102,7 +102,7 @@ class Execution(Struct, eq=False):
             self.plain = not self.suspect
             return
         for line in lines:
-            record = line.record or self.processor.record_at(line.offset)
+            record = line.record or self.processor.view.lines.whole(self.run_id, line)
             if isinstance(record, OpClosed):
                 self.closed = self.closed or set()
                 self.closed.add(line.op)
@@ -110,7 +110,7 @@ class Execution(Struct, eq=False):
             if isinstance(record, OpOpened | StepCompleted | StepFailed):
                 self.recorded[line.op] = record.digest
             if not isinstance(record, OpOpened) or is_immediate(record):
-                outcomes.append(Delivered(self.run_id, line.op, record, line.at, line.offset))  # type: ignore[arg-type]
+                outcomes.append(Delivered(self.run_id, line.op, record, line.at, line.offset))
         # The outcome of an op that was closed was never delivered: nor is it now.
         if outcomes:
             self.queue = deque(one for one in outcomes if one.op not in self.closed)
