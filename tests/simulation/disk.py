@@ -93,6 +93,8 @@ class SimDisk:
         self._unsynced: deque[tuple[int, Callable[[], None]]] = deque()
         self.promised: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
         """By partition, what a log on this disk has acknowledged: (offset, record). Not on the disk itself."""
+        self.trimmed: defaultdict[int, list[Batch]] = defaultdict(list)
+        """By partition, what is gone for all, kept for who checks. Not on the disk itself."""
         self.side: dict[tuple[str, int], list[Batch]] = {}
         self.full = False
         self.writes = 0

@@ -94,6 +94,7 @@ class DiskLog:
         self._opened = True
         self.disk.sync()
         for partition, journal in enumerate(self.journals):
+            journal.trimmed = self.disk.trimmed[partition]
             prefix = _prefix(partition)
             for key, row in self._rows.scan(prefix):
                 timestamp_ms, values = decode(row)

@@ -78,11 +78,12 @@ class Journal:
 
     def everything(self) -> list[tuple[int, int, bytes]]:
         """(offset, timestamp, value) of all that was ever stored."""
-        return [
-            (batch.offset + index, batch.timestamp_ms, value)
+        found = {
+            batch.offset + index: (batch.timestamp_ms, value)
             for batch in (*self.trimmed, *self.batches)
             for index, value in enumerate(batch.values)
-        ]
+        }
+        return [(offset, *found[offset]) for offset in sorted(found)]
 
 
 @dataclass
