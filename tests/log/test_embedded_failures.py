@@ -103,3 +103,29 @@ async def test_a_hole_is_never_read_over(log: EmbeddedLog, row: int) -> None:
     await until(lambda: bool(reasons))
     assert isinstance(reasons[0], LogCorrupt)
     assert reading.values == []
+
+
+async def test_a_reader_outlives_a_disk_that_cannot_even_be_read(
+    log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RocksDB's background error is cleared by opening it again, and on a full disk every way to do that may fail."""
+    await write(log, [b"%d" % index for index in range(2_000)])
+
+    def refuse(*_: object) -> None:
+        raise LogFull("no room at all")
+
+    gone: list[Exception] = []
+    reading = Reading()
+    with monkeypatch.context() as patch:
+        patch.setattr(log._disk, "_connect", refuse)
+        patch.setattr(log._disk, "open_read_only", refuse)
+        fail_flushes(log, patch, 1, "IO error: No space left on device: x.log")
+        with pytest.raises(LogFull):
+            await write(log, [b"queued"])
+        await until(lambda: not log._disk._open)
+        with pytest.raises(LogFull, match="no room at all"):
+            log.read(0, 0)
+        log.follow(0, 0, reading, failed=gone.append)
+        await asyncio.sleep(0.3)
+    assert await reading.until(2_001) == [*(b"%d" % index for index in range(2_000)), b"queued"]
+    assert not gone

@@ -1,5 +1,6 @@
 """What a power failure leaves of WALs, made by hand: what was promised is refused if it is not there, the rest goes."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import LogCorrupt
+from perdure.log.embedded import EmbeddedLog
+from perdure.log.manifest import first_wal
 from perdure.log.remains import VOUCHER, Cut, continues, find_cut, make_cut
 from perdure.log.tails import BLOCK, HEADER, checksum_of
 
@@ -135,15 +138,50 @@ def test_the_end_of_an_earlier_wal_is_missing(one: Path, tmp_path: Path) -> None
     assert find_cut(tmp_path, 5) is None
 
 
+def manifest(folder: Path, *edits: bytes) -> None:
+    data = b""
+    for edit in edits:
+        record = b"\x01" + edit
+        data += checksum_of(record) + len(edit).to_bytes(2, "little") + record
+    (folder / "MANIFEST-000003").write_bytes(data)
+    (folder / "CURRENT").write_text("MANIFEST-000003\n")
+
+
 def test_wals_that_were_removed_and_are_there_again(one: Path, tmp_path: Path) -> None:
-    """Removing a file is sure only once its folder was synced; what lies between is in tables."""
-    wal(one, [Batch(1, 2, 0), Batch(3, 2, 2)])
+    """Removing a file is sure only once its folder was synced; of what lies in tables nothing need be there."""
+    begins = wal(one, [Batch(1, 2, 0), Batch(3, 2, 2)])
+    hole(one, begins[1], begins[1] + 9)
     later = tmp_path / "000011.log"
     begins = wal(later, [Batch(40, 2, 39), Batch(42, 2, 41)])
     assert not continues([one, later])
+    with pytest.raises(LogCorrupt, match=r"000004.log is damaged"):
+        find_cut(tmp_path, 0)
+    # Numbers for a comparator, a name, one of the fields to be ignored; then that WALs below 11 are in tables.
+    manifest(tmp_path, b"\x01\x03abc", b"\x81\x40\x02xy\x03\x90\x01", b"\xc8\x01\x01\x02\x05\x0a\x0b")
     assert find_cut(tmp_path, 0) is None
     hole(later, begins[1], begins[1] + 9)
     assert find_cut(tmp_path, 0) == Cut([later], begins[1], 39)
+
+
+def test_what_counts_is_what_rocksdb_says(tmp_path: Path) -> None:
+    """The manifest is read as it is written by this version of RocksDB, tables, families and all."""
+
+    async def main() -> None:
+        log = EmbeddedLog(tmp_path, 2)
+        for _ in range(3):
+            await log.open()
+            for number in range(20):
+                log.store(1).write([(b"%d" % number, b"." * 20_000)], [])
+                await log.acknowledge(log.append(0, b"." * 5_000))
+            for family in (log._disk.journal, log._disk.side, log._disk.state):
+                family.flush()  # nothing of it is under way from here on
+            assert first_wal(tmp_path / "db") > 4
+            assert first_wal(tmp_path / "db") == log._disk.db.property_int_value("rocksdb.min-log-number-to-keep")
+            await log.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("perdure.log.disk.WRITE_BUFFER_BYTES", 64 << 10)
+        asyncio.run(main())
 
 
 def test_nothing_at_all(one: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from rocksdict import (
 
 from perdure.errors import LogCorrupt, LogError, LogFull, LogInUse, LogMismatch
 from perdure.log.directory import Mark
+from perdure.log.manifest import manifest
 from perdure.log.remains import VOUCHER, continues, find_cut, make_cut
 from perdure.log.tails import Tail, tail
 
@@ -120,8 +121,10 @@ class Disk:
             self.close()
         try:
             self.open(self._expected, self._mark)
-        except LogFull:
-            self.open_read_only()
+        except LogFull as error:
+            self._why_closed = error
+            with suppress(LogError):  # even that writes something, a few bytes
+                self.open_read_only()
             raise
         except LogError as error:
             self._why_closed = error
@@ -198,12 +201,12 @@ def _full(directory: Path, text: str) -> str:
 
 def _in_doubt(path: Path) -> bool:
     """Whether RocksDB would drop something without a word, or recover around a hole. Raises `LogCorrupt`."""
-    for file in path.glob("MANIFEST-*"):
-        if tail(file) is Tail.DAMAGED:
-            raise LogCorrupt(
-                f"{file} is damaged near its end: the length of a record is not what was written. Opening it would "
-                "drop what follows: restore the directory from a backup"
-            )
+    book = manifest(path)
+    if book is not None and tail(book) is Tail.DAMAGED:
+        raise LogCorrupt(
+            f"{book} is damaged near its end: the length of a record is not what was written. Opening it would "
+            "drop what follows: restore the directory from a backup"
+        )
     wals = sorted(path.glob("*.log"), key=lambda file: int(file.stem))
     return any(tail(file) is not Tail.WHOLE for file in wals) or not continues(wals)
 

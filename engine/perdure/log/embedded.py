@@ -10,7 +10,6 @@ the same offsets, when the database is open again: so nothing is reordered and n
 """
 
 import asyncio
-import time
 from collections import deque
 from contextvars import Context
 from pathlib import Path
@@ -20,6 +19,7 @@ from rocksdict import WriteBatch
 from perdure.errors import LogCorrupt, LogError, LogFull
 from perdure.log import rows
 from perdure.log.alone import Alone
+from perdure.log.clock import Clock
 from perdure.log.directory import Lock, Mark, make_directories, prepare, sync_directory
 from perdure.log.disk import Disk
 from perdure.log.embedded_commands import EmbeddedCommands
@@ -66,7 +66,7 @@ class EmbeddedLog:
         self._quiet: asyncio.Future[None] | None = None
         self._starts = [0] * partitions
         self._ends = [0] * partitions
-        self._now = 0
+        self._clock = Clock()
         self._opened = False
         self._reset(0)
 
@@ -177,8 +177,7 @@ class EmbeddedLog:
         return self._ends[partition]
 
     def now_ms(self) -> int:
-        self._now = max(self._now, time.time_ns() // 1_000_000)
-        return self._now
+        return self._clock.now_ms()
 
     def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
         return self._read(partition, offset, limit_bytes)
@@ -415,7 +414,7 @@ class EmbeddedLog:
             self._mark.close()
             raise self._disk.explain(error) from error
         self._ends = [end for end, _ in lasts]
-        self._now = max(self._now, *(timestamp for _, timestamp in lasts))
+        self._clock.at_least(max(timestamp for _, timestamp in lasts))
         if full is None:
             self._mark.advance(self._disk.sequence())
         return full

@@ -5,13 +5,13 @@ durable, and `open()` starts the next process upon it. With `on_append` the cras
 """
 
 import asyncio
-import time
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from contextvars import Context
 
 from perdure.errors import LogError
 from perdure.log.alone import Alone
+from perdure.log.clock import Clock
 from perdure.log.commands import Consumer, Queues, Stored
 from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store, Take
 from perdure.log.readers import Readers
@@ -112,7 +112,7 @@ class MemoryLog:
         self, partitions: int = 4, clock: Callable[[], int] | None = None, *, retention_ms: int | None = None
     ) -> None:
         self._partitions = partitions
-        self._clock = clock or _wall_ms
+        self._clock = clock or Clock().now_ms
         self._now = 0
         self._retention_ms = retention_ms
         self._starts = [0] * partitions
@@ -351,10 +351,6 @@ class MemoryLog:
         start, end = self._starts[partition], self.end(partition)
         if not start <= offset <= end:
             raise IndexError(f"offset {offset} of partition {partition} is outside its log, {start} to {end}")
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _end(batches: list[Batch]) -> int:

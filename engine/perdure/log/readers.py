@@ -11,8 +11,10 @@ import asyncio
 from collections.abc import Callable
 from contextvars import Context
 
+from perdure.errors import LogCorrupt, LogError
 from perdure.log.protocol import Batch, Failed, Sink
 
+_AGAIN_S = 0.1
 SLICE_BYTES = 1 << 18  # about 2,000 records: some milliseconds of folding between two turns of the loop
 
 Read = Callable[[int, int, int], list[Batch]]
@@ -103,8 +105,12 @@ class Readers:
             return
         try:
             batches = self._read(follower.partition, follower.position, SLICE_BYTES)
-        except Exception as error:  # damage met while catching up stops this reader, loudly
-            follower.fail(error)
+        except Exception as error:
+            if isinstance(error, LogError) and not isinstance(error, LogCorrupt):
+                # The log is failing, and so far that it cannot even read; it says so elsewhere, and tries again.
+                asyncio.get_running_loop().call_later(_AGAIN_S, self._slice, follower, context=Context())
+            else:  # damage met while catching up stops this reader, loudly
+                follower.fail(error)
             return
         for batch in batches:
             follower.position = batch.offset + len(batch.values)

@@ -7,9 +7,10 @@
 
 A disk may write the pages of a file in any order, so that what was never synced can have holes, with whole records
 behind them; and of two WALs the later may be there without the end of the earlier. RocksDB cannot know whether such a
-hole was synced once. We can: every batch says up to which sequence number all had been acknowledged when it was
-written (`VOUCHER`), and so does the mark. What is missing above the highest of these was promised to nobody, and goes,
-with all that follows it: a log has no holes. What is missing below is damage, and nothing is touched.
+hole was synced once, nor does it look whether one WAL goes on where the last one ends. We can: every batch says up to
+which sequence number all had been acknowledged when it was written (`VOUCHER`), and so does the mark. What is missing
+above the highest of these was promised to nobody, and goes, with all that follows it: a log has no holes. What is
+missing below is damage, and nothing is touched.
 """
 
 import os
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 from perdure.errors import LogCorrupt
 from perdure.log.directory import sync_directory
+from perdure.log.manifest import first_wal
 from perdure.log.tails import BLOCK, HEADER, checksum_of
 
 VOUCHER = b"\xff\xff"
@@ -61,11 +63,13 @@ def find_cut(folder: Path, mark: int) -> Cut | None:
 
     Raises `LogCorrupt` if somebody was. None: whatever RocksDB complains of, it is no end of a WAL.
     """
-    paths = sorted(folder.glob("*.log"), key=lambda path: int(path.stem))
+    first = first_wal(folder)
+    numbers = sorted(number for path in folder.glob("*.log") if (number := int(path.stem)) >= first)
+    paths = [folder / f"{number:06}.log" for number in numbers]
     wals = [_load(path) for path in paths]
     vouched = _vouched(wals)
     sure = max(mark, vouched)
-    whole, hole = _whole(wals, sure)
+    whole, hole = _whole(wals)
     for number, batch in enumerate(whole):
         if batch.last > sure and not _is_whole(wals[batch.wal], batch):
             hole = batch.wal, batch.at
@@ -136,7 +140,7 @@ def _vouched(wals: list[Data]) -> int:
     return 0
 
 
-def _whole(wals: list[Data], sure: int) -> tuple[list[Found], tuple[int, int] | None]:
+def _whole(wals: list[Data]) -> tuple[list[Found], tuple[int, int] | None]:
     """Batches without a gap, and where they stop before the end."""
     whole: list[Found] = []
     for number, data in enumerate(wals):
@@ -145,13 +149,7 @@ def _whole(wals: list[Data], sure: int) -> tuple[list[Found], tuple[int, int] | 
                 return whole, (number, batch)
             if whole and batch.first != whole[-1].last + 1:
                 before = whole[-1].wal
-                if before == number:
-                    return whole, (number, batch.at)
-                if batch.first - 1 > sure:
-                    return whole, (before, len(wals[before]))
-                # What is missing was acknowledged, so it is in tables: the WALs before are old ones, whose removal
-                # was lost with the power, while that of the ones between was not.
-                whole.clear()
+                return whole, (number, batch.at) if before == number else (before, len(wals[before]))
             whole.append(batch)
     return whole, None
 

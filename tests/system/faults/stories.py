@@ -181,7 +181,7 @@ def power_losses(folder: Path, nursery: Nursery, seed: int, count: int, **troubl
                 _look(target / "log", folder / "copy", after)
                 if number != goes_on:
                     shutil.rmtree(target)
-            _same_as_seen(machine, root)
+            same_as_seen(machine, root)
             promises = promised
             shutil.rmtree(root)
             left.rename(root)
@@ -214,7 +214,7 @@ def _look(log: Path, copy: Path, promises: Promises) -> None:
     shutil.rmtree(copy)
 
 
-def _same_as_seen(machine: Machine, root: Path) -> None:
+def same_as_seen(machine: Machine, root: Path) -> None:
     """The model of the disk, with nothing lost, is what the disk really holds: no change escaped the shim."""
     seen = {
         str(path): None if path.is_dir() else path.read_bytes()

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,14 +58,14 @@ class Figures:
 class Child:
     """One life of the engine's process. What it says goes to a file, and so outlives it."""
 
-    def __init__(self, folder: Path, life: int) -> None:
+    def __init__(self, folder: Path, life: int, settings: Mapping[str, str] | None = None) -> None:
         self._output = folder / f"said-{life}.jsonl"
         self._errors = folder / "errors.txt"
         self._read = 0
         with self._output.open("wb") as output, self._errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.system.kill.child", str(folder)],
-                cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=output, stderr=errors,
+                cwd=ROOT, env=environment() | dict(settings or {}), stdin=subprocess.PIPE, stdout=output, stderr=errors,
             )  # fmt: skip
 
     @property
@@ -150,7 +151,7 @@ class Driver:
         """One life. True if it was killed; False if everything had ended before that, and it was let go."""
         last = self.figures.kills >= self.kills and self.figures.kills_in_flight >= self.kills // 2
         before = time.time_ns() // 1_000_000
-        child = Child(self.folder, life)
+        child = self.begin(life)
         self.sent.born[child.pid] = before
         try:
             in_start = not last and self.random.random() < 0.25
@@ -165,9 +166,16 @@ class Driver:
             child.kill()
             ready = self._hear(child) or ready
             self._count_kill(child, ready)
+            self.killed()
             return True
         finally:
             child.end()
+
+    def begin(self, life: int) -> Child:
+        return Child(self.folder, life)
+
+    def killed(self) -> None:
+        """What else becomes of the machine; the next life finds what this leaves."""
 
     def _work(self, child: Child, until: float, last: bool, *, random_end: bool) -> bool:
         """Give orders until the moment comes, or in the last life until all has ended. Whether it was ever ready."""
