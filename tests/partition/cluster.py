@@ -10,18 +10,19 @@ from contextvars import Context
 from typing import TypeVar
 
 from perdure import App
-from perdure.errors import LogError
+from perdure.errors import Fenced, LogError
 from perdure.flow import decode
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.log.memory import MemoryLog, MemoryStore
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
+from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, SnapshotWriter, Store
 from perdure.log.readers import Readers
 from perdure.log.tickets import Waiters
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
 from perdure_schemas.records import AnyRecord
-from tests.evidence.folding import fold_again
+from tests.evidence.folding import Folded, fold_records
+from tests.simulation.topics import SnapshotTopic
 
 R = TypeVar("R")
 QUIET_TURNS = 50
@@ -30,8 +31,10 @@ QUIET_TURNS = 50
 class Cluster:
     """The broker, its group, and the pods."""
 
-    def __init__(self, partitions: int = 4) -> None:
+    def __init__(self, partitions: int = 4, *, snapshots: bool = False) -> None:
         self.partitions = partitions
+        self.snapshots = [SnapshotTopic() for _ in range(partitions)] if snapshots else None
+        self.retention_ms: int | None = 0
         self.now = 1_000_000
         self.journals: list[list[Batch]] = [[] for _ in range(partitions)]
         """All that was ever written: what is trimmed is kept from the pods alone."""
@@ -117,7 +120,17 @@ class Cluster:
 
     def fold(self, partition: int) -> View:
         """The partition, folded from its first record."""
-        return fold_again(SharedLog(self, (), ""), partition).view
+        return self._fold(partition, self.end(partition)).view
+
+    def _fold(self, partition: int, upto: int) -> Folded:
+        """Also of records that are trimmed: what they did is to be known for ever."""
+        records = (
+            (batch.offset + index, batch.timestamp_ms, raw)
+            for batch in self.journals[partition]
+            for index, raw in enumerate(batch.values)
+            if batch.offset + index < upto
+        )
+        return fold_records(records, partition, self.partitions)
 
     def runs(self) -> list[RunState]:
         """Every run, as a fold of the whole log has it."""
@@ -127,10 +140,11 @@ class Cluster:
         """I2, I13: what each pod has in memory equals a fold of the log up to there."""
         for pod in self.alive():
             for processor in pod.node.processors:
-                again = fold_again(pod.log, processor.partition, processor.offset).view.logical()
+                again = self._fold(processor.partition, processor.offset).view.logical()
                 lived = processor.view.logical()
                 differ = [key for key in {*again, *lived} if again.get(key) != lived.get(key)]
-                assert not differ, f"I2: {pod.name}, partition {processor.partition}: {differ[:5]}"
+                shown = [(key, again.get(key), lived.get(key)) for key in differ[:2]]
+                assert not differ, f"I2: {pod.name}, partition {processor.partition}: {shown}"
 
 
 class Pod:
@@ -162,7 +176,7 @@ class Pod:
             return False
         self.node.tick()
         behind = any(not one.halted and one.offset < self.cluster.end(one.partition) for one in self.node.processors)
-        return behind or self.log.busy
+        return behind or self.log.busy or any(one.keeper.busy for one in self.node.processors)
 
     def owned(self) -> list[int]:
         return [one.partition for one in self.node.processors if one.performing]
@@ -201,6 +215,8 @@ class SharedLog:
         self.dead = False
         self.dead_ends = 0
         """So often `latest` fails."""
+        self.commits: Callable[[], str] = lambda: ""
+        """What becomes of the next round: nothing special, `failed`, or `unheard` (it is there, and nobody is told)."""
         self.held_back: Callable[[int, bytes], bool] = lambda partition, value: False
         """Records that stay with this pod until `thaw`, while others pass them by: an abandoned producer's."""
 
@@ -242,6 +258,12 @@ class SharedLog:
             self._waiters.release(ticket)
         if self._arrived:
             self._schedule()
+
+    async def alive(self) -> None:
+        """What a request waits for: a frozen process goes on later, a dead one never."""
+        await asyncio.sleep(0)
+        while self.frozen or self.dead:
+            await asyncio.sleep(0)
 
     def freeze(self) -> None:
         self.frozen = True
@@ -325,9 +347,10 @@ class SharedLog:
 
     @property
     def retention_ms(self) -> int | None:
-        return 0
+        return self._cluster.retention_ms
 
     async def trim(self, partition: int, offset: int) -> None:
+        await self.alive()
         starts = self._cluster.starts
         starts[partition] = max(starts[partition], min(offset, self._cluster.end(partition)))
 
@@ -367,8 +390,59 @@ class SharedLog:
 
     @property
     def snapshots(self) -> Snapshots | None:
-        return None
+        topics = self._cluster.snapshots
+        return None if topics is None else SharedSnapshots(self, topics)
 
     @property
     def commands(self) -> Commands | None:
         return None
+
+
+class SharedSnapshots:
+    """See `Snapshots`: one pod's client."""
+
+    def __init__(self, log: SharedLog, topics: Sequence[SnapshotTopic]) -> None:
+        self._log = log
+        self._topics = topics
+
+    async def fence(self, partition: int) -> SnapshotWriter:
+        await self._log.alive()
+        topic = self._topics[partition]
+        return RoundWriter(self._log, topic, topic.fence())
+
+    async def read(self, partition: int) -> list[tuple[bytes, bytes]]:
+        await self._log.alive()
+        return self._topics[partition].read()
+
+
+class RoundWriter:
+    """See `SnapshotWriter`: the records of a round come first, the word that they count later."""
+
+    chunked = False
+    """A round is several transactions: the rule that a variant of the tests leaves out."""
+    tombstones = True
+
+    def __init__(self, log: SharedLog, topic: SnapshotTopic, epoch: int) -> None:
+        self._log = log
+        self._topic = topic
+        self._epoch = epoch
+        self._rounds = 0
+
+    async def commit(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None:
+        values = [*((key, None) for key in deletes if self.tombstones), *puts]
+        fate = self._log.commits()
+        for part in [[one] for one in values] if self.chunked else [values]:
+            await self._transaction(part, fate)
+
+    async def _transaction(self, values: Sequence[tuple[bytes, bytes | None]], fate: str) -> None:
+        self._rounds += 1
+        number = self._rounds
+        await self._log.alive()
+        written = self._topic.write(self._epoch, number, values)
+        await self._log.alive()
+        if fate == "failed":
+            raise LogError("the transaction timed out")
+        if not written or not self._topic.commit(self._epoch, number):
+            raise Fenced("another process writes the snapshots now")
+        if fate == "unheard":
+            raise LogError("no answer to the commit")

@@ -121,7 +121,6 @@ class Chaos:
         """Pods one after another are stopped and started with `version`."""
         self._note("deploy", version)
         self._rolling = [(pod, version) for pod in self._world.pods]
-        self._rolling[0][0].activate = True
         self._next_pod()
 
     def _next_pod(self) -> None:
@@ -205,10 +204,8 @@ class Chaos:
                 if pod.owner.frozen and pod.alive:
                     pod.owner.frozen = False
                     world.trace.note("thawed", pod.owner.name)
-            # Deploys may have gone back and forth: one pod says which code is to be the current one.
-            pod.activate = pod is world.pods[0] and len(world.versions) > 1
             if not pod.alive:
                 pod.restart()
-            elif (pod.running != pod.version or pod.activate) and not pod.stopping:
+            elif pod.running != pod.version and not pod.stopping:
                 pod.kill()
                 pod.restart()

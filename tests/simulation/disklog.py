@@ -71,7 +71,7 @@ class DiskLog:
 
     @property
     def retention_ms(self) -> int | None:
-        return self.swarm.retention_ms
+        return 0
 
     @property
     def acknowledged(self) -> int:

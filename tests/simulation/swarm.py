@@ -28,14 +28,6 @@ class Swarm:
     skew_ms: int = 0
     """Brokers' clocks differ by up to this."""
     evict: bool = False
-    round_ms: int = 3_000
-    """How often a snapshot is due, and a trimming."""
-    retention_ms: int | None = 0
-    """How long the journal is left to people beyond what the engine needs."""
-    grace_seconds: float = 30.0
-    """How long a partition that was taken away is kept warm."""
-    checkpoint_ticks: int = 5
-    fires_a_tick: int = 1_000
     # What goes wrong
     crash: float = 0.0
     power_loss: float = 0.0
@@ -103,10 +95,4 @@ def draw(rng: Random, *, most_pods: int = 4) -> Swarm:
     for name in CHANCES:
         if rng.random() < 0.4:
             setattr(swarm, name, rng.choice((0.02, 0.1, 0.3)) if name not in _OFTEN else _OFTEN[name] * rng.random())
-    # What comes later is drawn later, so that what was drawn before stays as it was.
-    swarm.round_ms = rng.choice((300, 3_000, 60_000))
-    swarm.retention_ms = rng.choice((0, 0, 5_000, None))
-    swarm.grace_seconds = rng.choice((0.5, 5.0, 30.0))
-    swarm.checkpoint_ticks = rng.choice((1, 5))
-    swarm.fires_a_tick = rng.choice((1, 1_000))
     return swarm

@@ -84,7 +84,7 @@ class World:
     # Life of the world
 
     def __enter__(self) -> "World":
-        self._stack.enter_context(controlled(self.loop, self.draw("control"), self.swarm))
+        self._stack.enter_context(controlled(self.loop, self.draw("control"), tick_seconds=self.swarm.tick_seconds))
         _open.append(self)
         self._stack.callback(_open.remove, self)
         logger, handler = logging.getLogger("perdure"), _Collected(self)

@@ -1,4 +1,4 @@
-"""A run's lines: what its replay needs, in log order. One row of the store for each run and checkpoint.
+"""A run's lines: what its replay needs, in log order. One row of the store for each run and checkpoint, or each line.
 
 line    <at> <offset> <the record as it stands in the log>
         <at> <offset> ><kind> "<op>"           where the record is large: it stands in a row of its own
@@ -81,10 +81,15 @@ class _Known:
 
 
 class Lines:
-    """Lines of all runs of a partition."""
+    """Lines of all runs of a partition.
 
-    def __init__(self, backing: Backing) -> None:
+    `apart`: a row for each line, so that rows do not depend on when checkpoints were. Where owners change, one snapshot
+    is made of the checkpoints of several.
+    """
+
+    def __init__(self, backing: Backing, *, apart: bool = False) -> None:
         self._backing = backing
+        self._apart = apart
         self._known: dict[str, _Known] = {}
         self._new: dict[str, _Known] = {}
         self._sealed: dict[str, list[bytes]] = {}
@@ -190,6 +195,7 @@ class Lines:
                 del self._known[run]
             rows = self._rows.get(run)
             written = sealed[run] = list[bytes]()
+            first = len(puts)
             for line in lines:
                 body = _body(line.op, line.raw, line.outcome)
                 written.append(b"%d %d %b" % (line.at, line.offset, body))
@@ -197,12 +203,14 @@ class Lines:
                     row = _large_row(run, line.offset)
                     self._sealed_large[row] = line.raw
                     puts.append((row, line.raw))
-                    if rows is not None:
-                        rows.append(row)
-            row = _PREFIX + run.encode() + lines[0].offset.to_bytes(8, "big")
-            puts.append((row, b"\n".join(written)))
+            prefix = _PREFIX + run.encode()
+            if self._apart:
+                stored = zip(lines, written, strict=True)
+                puts.extend((prefix + line.offset.to_bytes(8, "big"), text) for line, text in stored)
+            else:
+                puts.append((prefix + lines[0].offset.to_bytes(8, "big"), b"\n".join(written)))
             if rows is not None:
-                rows.append(row)
+                rows.extend(row for row, _ in puts[first:])
         for run, rows in self._cleared.items():
             if rows is None:
                 clears.append(_PREFIX + run.encode())

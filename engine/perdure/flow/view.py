@@ -35,9 +35,11 @@ _BY_THE_LOG = ("timer.fired", "run.answered", "match.offered")
 
 
 class View:
-    """State of partition `partition` of `partitions`."""
+    """State of partition `partition` of `partitions`. `shared`: its rows are those of every owner (see `Lines`)."""
 
-    def __init__(self, partition: int, partitions: int, backing: Backing | None = None) -> None:
+    def __init__(
+        self, partition: int, partitions: int, backing: Backing | None = None, *, shared: bool = False
+    ) -> None:
         backing = backing or EmptyBacking()
         self.partition = partition
         self.partitions = partitions
@@ -50,7 +52,7 @@ class View:
         self.queued = Table(b"q/", QueuedState, backing)
         self.metas = Table(b"#", Meta, backing)
         self.kept = Kept(backing)
-        self.lines = Lines(backing)
+        self.lines = Lines(backing, apart=shared)
         self.wholes = Wholes(backing)
         self.timers = DueIndex(b"t/", backing)
         self.expiries = DueIndex(b"x/", backing)

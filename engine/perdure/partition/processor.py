@@ -118,7 +118,7 @@ class Processor:
         """Called when a batch had a fire, or set a timer that is due soon: the next one may be another."""
         self.on_dispatch: Callable[[str], None] | None = None
         """Called with the name of a queue that a command was put into."""
-        self.view = View(partition, log.partitions, log.store(partition))
+        self.view = View(partition, log.partitions, log.store(partition), shared=log.snapshots is not None)
         self.view.at, self.view.stamp = position.at, position.stamp
         self.offset = position.offset
         self._anchor = position.anchor
@@ -420,6 +420,7 @@ class Processor:
         checkpointer = self._checkpointer
         if not checkpointer.sealed:
             if checkpointer.stored.offset == self.offset and not checkpointer.hint_changed:
+                self.keeper.tend(checkpointer.stored)
                 return True
             anchor = anchor_of(self._last_raw) if self._last_raw else self._anchor
             checkpointer.seal(self.offset, anchor, self._last_ticket)
@@ -427,7 +428,7 @@ class Processor:
         rested = checkpointer.try_write()
         if rested is None:
             return False
-        self.keeper.checkpointed(checkpointer.stored)
+        self.keeper.tend(checkpointer.stored)
         for run in rested:
             self._forget(run)
         return not self._since_checkpoint

@@ -17,6 +17,9 @@ records below X is acknowledged. Who takes a partition up
 The journal is trimmed to below W once the round is acknowledged, but not below what people may want to read. Where log
 and state share one disk, the checkpoint is the snapshot.
 
+Whoever was the owner, rows are a function of the log; so one snapshot may be made of the checkpoints of several. Only
+which runs have work differs from pod to pod: every round has all of those.
+
 What changed since W is known from a row beside each checkpoint that lists the keys it wrote: one write more, of names
 alone, and only where there are snapshots. A restarted owner finds all that changed by one scan.
 """
@@ -33,6 +36,7 @@ from perdure.errors import Fenced, LogCorrupt, LogError, LogFull, LogMismatch
 from perdure.flow import FOLD_VERSION
 from perdure.log.protocol import Log, SnapshotWriter
 from perdure.partition.checkpoint import (
+    ACTIVE_PREFIX,
     CHANGED_PREFIX,
     POSITION_KEY,
     Changed,
@@ -48,6 +52,8 @@ ROUND_RECORDS = 50_000
 """After so many records it does not wait for that: they are what a restore has to fold."""
 TRIM_MS = 60_000
 """So often the journal of a log of one process is trimmed."""
+_ACTIVE_KEY = b"!active"
+"""In a snapshot, the runs that have work."""
 _SINCE_KEY = b"!since"
 """From this offset on every change of this store is listed. Written once; another one means that nothing is known."""
 _DECODE_CHANGED = msgspec.msgpack.Decoder(Changed).decode
@@ -62,8 +68,8 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
         self._looked = app_log.now_ms()
 
-    def checkpointed(self, position: Position) -> None:
-        """The store stands at `position`, and nothing else is written to it before this returns."""
+    def tend(self, position: Position) -> None:
+        """Now and then, while the store stands at `position`: begin what is due."""
         now = self.log.now_ms()
         if now - self._looked >= TRIM_MS and not self.busy:
             self._looked = now
@@ -96,8 +102,11 @@ class Keeper:
         if retention_ms is None or below - 1 <= start:
             return
         try:
-            oldest = self.log.now_ms() - retention_ms
-            await self.log.trim(self.partition, await offset_at(self.log, self.partition, oldest, start, below - 1))
+            offset = below - 1
+            if retention_ms:
+                oldest = self.log.now_ms() - retention_ms
+                offset = await offset_at(self.log, self.partition, oldest, start, offset)
+            await self.log.trim(self.partition, offset)
         except (LogError, IndexError) as error:
             log.warning("partition %d is not trimmed: %s", self.partition, error)
 
@@ -118,7 +127,7 @@ class Rounds(Keeper):
     def watermark(self) -> int:
         return self._found.watermark
 
-    def checkpointed(self, position: Position) -> None:
+    def tend(self, position: Position) -> None:
         now = self.log.now_ms()
         due = position.offset - self.watermark >= ROUND_RECORDS or now - self._looked >= ROUND_MS
         if not due or self.busy or position.offset <= self.watermark:
@@ -140,7 +149,7 @@ class Rounds(Keeper):
     def _changes(self, position: Position) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
         """What the next round has: every key that changed since the watermark, as the store has it now."""
         if self._whole:
-            keys = {key for key, _ in self._store.scan(b"") if not _is_local(key)} | self._found.keys
+            keys = {key for key, _ in self._store.scan(b"")} | self._found.keys
         else:
             keys = {
                 key
@@ -150,12 +159,14 @@ class Rounds(Keeper):
             }
         puts: list[tuple[bytes, bytes]] = []
         deletes: list[bytes] = []
-        for key in sorted(keys):
+        for key in sorted(key for key in keys if not _is_local(key)):
             value = self._store.get(key)
             if value is None:
                 deletes.append(key)
             else:
                 puts.append((key, value))
+        active = [row[len(ACTIVE_PREFIX) :].decode() for row, _ in self._store.scan(ACTIVE_PREFIX, ACTIVE_PREFIX)]
+        puts.append((_ACTIVE_KEY, msgspec.json.encode(active)))
         assert self._store.get(POSITION_KEY) == msgspec.json.encode(position), "I2: a round is of a checkpoint"
         return puts, deletes
 
@@ -215,8 +226,8 @@ def _found(rows: dict[bytes, bytes]) -> Found:
 
 
 def _is_local(key: bytes) -> bool:
-    """A row that is about this disk alone."""
-    return key == _SINCE_KEY or key.startswith(CHANGED_PREFIX)
+    """A row that is about this disk, or this pod, alone."""
+    return key in (_SINCE_KEY, _ACTIVE_KEY) or key.startswith((CHANGED_PREFIX, ACTIVE_PREFIX))
 
 
 async def take_up(app_log: Log, partition: int) -> tuple[Position, Keeper]:
@@ -291,8 +302,16 @@ def _restore(app_log: Log, partition: int, rows: dict[bytes, bytes]) -> Position
             f"{position.offset}: records between them are missing, and nothing is skipped. Restore the snapshots topic "
             "from a backup"
         )
+    active = msgspec.json.decode(rows.pop(_ACTIVE_KEY, b"[]"), type=list[str])
     app_log.drop_store(partition)
-    app_log.store(partition).write([*rows.items(), (_SINCE_KEY, position.offset.to_bytes(8, "big"))], ())
+    app_log.store(partition).write(
+        [
+            *rows.items(),
+            *((ACTIVE_PREFIX + run.encode(), b"") for run in active),
+            (_SINCE_KEY, position.offset.to_bytes(8, "big")),
+        ],
+        (),
+    )
     return position
 
 
