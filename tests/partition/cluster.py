@@ -158,12 +158,16 @@ class Pod:
         self.alive = False
         self.log: SharedLog
         self.node: Node
+        self.opening: asyncio.Future[None]
 
     async def start(self, *, activate: bool | None = None) -> "Pod":
         self.log = SharedLog(self.cluster, self.disks, self.name)
         self.node = Node(self.app, self.log, ticking=False, activate=activate)
         self.alive = True
-        await self.node.open()
+        # It opens once the app is active: for the first pod that is after the first deal.
+        self.opening = asyncio.ensure_future(self.node.open())
+        for _ in range(20):
+            await asyncio.sleep(0)
         return self
 
     @property
@@ -190,6 +194,7 @@ class Pod:
         """Nothing more of it reaches the log."""
         self.log.dead = True
         self.alive = False
+        self.opening.cancel()
         await self.node.kill()
 
 

@@ -13,7 +13,7 @@ import msgspec
 from perdure.errors import LogError, NotOwned, PartitionHalted
 from perdure.flow.routing import partition_of_run
 from perdure.flow.states import RunState
-from perdure.log.protocol import Log
+from perdure.log.protocol import Batch, Log, Sink
 from perdure.partition import Ownership, Processor
 from perdure.sdk.app import App
 from perdure.sdk.handle import RunHandle
@@ -72,6 +72,7 @@ class Node:
         self.waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._active = 0
         self._activated: asyncio.Event
+        self._ever_active: set[int] = set()
         self._ticks = 0
         self._tick: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -108,12 +109,34 @@ class Node:
             self.append(0, AppDefined(self.definition, activate=self._activate, v=V))
             if self._ticking:
                 self._tick = self._loop.call_later(TICK_SECONDS, self._ticked, context=Context())
-            if not self.log.shared:
-                await self._wait_active()
+            await (self._first_activated() if self.log.shared else self._wait_active())
         except BaseException:
             await self.kill()
             await self.log.close()
             raise
+
+    async def _first_activated(self) -> None:
+        """Some code of the app is active in every partition: before that, an event would trigger nothing.
+
+        The first activation stands at the beginning of a journal, since nobody sends before it; a trimmed one had it.
+        """
+        young = [partition for partition in range(self.log.partitions) if self.log.start(partition) == 0]
+        readers = [self.log.follow(partition, 0, self._awaits_activation(partition)) for partition in young]
+        try:
+            while not self._ever_active.issuperset(young):
+                self._activated.clear()
+                await self._activated.wait()
+        finally:
+            for reader in readers:
+                reader.close()
+
+    def _awaits_activation(self, partition: int) -> Sink:
+        def sink(batch: Batch) -> None:
+            if partition not in self._ever_active and any(b'"app.activated"' in raw for raw in batch.values):
+                self._ever_active.add(partition)
+                self._activated.set()
+
+        return sink
 
     async def _wait_active(self) -> None:
         """Events count from here on: every partition copies for this code's paths and knows its triggers."""
