@@ -147,3 +147,20 @@ def test_activation_elsewhere_does_not_try_it_under_the_code_that_parked_it(worl
     world.to_run(run, RunParked(run, owned_by(world, world.of_run(run), old), old.digest, "differs", v=V))
     world.define(NEW)
     assert world.run(run).status == "parked"
+
+
+def test_what_a_zombie_of_older_code_wrote_does_not_bind_the_run_to_newer_code(world: World) -> None:
+    """Its result comes when newer code owns the partition, which cannot go on with it: older code may, at once."""
+    old, new = world.define(OLD), world.define(NEW)
+    run = world.request()
+    partition = world.of_run(run)
+    owned_by(world, partition, old)
+    owner = owned_by(world, partition, new)
+    world.to_run(run, completed(run, "0/of the zombie#1"))
+    assert advanced_by(world, run) == 2
+    world.to_run(run, RunParked(run, owner, new.digest, "differs", v=V))
+    owned_by(world, partition, old)
+    assert advanced_by(world, run) == 0
+    world.to_run(run, completed(run, "0/next#1"))
+    assert advanced_by(world, run) == 1
+    world.check()

@@ -10,7 +10,7 @@ from tests.partition.cluster import Cluster, Pod
 
 
 class Shop:
-    """One function of two steps; the first ends when the test lets it. The lists name the pods."""
+    """One function of three steps; the second ends when the test lets it. The lists name the pods."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -21,6 +21,10 @@ class Shop:
     def app(self, name: str) -> App:
         """The same code on each pod."""
         app = App("shop")
+
+        @app.step
+        async def check(n: int) -> int:
+            return n
 
         @app.step(retries=0)
         async def pack(n: int) -> int:
@@ -39,7 +43,7 @@ class Shop:
 
         @app.function(on="placed", id="order")
         async def order(ctx: Context, event: Event) -> int:
-            return await ship(await pack(event.data["n"]))
+            return await ship(await pack(await check(event.data["n"])))
 
         return app
 

@@ -105,7 +105,7 @@ def everyone_is_looked_after(chaos: Chaos) -> None:
     """A run is parked by its owner's code, held by it, or runs; none is forgotten."""
     for pod in chaos.pods():
         for processor in pod.node.processors:
-            for run in processor.view.runs.values():
+            for run in processor.view.runs.values() if processor.performing else ():
                 held = run.id in pod.node.worker.held.get(processor.partition, ())
                 execution = pod.node.worker.executions.get(run.id)
                 runs = execution is not None and execution.signal is None

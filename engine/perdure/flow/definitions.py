@@ -11,7 +11,7 @@ The owner of a partition says which code it runs. What newer code has taken furt
 """
 
 from perdure.flow.effects import Activated, OwnerKnown, Schedule, Start
-from perdure.flow.states import CronState
+from perdure.flow.states import CronState, RunState
 from perdure.flow.view import View
 from perdure_schemas.records import (
     AppActivated,
@@ -110,11 +110,17 @@ def _try_parked(view: View) -> None:
     for run, code in list(view.parked.items()):
         state = view.runs.get(run)
         if state is not None and code != view.meta.code:
-            state.parked = None
-            state.status = "running"
-            view.runs.touch(run)
-            view.parked.delete(run)
-            view.effects.acts.append(Start(run))
+            unpark(view, state)
+
+
+def unpark(view: View, run: RunState) -> None:
+    """The code that parked it did not write what it could not go on with, even if it owned the partition by then."""
+    run.parked = None
+    run.status = "running"
+    run.tried_from = view.offset
+    view.runs.touch(run.id)
+    view.parked.delete(run.id)
+    view.effects.acts.append(Start(run.id))
 
 
 def cron_scheduled(view: View, record: CronScheduled, at: int) -> None:

@@ -7,7 +7,7 @@ run.requested ─► queued ─(due)─► running ─► completed | failed | c
 any of these ─► cancelled   by run.cancel_requested or a cancel rule;   queued ─► discarded   when too late
 """
 
-from perdure.flow.definitions import timer_key
+from perdure.flow.definitions import timer_key, unpark
 from perdure.flow.effects import Parked, Start
 from perdure.flow.ending import answer, end, error_of, forget_later, heir_of, watch_heir
 from perdure.flow.ops import close_op, shorten, successor_of
@@ -192,13 +192,8 @@ def run_parked(view: View, record: RunParked, at: int) -> None:
 
 def run_unparked(view: View, record: RunUnparked, at: int) -> None:
     run = view.live(record.run)
-    if run is None or run.status != "parked":
-        return
-    run.status = "running"
-    run.parked = None
-    view.runs.touch(run.id)
-    view.parked.delete(run.id)
-    view.effects.acts.append(Start(run.id))
+    if run is not None and run.status == "parked":
+        unpark(view, run)
 
 
 def run_errored(view: View, record: RunErrored, at: int) -> None:

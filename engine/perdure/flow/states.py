@@ -116,6 +116,8 @@ class RunState(Struct, omit_defaults=True, gc=False):
     watchers: list[Watcher] = []
     timers: dict[str, RunTimer] = {}
     parked: ParkedState | None = None
+    tried_from: int = -1
+    """Offset at which it was last unparked: with what stands before that, any code may try to go on."""
     ended_at: int | None = None
     ended_offset: int = -1
     result: Payload | None = None

@@ -116,7 +116,8 @@ class View:
         It is read off the place of the last line that its code wrote: so a step costs nothing for it.
         """
         last = next((line.offset for line in reversed(lines) if line.kind not in _BY_THE_LOG), -1)
-        return self.code_at(max([last, *(op.setter for op in run.open.values())]))
+        last = max([last, *(op.setter for op in run.open.values())])
+        return self.code_at(last) if last > run.tried_from else 0
 
     def lookback_ms(self, run: RunState) -> int:
         """How far back the run's waits look."""
