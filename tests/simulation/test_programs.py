@@ -18,6 +18,7 @@ from tests.evidence.refolding import check_refold
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import LATE, nothing_is_left
+from tests.simulation.checks.replaying import check_replays
 from tests.simulation.programs.alone import Alone, crashing
 from tests.simulation.programs.app import make_app
 from tests.simulation.programs.plan import Plan, random_plan
@@ -46,7 +47,9 @@ async def play(plan: Plan, rng: random.Random) -> None:
         await alone.finish()
         left = [state for p in engine.node.processors for state in p.view.runs.values() if state.status not in TERMINAL]
         assert not left, f"I14: {left}"
-        check_invariants(evidence_of(alone))
+        evidence = evidence_of(alone)
+        check_invariants(evidence)
+        await check_replays(evidence, rng)
         await engine.advance("4000d")  # a test engine keeps for ten years what has ended
         for n in range(60):
             # Log time passes with what is appended.

@@ -203,7 +203,11 @@ class Execution(Struct, eq=False):
         """The op's outcome, or the word to go on. A cancelled op is closed in the log."""
         future = self.expect(op)
         try:
-            return await future
+            answer = await future
+            if self.signal is not None:
+                # The run ended between the answer and this: nothing begins any more.
+                raise type(self.signal)
+            return answer
         except asyncio.CancelledError:
             self.close(op)
             raise

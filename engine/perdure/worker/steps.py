@@ -177,11 +177,7 @@ class _Attempt(InStep, eq=False):
             execution.worker.settler.watch(execution)
             return await execution.wait(self.op)
         if not execution.processor.performing:
-            execution.held = {*execution.held, self.op}
-            try:
-                return await execution.wait(self.op)
-            finally:
-                execution.held.discard(self.op)
+            return await self._until_performed()
         opened = execution.state.open.get(self.op)
         if opened is not None:
             self.attempt = opened.attempt
@@ -189,8 +185,22 @@ class _Attempt(InStep, eq=False):
                 execution.worker.may_rest(execution)
                 return await execution.wait(self.op)
         answer = await self._as_suspect() if execution.suspect else None
+        if answer is None and not execution.processor.performing:
+            if self.alone:
+                execution.worker.suspects.leave(self)
+                self.alone = False
+            answer = await self._until_performed()
         self.began = monotonic_ns()
         return answer
+
+    async def _until_performed(self) -> Delivered | Go:
+        """The partition is not ours to act upon: the step waits for its outcome, or for the word to go on."""
+        execution = self.execution
+        execution.held = {*execution.held, self.op}
+        try:
+            return await execution.wait(self.op)
+        finally:
+            execution.held.discard(self.op)
 
     async def _as_suspect(self) -> Delivered | Go | None:
         """The process died when this step may have been running: say so before it runs again.
