@@ -1,6 +1,6 @@
 """A few worlds of generated programs, with whatever faults their seeds have: the short form of `make sim`.
 
-`regressions/` has worlds that once failed, each by the name of what was wrong and in the least form that showed it.
+`regressions/` has worlds that once failed: seeds, and the least form of some, by the name of what was wrong.
 """
 
 from pathlib import Path
@@ -11,14 +11,15 @@ from tests.simulation.runner import kept
 from tests.simulation.storms import storm
 
 SEEDS = 24
-REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.json"))
+FOLDER = Path(__file__).parent / "regressions"
+ONCE_FAILED = [int(line.split()[0]) for line in (FOLDER / "seeds.txt").read_text().splitlines() if line[0] != "#"]
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", [*range(SEEDS), *ONCE_FAILED])
 def test_whatever_can_fail_does(seed: int) -> None:
     storm(seed)
 
 
-@pytest.mark.parametrize("path", REGRESSIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
 def test_what_once_failed(path: Path) -> None:
     storm(*kept(path))
