@@ -395,3 +395,25 @@ async def test_who_waits_for_its_turn_after_crashes_is_not_forgotten_by_the_next
     await cluster.settle()
     assert statuses(cluster) == ["completed"] * 3
     cluster.check()
+
+
+async def test_a_pod_opens_once_the_app_is_active_everywhere() -> None:
+    """An event that comes before would trigger nothing; a journal that begins later was active long ago."""
+    shop = Shop()
+    cluster = Cluster()
+    one = await cluster.pod("one", shop.app("one")).start()
+    cluster.deal({"one": (0, 1, 2)})
+    await cluster.settle()
+    assert not one.opening.done(), "nobody owns partition 3"
+    cluster.deal({"one": EVERYTHING})
+    await cluster.settle()
+    await one.opening
+    other = await cluster.pod("other", shop.app("other")).start()
+    other.log.freeze()
+    for partition in EVERYTHING:
+        await one.log.trim(partition, cluster.end(partition))
+    other.log.thaw()
+    await cluster.settle()
+    await other.opening
+    third = await cluster.pod("third", shop.app("third")).start()
+    await third.opening

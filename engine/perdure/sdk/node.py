@@ -13,7 +13,7 @@ import msgspec
 from perdure.errors import LogError, NotOwned, PartitionHalted
 from perdure.flow.routing import partition_of_run
 from perdure.flow.states import RunState
-from perdure.log.protocol import Batch, Log, Sink
+from perdure.log.protocol import Batch, Log, Reader
 from perdure.partition import Ownership, Processor
 from perdure.sdk.app import App
 from perdure.sdk.handle import RunHandle
@@ -121,7 +121,7 @@ class Node:
         The first activation stands at the beginning of a journal, since nobody sends before it; a trimmed one had it.
         """
         young = [partition for partition in range(self.log.partitions) if self.log.start(partition) == 0]
-        readers = [self.log.follow(partition, 0, self._awaits_activation(partition)) for partition in young]
+        readers = [self._await_activation(partition) for partition in young]
         try:
             while not self._ever_active.issuperset(young):
                 self._activated.clear()
@@ -130,13 +130,19 @@ class Node:
             for reader in readers:
                 reader.close()
 
-    def _awaits_activation(self, partition: int) -> Sink:
-        def sink(batch: Batch) -> None:
-            if partition not in self._ever_active and any(b'"app.activated"' in raw for raw in batch.values):
-                self._ever_active.add(partition)
-                self._activated.set()
+    def _await_activation(self, partition: int) -> Reader:
+        def found() -> None:
+            self._ever_active.add(partition)
+            self._activated.set()
+            reader.close()
 
-        return sink
+        def read(batch: Batch) -> None:
+            if any(b'"app.activated"' in raw for raw in batch.values):
+                found()
+
+        # Trimmed since we asked where it begins: then it is not young.
+        reader = self.log.follow(partition, 0, read, failed=lambda _: found())
+        return reader
 
     async def _wait_active(self) -> None:
         """Events count from here on: every partition copies for this code's paths and knows its triggers."""
