@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from msgspec import Raw
 from msgspec.json import encode
 
@@ -13,7 +14,7 @@ from perdure.sdk.port import Enqueue
 from perdure.testing import TestEngine
 from perdure.worker.payloads import digest
 from perdure_schemas.payload import Payload
-from perdure_schemas.records import StepCompleted, V
+from perdure_schemas.records import RunCancelRequested, StepCompleted, V
 from tests.worker.helpers import both_ways, failure
 
 
@@ -303,6 +304,53 @@ async def test_who_waits_for_its_turn_takes_the_outcome_that_comes_instead() -> 
     for n in range(3):
         assert (await port.result(runs[n], 10_000)).status == "completed"
     assert len(begun) == 8
+    await node.close()
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+async def test_a_suspect_whose_run_ends_in_the_batch_that_lets_it_go_on_does_not_begin(deaths: int) -> None:
+    """I6. Nor does it keep the next suspect from its turn."""
+    app = App("shop")
+    begun: list[str] = []
+
+    @app.step
+    async def work(name: str) -> None:
+        begun.append(name)
+        if len(begun) <= 2 * deaths:
+            await asyncio.Event().wait()
+
+    @app.background
+    async def flow(name: str) -> None:
+        await work(name)
+
+    log = MemoryLog(1)
+    append = log.append
+    runs: dict[str, str] = {}
+
+    def and_cancelled(partition: int, value: bytes) -> int:
+        ticket = append(partition, value)
+        if b'"step.attempted"' in value and runs["first"].encode() in value:
+            append(partition, encode(RunCancelRequested(runs["first"], "c", v=V)))
+        return ticket
+
+    for life in range(deaths):
+        node = Node(app, log)
+        await node.open()
+        if not life:
+            for name in ("first", "second"):
+                arguments = Raw(encode([[name], {}]))
+                runs[name] = await LocalPort(node).enqueue(Enqueue("flow", arguments))
+        async with asyncio.timeout(20):
+            while len(begun) < 2 * (life + 1):
+                await asyncio.sleep(0)
+        log.crash()
+        await node.kill()
+    log.append = and_cancelled  # type: ignore[method-assign]
+    node = Node(app, log)
+    await node.open()
+    assert (await LocalPort(node).result(runs["first"], 10_000)).status == "cancelled"
+    assert (await LocalPort(node).result(runs["second"], 10_000)).status == "completed"
+    assert begun[2 * deaths :] == ["second"]
     await node.close()
 
 
