@@ -36,6 +36,7 @@ def test_defaults() -> None:
         "port": 8288,
         "log": "embedded://.perdure",
         "partitions": 4,
+        "retention": None,
     }
 
 
@@ -94,4 +95,6 @@ def test_clients_ask_the_port_that_dev_takes(tmp_path: Path, monkeypatch: pytest
 def test_a_folder_is_an_embedded_log() -> None:
     assert log_url("data/log") == "embedded://data/log"
     assert log_url("/var/lib/shop") == "embedded:///var/lib/shop"
-    assert log_url("memory://") == "memory://"
+    assert log_url("memory://") == log_url("memory://", "1d") == "memory://"
+    assert log_url("data", "30d") == "embedded://data?retention=30d"
+    assert log_url("embedded://data?retention=1d", "30d") == "embedded://data?retention=1d"

@@ -122,6 +122,12 @@ async def test_a_log_that_is_not_open_says_so() -> None:
         MemoryLog().append(0, b"x")
 
 
+def test_how_long_the_log_is_kept_for_people() -> None:
+    assert open_log("embedded://data").retention_ms == 7 * 86_400_000
+    assert open_log("embedded://data?retention=36h").retention_ms == 36 * 3_600_000
+    assert open_log("embedded://data?retention=forever").retention_ms is None
+
+
 def test_urls() -> None:
     assert isinstance(open_log("memory://", partitions=7), MemoryLog)
     assert open_log("memory://", partitions=7).partitions == 7
@@ -134,6 +140,9 @@ def test_urls() -> None:
         ("redis://localhost", "redis.*embedded.*memory"),
         ("/var/lib/shop", "not a log URL"),
         ("embedded://", "directory"),
+        ("embedded://?retention=1d", "directory"),
+        ("embedded://data?retain=1d", "no setting 'retain'.*retention=30d"),
+        ("embedded://data?retention=300", "or retention=forever"),
     ],
 )
 def test_urls_that_name_no_log(url: str, message: str) -> None:

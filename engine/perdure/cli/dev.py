@@ -13,7 +13,15 @@ from perdure.cli.serve import engine_options, log_url
 @json_option
 @click.pass_context
 def dev(
-    ctx: click.Context, app: str, log: str, partitions: int, host: str, port: int, reload: bool, as_json: bool
+    ctx: click.Context,
+    app: str,
+    log: str,
+    partitions: int,
+    retention: str | None,
+    host: str,
+    port: int,
+    reload: bool,
+    as_json: bool,
 ) -> None:
     """Run the app with its gateway, and again whenever its code changes.
 
@@ -22,5 +30,6 @@ def dev(
     """
     from perdure.cli.supervisor import Supervisor
 
-    supervisor = Supervisor(app, log_url(log), partitions, check_loopback(host), port, reload=reload, as_json=as_json)
+    url = log_url(log, retention)
+    supervisor = Supervisor(app, url, partitions, check_loopback(host), port, reload=reload, as_json=as_json)
     ctx.exit(supervisor.run())

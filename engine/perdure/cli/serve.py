@@ -21,21 +21,27 @@ def engine_options(command: click.decorators.FC) -> click.decorators.FC:
             show_default=True,
             help="Fixed when the log is made.",
         ),
+        click.option(
+            "--retention",
+            cls=Setting,
+            help="How long people find in the log what the engine needs no more: 30d, or forever.  [default: 7d]",
+        ),
         click.argument("app", cls=AppArgument, metavar="MODULE:APP"),
     ):
         command = option(command)
     return command
 
 
-def log_url(log: str) -> str:
-    """A folder is an embedded log."""
-    return log if "://" in log else f"embedded://{log}"
+def log_url(log: str, retention: str | None = None) -> str:
+    """A folder is an embedded log. What its URL says of the retention counts more than the setting."""
+    url = log if "://" in log else f"embedded://{log}"
+    return f"{url}?retention={retention}" if retention and url.startswith("embedded://") and "?" not in url else url
 
 
 @click.command()
 @engine_options
 @json_option
-def serve(app: str, log: str, partitions: int, host: str, port: int, as_json: bool) -> None:
+def serve(app: str, log: str, partitions: int, retention: str | None, host: str, port: int, as_json: bool) -> None:
     """Run the app with its gateway, for production on one machine.
 
     SIGTERM or Ctrl-C drains and stops; a second one stops at once. Nothing is lost by either, or by a crash.
@@ -51,7 +57,7 @@ def serve(app: str, log: str, partitions: int, host: str, port: int, as_json: bo
     listener = listen(check_loopback(host), port)
     with listener:
         run(
-            Served(app, log_url(log), partitions),
+            Served(app, log_url(log, retention), partitions),
             listener,
             ready,
             lambda: say("stopping: once more to stop at once", as_json=as_json),

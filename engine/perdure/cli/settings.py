@@ -10,7 +10,7 @@ import click
 
 from perdure.cli.exits import UsageProblem
 
-NAMES = ("app", "url", "log", "host", "port", "partitions")
+NAMES = ("app", "url", "log", "host", "port", "partitions", "retention")
 """All that a file can set, for every command that has the option."""
 
 

@@ -1,6 +1,7 @@
 """Logs: `protocol.py` says what a log is, the other modules are the kinds of it."""
 
-from perdure.errors import LogError
+from perdure.duration import parse_ms
+from perdure.errors import DefinitionError, LogError
 from perdure.log.protocol import (
     Batch,
     Command,
@@ -36,7 +37,9 @@ __all__ = [
 def open_log(url: str, *, partitions: int = 4) -> Log:
     """The log that `url` names; `await log.open()` is the caller's.
 
-    `memory://`, `embedded:///absolute/path` or `embedded://relative/path`. Raises `LogError` for anything else.
+    `memory://`, `embedded:///absolute/path` or `embedded://relative/path`; the latter may say for how long people find
+    in the log what the engine needs no more: `embedded://data?retention=30d`, or `forever` (7 days if it says nothing).
+    Raises `LogError` for anything else.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -46,11 +49,24 @@ def open_log(url: str, *, partitions: int = 4) -> Log:
 
         return MemoryLog(partitions)
     if scheme == "embedded":
-        if not rest:
+        path, _, query = rest.partition("?")
+        if not path:
             raise LogError("embedded:// needs a directory: say embedded:///var/lib/shop, or embedded://data/shop")
-        from perdure.log.embedded import EmbeddedLog
+        from perdure.log.embedded import RETENTION_MS, EmbeddedLog
 
-        return EmbeddedLog(rest, partitions)
+        return EmbeddedLog(path, partitions, retention_ms=_retention_ms(query) if query else RETENTION_MS)
     if scheme == "kafka":
         raise LogError("kafka:// comes with a later release: use embedded:///path on one machine until then")
     raise LogError(f"{url!r}: no log is called {scheme}://; there are embedded:///path and memory://")
+
+
+def _retention_ms(query: str) -> int | None:
+    name, _, value = query.partition("=")
+    if name != "retention":
+        raise LogError(f"an embedded log has no setting {name!r}: say embedded://data?retention=30d")
+    if value == "forever":
+        return None
+    try:
+        return parse_ms(value, what="retention")
+    except DefinitionError as error:
+        raise LogError(f"{error}, or retention=forever") from error

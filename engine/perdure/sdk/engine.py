@@ -28,7 +28,8 @@ DEFAULT_LOG = "embedded://.perdure"
 class Engine(Client):
     """Runs its apps in this process: `async with Engine(app, log="embedded:///var/lib/shop"):`.
 
-    `log`: `embedded://<folder>` (durable, for one machine) or `memory://`; `PERDURE_LOG`, else `.perdure` here.
+    `log`: `embedded://<folder>` (durable, for one machine) or `memory://`; `PERDURE_LOG`, else `.perdure` here. What
+    runs need no more stays there for 7 days, for people: `embedded://<folder>?retention=30d`, or `forever`.
     `partitions` is fixed when the log is made. `queues`: the worker pools that this process is a member of, as names,
     or with the number of steps that it runs at a time: `{"gpu": 1}`; all of the apps' queues if it is left out.
     """
@@ -214,8 +215,10 @@ def checked_queues(queues: Mapping[str, int] | Iterable[str]) -> dict[str, int]:
 
 def _log_of(url: str, app: App, apps: int) -> str:
     """Each app has a journal of its own: several in one folder stand in folders by their names."""
-    parts = urlsplit(url)
-    return f"{url.rstrip('/')}/{app.name}" if apps > 1 and parts.scheme == "embedded" else url
+    if apps == 1 or urlsplit(url).scheme != "embedded":
+        return url
+    folder, mark, query = url.partition("?")
+    return f"{folder.rstrip('/')}/{app.name}{mark}{query}"
 
 
 __all__ = ["DEFAULT_LOG", "Engine"]

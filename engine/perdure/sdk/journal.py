@@ -69,9 +69,19 @@ class RunReader:
         self._worker = worker
         self._ops: dict[str, _Op] = {}
         self.parked: RunParked | None = None
+        self.trimmed = False
+        """The log has let go of its first records."""
 
     def read(self, state: RunState) -> tuple[OpDetail, ...]:
-        for at, record in records_of(self._processor.log, self._processor.partition, state):
+        processor = self._processor
+        start = processor.log.start(processor.partition)
+        self.trimmed = state.requested_offset < start
+        if self.trimmed:
+            # Of a run that lives the state has what its replay needs.
+            for line in processor.view.lines.load(state.id):
+                if line.offset < start:
+                    self._take(processor.view.lines.whole(state.id, line), line.at)
+        for at, record in records_of(processor.log, processor.partition, state):
             self._take(record, at)
         return tuple(op.detail() for op in self._ops.values())
 
@@ -154,10 +164,10 @@ class RunReader:
 
 
 def records_of(log: Log, partition: int, state: RunState) -> Iterator[tuple[int, AnyRecord]]:
-    """(log time, record) of every record that names the run, from its request to its end."""
+    """(log time, record) of every record that names the run, from its request to its end; of those that are kept."""
     name = state.id.encode()
     end = state.ended_offset + 1 if state.ended_at is not None else log.end(partition)
-    offset = state.requested_offset
+    offset = max(state.requested_offset, log.start(partition))
     while offset < end:
         for batch in log.read(partition, offset):
             for raw in batch.values:

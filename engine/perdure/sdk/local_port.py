@@ -223,6 +223,7 @@ class LocalPort:
             ops=ops,
             progress=dict(execution.progress) if execution is not None else {},
             parked=parked,
+            trimmed=reader.trimmed,
         )
 
     async def knows_event(self, event_id: str) -> bool:

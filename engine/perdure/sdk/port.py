@@ -91,6 +91,8 @@ class RunDetail(Struct, frozen=True, omit_defaults=True):
     progress: dict[str, str | int | float | bool | None] = {}
     parked: str = ""
     """Why it is parked, with the recorded and the requested op side by side."""
+    trimmed: bool = False
+    """Some of its records are older than the log's retention: `ops` has what is left of them."""
 
 
 class FunctionView(Struct, frozen=True, omit_defaults=True):

@@ -32,6 +32,9 @@ def print_run(console: Console, detail: RunDetail, *, whole: bool) -> None:
         console.print()
         console.print(Text("parked: it asked for something else than its log holds", "bold magenta"))
         console.print(_indented(detail.parked), soft_wrap=True)
+    if detail.trimmed:
+        console.print()
+        console.print(Text("Some of its records are older than the log's retention: they are gone.", "dim"))
     if detail.ops:
         console.print()
         console.print(_ops(detail, whole))
