@@ -82,7 +82,8 @@ class Chaos:
         if pod is not None:
             self._note("crash", pod.name)
             pod.kill()
-            if self._rng.random() < 0.3:
+            # State beside a log of one machine is lost with the log, or not at all: the log may have been trimmed.
+            if self._rng.random() < 0.3 and not self._world.swarm.embedded:
                 self._note("empty", pod.name)
                 pod.disk.forget()
             self.back(pod)
