@@ -54,9 +54,10 @@ SEEDS ?= 2000
 sim: $(VENV)/.tests
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)))
 
-# Of the embedded log; the engine's own kills are above. A quarter of an hour; says how far it is.
+# The long form of tests that `make test` runs for seconds. A quarter of an hour on two free cores; says how far it is.
 faults: $(VENV)/.tests
-	@PERDURE_FAULT_KILLS=1000 PERDURE_FAULT_LOSSES=500 PERDURE_FAULT_ENGINES=50 $(PY) -m pytest -s tests/system/faults
+	@PERDURE_FAULT_KILLS=1000 PERDURE_FAULT_LOSSES=500 PERDURE_FAULT_ENGINES=50 PERDURE_FAULT_FULL=10 \
+		PERDURE_FAULT_DAMAGES=100 $(PY) -m pytest -s -o faulthandler_timeout=0 tests/system/faults
 
 bench: $(VENV)/.tests
 	@$(PY) -m benchmarks $(ARGS)

@@ -30,6 +30,8 @@ import perdure.log.disk
 import perdure.log.embedded
 from perdure.errors import LogError
 from perdure.log.embedded import EmbeddedLog
+from perdure.log.embedded_store import EmbeddedStore
+from perdure.log.flusher import Flush, Flusher
 from perdure.log.protocol import Batch
 from tests.system.faults.records import PARTITIONS, Fold, Record, make
 
@@ -54,6 +56,10 @@ class Order:
     """A sync fails now and then (by the shim)."""
     clock: bool = False
     """The clock leaps now and then (by the shim)."""
+    said: str = ""
+    """Where it says what it was promised, if not in ROOT."""
+    lie: str = ""
+    """One of `LIES`: what a log might do wrong, to see whether it is noticed."""
 
 
 class Shim:
@@ -82,7 +88,7 @@ class Life:
         self.order = order
         self.shim = Shim(order)
         self.random = random.Random(order.seed)
-        self._said = os.open(Path(order.root) / "said", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._said = os.open(order.said or Path(order.root) / "said", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         if order.clock:
             self.shim.clock(self.random.choice((-HOUR_MS, 0, HOUR_MS)))
         self.log = EmbeddedLog(Path(order.root) / "log", PARTITIONS)
@@ -180,7 +186,38 @@ class Life:
                 self.shim.full(False)
 
 
+def _acknowledge_unsynced() -> None:
+    def flush(flusher: Flusher, flush: Flush) -> None:
+        flusher._loop.call_soon(flusher._done, None)
+
+    Flusher.flush = flush  # type: ignore[assignment,method-assign]
+
+
+def _names_unsynced() -> None:
+    for name in ("sync_directory", "make_directories"):
+        setattr(perdure.log.embedded, name, lambda directory: directory.mkdir(exist_ok=True))
+
+
+def _checkpoint_in_two() -> None:
+    real = EmbeddedStore.write
+
+    def write(store: EmbeddedStore, puts: Any, deletes: Any, clear: Any = ()) -> None:
+        real(store, puts[-1:], ())
+        real(store, puts[:-1], deletes, clear)
+
+    EmbeddedStore.write = write  # type: ignore[method-assign]
+
+
+LIES = {
+    "acknowledge unsynced": _acknowledge_unsynced,
+    "names unsynced": _names_unsynced,
+    "checkpoint in two": _checkpoint_in_two,
+}
+
+
 def run(order: Order) -> None:
+    if order.lie:
+        LIES[order.lie]()
     perdure.log.disk.WRITE_BUFFER_BYTES = order.buffer
     perdure.log.embedded._RETRY_S = 0.005, 0.05  # a life is short
     try:

@@ -7,9 +7,10 @@
 - **Data.** What a sync that has ended covers is there. Of each file's later writes there may be nothing, a beginning
   (cut anywhere), all, or any set of sectors of 512 bytes or of pages of 4 KiB, each as any of the writes to it left
   it; what is missing below the file's length reads as zeros.
-- **Names.** A name that was made, changed or removed is sure once its folder was synced. Others: *strict*, as POSIX
-  has it, any set of them happened; *journalled*, as on ext4 and XFS, the first few happened, in order, and any sync
-  of anything makes all before it sure.
+- **Names.** A name that was made, changed or removed is sure once its folder was synced. Others: *strict*, of each
+  folder's the first few happened, in order, whatever other folders and the data say; *journalled*, as on ext4 and XFS,
+  the first few of all, and any sync of anything makes all before it sure. (POSIX would allow more: any set. RocksDB
+  itself needs the order within a folder: it renames CURRENT without having synced the name of the table before it.)
 - A sync that failed makes nothing sure, and a later one does not make up for it (Linux takes the pages for written).
 """
 
@@ -112,8 +113,13 @@ class Machine:
             done = sum(naming.when <= self._journalled for naming in self.namings)
         if kind == "journalled some":
             done = rng.randint(done, len(self.namings))
+        limits: dict[str, int] = {}
         for number, naming in enumerate(self.namings):
-            if number < done or kind == "all" or (kind == "strict some" and rng.random() < 0.5):
+            if kind == "strict some":
+                for folder in naming.folders:
+                    limits[folder] = limits.setdefault(folder, rng.randint(0, len(self.namings))) - 1
+            happened = all(limits.get(folder, -1) >= 0 for folder in naming.folders)
+            if number < done or kind == "all" or (kind == "strict some" and happened):
                 naming.apply(names)
         return names
 

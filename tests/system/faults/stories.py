@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -41,10 +42,10 @@ class Nursery:
             stdout=subprocess.PIPE,
         )
 
-    def live(self, order: Order, seconds: float, *, opened: bool) -> None:
-        """One life of so many seconds, from its beginning or from when the log is open."""
+    def live(self, order: Order, long: float | Callable[[], None], *, opened: bool) -> None:
+        """One life of so many seconds, or until this returns, from its beginning or from when the log is open."""
         assert self._process.stdin is not None
-        said = Path(order.root) / "said"
+        said = Path(order.said or Path(order.root) / "said")
         before = said.stat().st_size if said.exists() else 0
         self._process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
         self._process.stdin.flush()
@@ -57,7 +58,10 @@ class Nursery:
             time.sleep(0.002)
             if not Path(f"/proc/{pid}").exists():
                 break
-        time.sleep(seconds)
+        if callable(long):
+            long()
+        else:
+            time.sleep(long)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         status = self._hear()
@@ -124,20 +128,20 @@ def kills(folder: Path, nursery: Nursery, seed: int, count: int) -> Figures:
             in_opening = rng.random() < 0.2
             seconds = rng.uniform(0, 0.04) if in_opening else rng.uniform(0, 0.25)
             nursery.live(Order(str(root), life, rng.getrandbits(32), buffer), seconds, opened=not in_opening)
-            said = _take_said(root)
+            said = take_said(root)
             promises.hear(life, said)
             figures.lives += 1
             figures.kills += 1
             figures.opening += b"\n" not in said
-            if life == count - 1 or rng.random() < 0.7:
-                _look(root / "log", folder / "copy", promises)
+            if life == count - 1 or rng.random() < 0.25:
+                look(root / "log", folder / "copy", promises)
         return _sum_up(figures, promises)
     except BaseException as error:
         error.add_note(f"seed {seed}, life {figures.lives} in {folder}")
         raise
 
 
-def power_losses(folder: Path, nursery: Nursery, seed: int, count: int, **troubles: bool) -> Figures:
+def power_losses(folder: Path, nursery: Nursery, seed: int, count: int, **troubles: bool | str) -> Figures:
     """So many power failures, some lives of one directory. Each life is cut at several of its moments."""
     rng = random.Random(seed)
     figures = Figures()
@@ -178,7 +182,7 @@ def power_losses(folder: Path, nursery: Nursery, seed: int, count: int, **troubl
                 lay(image, root, target)
                 if number == goes_on:
                     promised, left = after, target
-                _look(target / "log", folder / "copy", after)
+                look(target / "log", folder / "copy", after)
                 if number != goes_on:
                     shutil.rmtree(target)
             same_as_seen(machine, root)
@@ -193,7 +197,7 @@ def power_losses(folder: Path, nursery: Nursery, seed: int, count: int, **troubl
         raise
 
 
-def _take_said(root: Path) -> bytes:
+def take_said(root: Path) -> bytes:
     said = root / "said"
     if not said.exists():
         return b""
@@ -202,7 +206,7 @@ def _take_said(root: Path) -> bytes:
     return text
 
 
-def _look(log: Path, copy: Path, promises: Promises) -> None:
+def look(log: Path, copy: Path, promises: Promises) -> None:
     """Check a copy: the next life finds what the end of this one left, and not what looking makes of it."""
     if copy.exists():
         shutil.rmtree(copy)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from perdure.errors import LogCorrupt
 from tests.system.faults import shim
 from tests.system.faults.stories import LIVES, POINTS, Figures, Nursery, kills, power_losses
 
@@ -52,7 +53,7 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
         pytest.param(0.2, {"clock": True}, id="amid leaps of the clock"),
     ],
 )
-def test_power_failures(tmp_path: Path, library: Path, share: float, troubles: dict[str, bool]) -> None:
+def test_power_failures(tmp_path: Path, library: Path, share: float, troubles: dict[str, bool | str]) -> None:
     total = round(LOSSES * share)
     each = LIVES * POINTS
     with Nursery(library) as nursery:
@@ -65,3 +66,25 @@ def test_power_failures(tmp_path: Path, library: Path, share: float, troubles: d
     assert figures.losses >= total
     assert figures.torn > total / 2
     assert figures.acknowledged
+
+
+@pytest.mark.parametrize(
+    ("lie", "noticed"),
+    [("acknowledge unsynced", "I1"), ("names unsynced", "I1"), ("checkpoint in two", "I2: partition")],
+)
+def test_a_log_that_lies_is_found_out(tmp_path: Path, library: Path, lie: str, noticed: str) -> None:
+    with pytest.raises(AssertionError, match=noticed):
+        some_power_failures(tmp_path, library, lie=lie)
+
+
+def test_holes_that_are_not_cut_off_are_refused(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What RocksDB makes by itself of the remains of a power failure."""
+    monkeypatch.setattr("perdure.log.disk.find_cut", lambda folder, mark: None)
+    with pytest.raises((AssertionError, LogCorrupt)):
+        some_power_failures(tmp_path, library)
+
+
+def some_power_failures(folder: Path, library: Path, **troubles: str) -> None:
+    with Nursery(library) as nursery:
+        for seed in range(SEED, SEED + 8):
+            power_losses(folder / str(seed), nursery, seed, 25, **troubles)
