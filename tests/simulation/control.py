@@ -25,6 +25,7 @@ from random import Random
 from typing import Any, cast
 
 import perdure.sdk.node
+import perdure.worker.pool
 import perdure.worker.steps
 import perdure.worker.worker
 from tests.simulation.loop import SimLoop, SimTask
@@ -113,7 +114,9 @@ def controlled(loop: SimLoop, rng: Random, *, tick_seconds: float) -> Iterator[N
     patches.set(time, "monotonic_ns", lambda: int(loop.time() * 1e9))
     patches.set(time, "sleep", lambda seconds: None)
     patches.set(perdure.worker.steps, "monotonic_ns", lambda: int(loop.time() * 1e9))
+    patches.set(perdure.worker.pool, "monotonic_ns", lambda: int(loop.time() * 1e9))
     patches.set(perdure.worker.worker, "Threads", SimThreads)
+    patches.set(perdure.worker.pool, "Threads", SimThreads)
     patches.set(perdure.worker.worker, "Watchdog", NoWatchdog)
     patches.set(perdure.sdk.node, "TICK_SECONDS", tick_seconds)
     patches.set(asyncio, "Task", SimTask)

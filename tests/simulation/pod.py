@@ -72,7 +72,7 @@ class Pod:
         self.disk.reopen()
         log = self.log = self._log(owner)
         with world.loop.on_behalf(owner):
-            node = self.node = Node(world.apps[self.running], log, evict=world.swarm.evict)
+            node = self.node = Node(world.apps[self.running], log, evict=world.swarm.evict, name=owner.name)
             world.loop.create_task(self._open(owner, node))
 
     def _log(self, owner: Owner) -> SimLog | DiskLog:

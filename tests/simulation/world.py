@@ -262,6 +262,8 @@ class World:
                 return f"{pod.name} is cut off"
             if not pod.node.worker.quiet():
                 return f"{pod.name} runs user code"
+            if pod.node.pools.busy:
+                return f"{pod.name} has a step of a queue"
             for processor in pod.processors():
                 if processor.halted:
                     return processor.halted
