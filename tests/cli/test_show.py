@@ -41,6 +41,8 @@ RUN = RunDetail(
         ),
         OpDetail("0/sleep#1", "sleep", "sleep", "completed", T0 + 2_000, T0 + 62_000, about="1m"),
         OpDetail("0/wait#1", "shop/paid", "wait", "open", T0 + 62_000, about="shop/paid, data.order = o-1, for 1d"),
+        OpDetail(*("0/embed#1", "embed", "step", "open", T0 + 62_000), queue="gpu", dispatches=2, member="host-7:4711"),
+        OpDetail("0/embed#2", "embed", "step", "open", T0 + 62_000, queue="cpu", dispatches=1),
         OpDetail("0/x#1", "loser", "step", "closed", T0 + 62_000),
     ),
     progress={"stage": "charged"},
@@ -58,6 +60,8 @@ async def show(port: FakePort, perdure: Perdure, detail: RunDetail, *args: str) 
     [
         "checkout",
         "event e1",
+        "queue gpu, 2 times · host-7:4711",
+        "queue cpu, nobody has it yet",
         "after 1h2m3s",
         "tenant=acme",
         "stage=charged",

@@ -114,6 +114,9 @@ def test_large_arguments_are_kept_whole_while_the_step_is_open(world: World) -> 
     world.to_run(run, opened(run, argument="x" * INLINE_LIMIT_BYTES))
     place = Ref(world.of_run(run), len(world.journals[world.of_run(run)]) - 1)
     assert queued(world, run).opening.arguments.ref == place
+    assert world.view_of(run).wholes.get(place.offset)
+    world.to_run(run, completed(run, OP))
+    assert not world.view_of(run).wholes.get(place.offset)
 
 
 def test_unknown_runs_and_ops(world: World, run: str) -> None:

@@ -47,7 +47,7 @@ def fragile(n: int) -> str:
 async def train(n: int) -> int:
     """Longer than a lease."""
     world().happened(f"train {n}")
-    await asyncio.sleep(5)
+    await asyncio.sleep(12)
     return n
 
 
@@ -72,7 +72,7 @@ async def work(ctx: Context, event: Event[Any]) -> list[object]:
 @app.function(on="data/came")
 async def races(ctx: Context, event: Event[Any]) -> int:
     """The step loses, or the sleep does: whichever it is, it is so on every replay."""
-    winner, _ = await ctx.race(train(event.data["n"] + 1000), ctx.sleep(timedelta(seconds=4 + event.data["n"])))
+    winner, _ = await ctx.race(train(event.data["n"] + 1000), ctx.sleep(timedelta(seconds=10 + event.data["n"])))
     return winner
 
 
@@ -106,15 +106,19 @@ def check(here: World) -> None:
             raw = processor.payload(state.result) if state.result is not None else b"null"
             why = state.error.message if state.error is not None and state.status != "cancelled" else ""
             found.setdefault(state.function, []).append((state.status, why or msgspec.json.decode(raw)))
-    expected = [
+    whole = [
         ("completed", [n * 2, f"whole {n}", n * 2 + 200, n * 2 + 400, f"no {n}", n if n % 3 == 0 else -1])
         for n in range(5)
     ]
-    assert sorted(found["work"], key=repr) == sorted(expected, key=repr)
-    assert [status for status, _ in found["races"]] == ["completed"] * 5
-    assert sorted(found["unwanted"], key=repr) == [("cancelled", None)] * 2 + [
-        ("completed", 2000 + n) for n in (0, 2, 4)
-    ]
+    lone = [("cancelled", None)] + [("completed", 2000 + n) for n in range(5)]
+    for name, expected in (("work", whole), ("races", [("completed", n) for n in (0, 1)]), ("unwanted", lone)):
+        assert len(found[name]) == 5
+        # Faults may strike whoever has it as often as a step that kills its members would.
+        others = [
+            one for one in found[name] if one[0] != "failed" or not one[1].endswith("times while step 'train' ran")
+        ]
+        assert [one for one in others if one not in expected] == []
+        assert len(found[name]) - len(others) <= 2
     for journal in here.journals:
         check_claims(raw for _, _, raw in journal.everything())
 
@@ -150,7 +154,7 @@ class _Step:
 @pytest.fixture(autouse=True)
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Virtual time costs: a step may outlast its lease all the same."""
-    monkeypatch.setattr(perdure.worker.queued, "LEASE_MS", 3_000)
+    monkeypatch.setattr(perdure.worker.queued, "LEASE_MS", 10_000)
     monkeypatch.setattr(perdure.worker.pool, "ASK_AGAIN_SECONDS", 0.5)
 
 

@@ -769,13 +769,17 @@ async def test_a_claim_that_nobody_answers_is_given_back(
         assert (await LocalPort(engine.node).result(handle.id, 20_000)).status == "completed"
 
 
-async def test_a_grant_that_is_read_too_late_is_not_begun(name: str, gate: Gate) -> None:
+async def test_a_grant_that_is_read_too_late_is_not_begun(
+    name: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.worker.queued.LEASE_MS", 30)
     async with pods() as engine:
         member = engine.member()
         told = pool._Work._told
 
-        def late(self: Any, answer: StepAnswered, at: int) -> None:
-            told(self, answer, at - 60_000)
+        def late(self: Any, answer: StepAnswered) -> None:
+            time.sleep(0.04)  # the process stands still for longer than the lease
+            told(self, answer)
 
         pool._Work._told = late  # type: ignore[method-assign]
         try:
@@ -1079,8 +1083,8 @@ async def test_a_batch_is_no_answer() -> None:
     await log.open()
     member = Member(log, {})
     told: list[bool] = []
-    member.answers.watch(0, "a", lambda answer, at: told.append(answer.granted))
-    member.answers.watch(0, "b", lambda answer, at: told.append(answer.granted))
+    member.answers.watch(0, "a", lambda answer: told.append(answer.granted))
+    member.answers.watch(0, "b", lambda answer: told.append(answer.granted))
     other = StepAnswered("r", "o", "another", True, v=V)
     mine = StepAnswered("r", "o", "a", True, v=V)
     member.answers._read(Batch(0, 0, 0, [b"nonsense", msgspec.json.encode(other), msgspec.json.encode(mine)]))
@@ -1091,6 +1095,6 @@ async def test_a_batch_is_no_answer() -> None:
     assert set(member.answers._readers) == {0}
     member.answers.forget(0, "b")
     assert member.answers._readers == {}
-    member.answers.watch(1, "c", lambda answer, at: None)
+    member.answers.watch(1, "c", lambda answer: None)
     member.answers.close()
     assert member.answers._readers == {}

@@ -12,8 +12,7 @@ from perdure.log.protocol import Batch, Log, Reader
 from perdure_schemas.records import StepAnswered
 
 log = logging.getLogger("perdure.worker")
-Told = Callable[[StepAnswered, int], None]
-"""(answer, its log time)."""
+Told = Callable[[StepAnswered], None]
 _ANSWER = b'{"kind":"step.answered"'
 _decode = msgspec.json.Decoder(StepAnswered).decode
 
@@ -53,7 +52,7 @@ class Answers:
                 answer = _decode(raw)
                 told = claims.get(answer.claim)
                 if told is not None:
-                    told(answer, batch.timestamp_ms)
+                    told(answer)
 
     def _failed(self, partition: int, error: Exception) -> None:
         """Claims there are asked for again, and given up in the end; the next one follows anew."""

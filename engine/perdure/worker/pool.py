@@ -59,7 +59,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("perdure.worker")
 ASK_AGAIN_SECONDS = 5.0
-"""A claim without an answer is made again: the partition may have had no owner, or its owner died before it told."""
+"""A claim without an answer is made again: the partition may have had no owner, or its owner died before it told.
+
+Then after twice as long, and so on.
+"""
 BEATS_A_LEASE = 3
 THREADS = 32
 _ENCODE = msgspec.json.Encoder().encode
@@ -167,8 +170,7 @@ class _Work:
         self._beat: asyncio.TimerHandle | None = None
         self._began = 0
         self._alone = False
-        self._granted = False
-        self._answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._inside: InStep | None = None
         self._lost = ""
         self._deaths = 0, 0
@@ -228,7 +230,7 @@ class _Work:
     def stop(self) -> None:
         """The process ends."""
         if not self._answer.done():
-            self._answer.set_result(None)
+            self._answer.set_result(False)
         self._cancel()
 
     def _cancel(self) -> None:
@@ -242,29 +244,29 @@ class _Work:
     async def _ask(self, step: StepCommand) -> bool:
         """Whether the step is ours to run. Who hears nothing for a whole lease gives it back: its timer knows."""
         claim = StepClaimed(step.run, step.op, step.attempt, self._claim, self.member.name, self._alone, v=V)
-        lease_s = step.step.lease_ms / 1000
-        waited = 0.0
-        while not self._answer.done() and waited < lease_s:
+        clock = asyncio.get_running_loop().time
+        until, pause = clock() + step.step.lease_ms / 1000, ASK_AGAIN_SECONDS
+        while not self._answer.done() and clock() < until:
             self.member.answers.watch(self._partition, self._claim, self._told)
             self._append(claim)
-            pause = min(ASK_AGAIN_SECONDS, lease_s - waited)
-            await asyncio.wait({self._answer}, timeout=pause)
-            waited += pause
-        granted_at = self._answer.result() if self._answer.done() else None
-        if granted_at is not None and self.member.log.now_ms() - granted_at < step.step.lease_ms and not self._lost:
+            # More and more rarely: what is slow is not made faster by asking.
+            await asyncio.wait({self._answer}, timeout=max(0.001, min(pause, until - clock())))
+            pause *= 2
+        # By this process's own clock: the log's differs from partition to partition. Its lease began after the asking.
+        if self._answer.done() and self._answer.result() and not self._lost and clock() < until:
             return True
         if not self._lost:
             # It may be granted yet, or was so long ago that its lease is over.
             self._append(StepReleased(step.run, step.op, self._claim, v=V))
         return False
 
-    def _told(self, answer: StepAnswered, at: int) -> None:
+    def _told(self, answer: StepAnswered) -> None:
         if not answer.granted:
             self._lost = answer.why
             self._cancel()
         if not self._answer.done():
             self._deaths = answer.deaths, answer.alone
-            self._answer.set_result(at if answer.granted else None)
+            self._answer.set_result(answer.granted)
 
     # Running
 
