@@ -371,3 +371,14 @@ def test_a_runs_subscriptions_for_its_rules_are_taken_back_at_its_end(world: Wor
 def test_an_opinion_needs_an_owner(world: World) -> None:
     run = world.request()
     assert world.to_run(run, RunParked(run, Owner(1, "t"), "code", "differs", v=V)) == []
+
+
+def test_who_asks_again_for_a_result_is_answered_once(world: World) -> None:
+    """A pod asks for runs that are owned elsewhere, and may ask again."""
+    world.define(on("added"))
+    run, asker = world.request(), run_id("a pod")
+    for _ in range(3):
+        world.to_run(run, RunWatched(run, Parent(asker, "result"), "result", v=V))
+    world.to_run(run, RunFinished(run, "completed", v=V))
+    assert [(answer.run, answer.status) for answer in world.records(RunAnswered)] == [(asker, "completed")]
+    world.check()

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from perdure import App, Context, Event
-from perdure.errors import NotOwned
-from perdure.flow.routing import partition_of_run
+from perdure.errors import NotOwned, UnknownRun
+from perdure.flow.routing import partition_of_run, run_id
 from perdure.partition.ownership import Ownership
 from perdure_schemas.records import Owner, OwnerReleased, OwnerStarted, StepAttempted, StepCompleted, V
 from tests.partition.cluster import Cluster, Pod
@@ -304,20 +304,47 @@ async def test_an_owner_that_is_not_confirmed_keeps_silent_until_it_is() -> None
     cluster.check()
 
 
-async def test_results_are_known_where_the_run_is_owned() -> None:
+async def test_any_pod_knows_how_any_run_ends() -> None:
+    """Where it is not owned, it is asked through the log; also by who waited while the partition went away."""
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    await place(cluster, one, "e")
+    run, _ = run_and_partition(cluster)
+    waiting = [asyncio.ensure_future(port.result(run)) for port in (one.port, other.port, other.port)]
+    asking = asyncio.ensure_future(other.port.status(run))
+    await cluster.settle()
+    assert await asking == "running"
+    cluster.deal({"other": EVERYTHING})
+    await cluster.settle()
+    assert await other.port.status(run) == "running"
+    shop.gate.set()
+    await cluster.settle()
+    for one_waiting in waiting:
+        outcome = await one_waiting
+        assert isinstance(outcome.result, msgspec.Raw)
+        assert (outcome.status, bytes(outcome.result)) == ("completed", b"1")
+    asking = asyncio.ensure_future(one.port.status(run))
+    await cluster.settle()
+    assert await asking == "completed"
+    cluster.check()
+
+
+async def test_a_run_that_never_was_is_unknown_to_every_pod() -> None:
+    cluster, _, other = await two_pods(Shop())
+    for asking in (other.port.status(run_id("nobody")), other.port.result(run_id("nobody"))):
+        asked = asyncio.ensure_future(asking)
+        await cluster.settle()
+        with pytest.raises(UnknownRun):
+            await asked
+
+
+async def test_details_of_a_run_are_known_where_it_is_owned() -> None:
     shop = Shop()
     cluster, one, other = await two_pods(shop)
     await place(cluster, one, "e")
     run, partition = run_and_partition(cluster)
-    waiting = asyncio.ensure_future(one.port.result(run))
     with pytest.raises(NotOwned, match=f"partition {partition} belongs to another pod"):
-        await other.port.status(run)
-    await cluster.settle()
-    cluster.deal({"other": EVERYTHING})
-    await cluster.settle()
-    with pytest.raises(NotOwned):
-        await waiting
-    assert await other.port.status(run) == "running"
+        await other.port.run(run)
 
 
 async def test_any_pod_cancels_any_run() -> None:

@@ -228,12 +228,15 @@ def run_watched(view: View, record: RunWatched, at: int) -> None:
         return
     run = view.runs.get(record.run)
     if run is None:
-        watcher = record.watcher
-        view.send_to_run(watcher.run, RunAnswered(watcher.run, watcher.op, record.run, "unknown", v=V))
+        asker = record.watcher
+        view.send_to_run(asker.run, RunAnswered(asker.run, asker.op, record.run, "unknown", v=V))
     elif run.status == "continued" and record.want == "result":
         watch_heir(view, run, record.watcher.run, record.watcher.op)
     elif record.want == "status" or run.status in TERMINAL:
         answer(view, run, record.watcher.run, record.watcher.op)
     else:
-        run.watchers.append(Watcher(record.watcher.run, record.watcher.op))
-        view.runs.touch(run.id)
+        watcher = Watcher(record.watcher.run, record.watcher.op)
+        if watcher not in run.watchers:
+            # A pod that asks from outside may ask again.
+            run.watchers.append(watcher)
+            view.runs.touch(run.id)

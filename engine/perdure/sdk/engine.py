@@ -101,7 +101,7 @@ class Engine(Client):
             return await self._stand_ins[function.app].call(function, args, kwargs, options)
         run, ticket = port.request(enqueue_request(function, args, kwargs, options), checked=True)
         node = port.node
-        if options.idempotency_key:
+        if options.idempotency_key or node.log.shared:
             await node.log.acknowledge(ticket)
             return await self.result_of(function, run, None)
         await node.waiter(run)

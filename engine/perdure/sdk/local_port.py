@@ -19,10 +19,12 @@ from perdure.sdk.node import Node
 from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import decode_arguments
 from perdure.worker.asking import rules_of_call
+from perdure.worker.coding import decoded
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import Payload
 from perdure_schemas.records import (
     EventReceived,
+    RunAnswered,
     RunCancelRequested,
     RunRequested,
     RunRerunRequested,
@@ -96,7 +98,21 @@ class LocalPort:
             raise TimeoutError(f"run {run_id} has not ended within {timeout_ms / 1000:g}s") from None
 
     async def _ended(self, run: str) -> RunOutcome:
-        """How the run ended, or the last of those that it continued as."""
+        """How the run ended, or the last of those that it continued as; wherever it is owned, also if that changes."""
+        try:
+            return await self._ended_here(run)
+        except NotOwned:
+            return self._answered(await self._node.elsewhere.ask(run, "result"))
+
+    def _answered(self, answer: RunAnswered) -> RunOutcome:
+        payload = answer.result
+        result: Raw | UnsetType = UNSET
+        if payload is not None:
+            assert isinstance(payload.inline, Raw), "what goes to another partition goes whole"
+            result = Raw(decoded(self._node.app.codec, bytes(payload.inline), encoded=payload.encoded))
+        return RunOutcome(answer.of, cast("RunStatus", answer.status), result, answer.error)
+
+    async def _ended_here(self, run: str) -> RunOutcome:
         while True:
             if (await self._find(run)).status not in TERMINAL:
                 await self._node.waiter(run)
@@ -144,7 +160,12 @@ class LocalPort:
         return state
 
     async def status(self, run_id: str) -> RunStatus:
-        return self.shown(await self._find(run_id))
+        try:
+            return self.shown(await self._find(run_id))
+        except NotOwned:
+            # Whether it waits for the log alone is known to its owner's worker.
+            status = (await self._node.elsewhere.ask(run_id, "status")).status
+            return "completed" if status == "continued" else cast("RunStatus", status)
 
     def shown(self, state: RunState) -> RunStatus:
         """The fold's status; a running run that waits only for the log is shown as suspended."""

@@ -16,6 +16,7 @@ from perdure.flow.states import RunState
 from perdure.log.protocol import Batch, Log, Reader
 from perdure.partition import Ownership, Processor
 from perdure.sdk.app import App
+from perdure.sdk.elsewhere import Elsewhere
 from perdure.sdk.handle import RunHandle
 from perdure.sdk.prepare import prepare
 from perdure.worker import Worker
@@ -73,6 +74,7 @@ class Node:
         self._active = 0
         self._activated: asyncio.Event
         self._ever_active: set[int] = set()
+        self.elsewhere = Elsewhere(app_log, app.name)
         self._ticks = 0
         self._tick: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -324,6 +326,7 @@ class Node:
         for waiters in self.waiters.values():
             for waiter in waiters:
                 waiter.cancel()
+        self.elsewhere.close()
         await self.log.close()
 
     async def kill(self) -> None:
