@@ -21,7 +21,8 @@ class Chaos:
         self._rng = rng
         self._begun = False
         self._rolling: list[tuple[Pod, str]] = []
-        self._roller: Pod | None = None
+        self._activates = False
+        """Deploys of our own go back and forth: the log may have seen any code before."""
         self._faults: dict[str, Callable[[], None]] = {
             "crash": self._crash,
             "power_loss": self._power_loss,
@@ -116,12 +117,14 @@ class Chaos:
             step = 1 if self._rng.random() < 0.8 else -1
             target = versions[max(0, min(len(versions) - 1, at + step))]
             if target != self._world.version:
+                self._activates = True
                 self._world.deploy(target)
 
     def roll(self, version: str) -> None:
         """Pods one after another are stopped and started with `version`."""
         self._note("deploy", version)
         self._rolling = [(pod, version) for pod in self._world.pods]
+        self._rolling[0][0].activate = self._activates
         self._next_pod()
 
     def _next_pod(self) -> None:
@@ -205,8 +208,10 @@ class Chaos:
                 if pod.owner.frozen and pod.alive:
                     pod.owner.frozen = False
                     world.trace.note("thawed", pod.owner.name)
+            # Deploys may have gone back and forth: one pod says which code is to be the current one.
+            pod.activate = pod is world.pods[0] and self._activates
             if not pod.alive:
                 pod.restart()
-            elif pod.running != pod.version and not pod.stopping:
+            elif (pod.running != pod.version or pod.activate) and not pod.stopping:
                 pod.kill()
                 pod.restart()

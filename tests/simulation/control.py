@@ -24,11 +24,15 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any, cast
 
+import perdure.partition.ownership
+import perdure.partition.snapshots
+import perdure.partition.timers
 import perdure.sdk.node
 import perdure.worker.pool
 import perdure.worker.steps
 import perdure.worker.worker
 from tests.simulation.loop import SimLoop, SimTask
+from tests.simulation.swarm import Swarm
 
 
 class Patches:
@@ -98,8 +102,8 @@ _frozen = False
 
 
 @contextmanager
-def controlled(loop: SimLoop, rng: Random, *, tick_seconds: float) -> Iterator[None]:
-    """See the module's text."""
+def controlled(loop: SimLoop, rng: Random, swarm: Swarm) -> Iterator[None]:
+    """See the module's text. `swarm` says how long the engine waits where it is free to."""
     global _frozen
     tokens, threads = Random(rng.random()), Random(rng.random())
     state = random.getstate()
@@ -118,7 +122,12 @@ def controlled(loop: SimLoop, rng: Random, *, tick_seconds: float) -> Iterator[N
     patches.set(perdure.worker.worker, "Threads", SimThreads)
     patches.set(perdure.worker.pool, "Threads", SimThreads)
     patches.set(perdure.worker.worker, "Watchdog", NoWatchdog)
-    patches.set(perdure.sdk.node, "TICK_SECONDS", tick_seconds)
+    patches.set(perdure.sdk.node, "TICK_SECONDS", swarm.tick_seconds)
+    patches.set(perdure.sdk.node, "CHECKPOINT_TICKS", swarm.checkpoint_ticks)
+    patches.set(perdure.partition.snapshots, "ROUND_MS", swarm.round_ms)
+    patches.set(perdure.partition.snapshots, "TRIM_MS", swarm.round_ms)
+    patches.set(perdure.partition.ownership, "GRACE_SECONDS", swarm.grace_seconds)
+    patches.set(perdure.partition.timers, "FIRES_A_TICK", swarm.fires_a_tick)
     patches.set(asyncio, "Task", SimTask)
     patches.set(asyncio, "as_completed", _in_order)
     patches.set(SimThreads, "chance", threads)

@@ -166,7 +166,10 @@ class SimDisk:
             self.forget()
 
     def forget(self) -> None:
-        """All state is gone; a log that stands on this disk is not."""
+        """All state is gone; a log that stands on this disk is not. Once that was trimmed, the two go together."""
+        log = self._stores.get("log")
+        if log is not None and log.scan(b"s", limit=1):
+            return
         self._unsynced.clear()
         for name, store in self._stores.items():
             if name != "log":

@@ -71,7 +71,7 @@ class DiskLog:
 
     @property
     def retention_ms(self) -> int | None:
-        return 0
+        return self.swarm.retention_ms
 
     @property
     def acknowledged(self) -> int:

@@ -40,6 +40,8 @@ class Pod:
         self.open = False
         """The present life accepts events."""
         self.stopping = False
+        self.activate = False
+        """The next life makes its code the current one, whatever the log has seen (`worker --activate`)."""
 
     @property
     def alive(self) -> bool:
@@ -72,7 +74,10 @@ class Pod:
         self.disk.reopen()
         log = self.log = self._log(owner)
         with world.loop.on_behalf(owner):
-            node = self.node = Node(world.apps[self.running], log, evict=world.swarm.evict, name=owner.name)
+            activate, self.activate = self.activate or None, False
+            node = self.node = Node(
+                world.apps[self.running], log, evict=world.swarm.evict, activate=activate, name=owner.name
+            )
             world.loop.create_task(self._open(owner, node))
 
     def _log(self, owner: Owner) -> SimLog | DiskLog:

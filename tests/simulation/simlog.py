@@ -312,7 +312,7 @@ class SimLog:
 
     @property
     def retention_ms(self) -> int | None:
-        return 0
+        return self.cluster.swarm.retention_ms
 
     async def trim(self, partition: int, offset: int) -> None:
         def serve() -> None:

@@ -14,7 +14,7 @@ from tests.simulation.checks.replaying import check_replays
 from tests.simulation.programs.ledger import Ledger
 from tests.simulation.programs.plan import Crash, Plan, random_plan
 from tests.simulation.programs.together import Together, apps
-from tests.simulation.swarm import Swarm, draw
+from tests.simulation.swarm import WAITS_FROM, Swarm, draw
 from tests.simulation.world import World
 
 
@@ -41,7 +41,7 @@ def plan_of(seed: int) -> Plan:
 
 def swarm_of(seed: int) -> Swarm:
     """Which faults its world has."""
-    swarm = draw(Random(f"{seed}/swarm"))
+    swarm = draw(Random(f"{seed}/swarm"), waits=seed >= WAITS_FROM)
     # Plans have their own deploys: back to older code only where no run may be in the new way.
     swarm.deploy = 0.0
     if swarm.embedded:

@@ -28,6 +28,14 @@ class Swarm:
     skew_ms: int = 0
     """Brokers' clocks differ by up to this."""
     evict: bool = False
+    round_ms: int = 60_000
+    """How often a snapshot is due, and a trimming."""
+    retention_ms: int | None = 0
+    """How long the journal is left to people beyond what the engine needs."""
+    grace_seconds: float = 30.0
+    """How long a partition that was taken away is kept warm."""
+    checkpoint_ticks: int = 5
+    fires_a_tick: int = 1_000
     # What goes wrong
     crash: float = 0.0
     power_loss: float = 0.0
@@ -73,7 +81,11 @@ FAULTS = (*RATES, *CHANCES)
 _OFTEN = {"p_crash_at_append": 0.004, "p_crash_at_write": 0.01, "p_flip": 0.3, "p_abandon": 0.8, "p_late": 0.8}
 
 
-def draw(rng: Random, *, most_pods: int = 4) -> Swarm:
+WAITS_FROM = 10_000
+"""From this seed on the engine's own waits are drawn, too. Seeds below, some of them recorded, stay what they were."""
+
+
+def draw(rng: Random, *, most_pods: int = 4, waits: bool = False) -> Swarm:
     """A world's options: each fault is there or not, at a rate of its own."""
     swarm = Swarm(
         pods=rng.randint(1, most_pods),
@@ -95,4 +107,11 @@ def draw(rng: Random, *, most_pods: int = 4) -> Swarm:
     for name in CHANCES:
         if rng.random() < 0.4:
             setattr(swarm, name, rng.choice((0.02, 0.1, 0.3)) if name not in _OFTEN else _OFTEN[name] * rng.random())
+    if not waits:
+        return swarm
+    swarm.round_ms = rng.choice((300, 3_000, 60_000))
+    swarm.retention_ms = rng.choice((0, 0, 5_000, None))
+    swarm.grace_seconds = rng.choice((0.5, 5.0, 30.0))
+    swarm.checkpoint_ticks = rng.choice((1, 5))
+    swarm.fires_a_tick = rng.choice((1, 1_000))
     return swarm

@@ -24,7 +24,7 @@ from tests.simulation.control import controlled
 from tests.simulation.disklog import DiskLog
 from tests.simulation.loop import Owner, SimLoop, SimTask
 from tests.simulation.pod import Pod, Unanswered
-from tests.simulation.swarm import Swarm, draw
+from tests.simulation.swarm import WAITS_FROM, Swarm, draw
 from tests.simulation.topics import Journal
 from tests.simulation.trace import Trace
 
@@ -56,7 +56,7 @@ class World:
     def __init__(self, seed: int, apps: App | Mapping[str, App], swarm: Swarm | None = None) -> None:
         self.seed = seed
         self.apps: Mapping[str, App] = {"v1": apps} if isinstance(apps, App) else apps
-        self.swarm = swarm if swarm is not None else draw(self.draw("swarm"))
+        self.swarm = swarm if swarm is not None else draw(self.draw("swarm"), waits=seed >= WAITS_FROM)
         self.trace = Trace()
         self.loop = SimLoop(self.draw("loop"), most_callbacks=MOST_CALLBACKS)
         self.cluster = Cluster(self.loop, self.draw("cluster"), self.swarm, self.trace)
@@ -84,7 +84,7 @@ class World:
     # Life of the world
 
     def __enter__(self) -> "World":
-        self._stack.enter_context(controlled(self.loop, self.draw("control"), tick_seconds=self.swarm.tick_seconds))
+        self._stack.enter_context(controlled(self.loop, self.draw("control"), self.swarm))
         _open.append(self)
         self._stack.callback(_open.remove, self)
         logger, handler = logging.getLogger("perdure"), _Collected(self)
