@@ -794,6 +794,21 @@ async def test_a_grant_that_is_read_too_late_is_not_begun(
         await engine.until(lambda: not member.busy)
 
 
+async def test_clocks_that_differ_end_no_lease(name: str, gate: Gate) -> None:
+    """Partitions of a shared log may be hours apart: a lease is measured by who has it, or by who owns the run."""
+    gate.open.set()
+    async with pods() as engine:
+        ahead = _Elsewhere(engine.log)
+        ahead.now_ms = lambda: engine.now + 3_600_000  # type: ignore[attr-defined]
+        member = Member(cast("Log", ahead), app.pool_steps)
+        engine.members.append(member)
+        member.serve("gpu", 1)
+        handle = await one.enqueue(name)
+        assert await handle.result() == f"done {name}"
+        assert len(engine.of(StepClaimed)) == len(gate.began) == 1
+        assert engine.of(StepReleased) == []
+
+
 # Not wanted any more
 
 
