@@ -9,6 +9,7 @@ The model's variants are here too: each rule is left out once, to see that its l
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -22,12 +23,12 @@ from perdure.errors import LogCorrupt, LogError, LogMismatch
 from perdure.flow.routing import partition_of
 from perdure.log.memory import MemoryLog, MemoryStore
 from perdure.partition import snapshots
-from perdure.partition.checkpoint import CHANGED_PREFIX, POSITION_KEY, Position, read_position
-from perdure.partition.snapshots import offset_at, take_up
+from perdure.partition.checkpoint import CHANGED_PREFIX, POSITION_KEY, Checkpointer, Position, read_position
+from perdure.partition.snapshots import Keeper, offset_at, take_up
 from perdure_schemas.event import EventBody
 from perdure_schemas.records import EventReceived, V
 from tests.flow.storm import seeds
-from tests.partition.cluster import Cluster, Pod, SharedLog
+from tests.partition.cluster import Cluster, Pod, RoundWriter, SharedLog
 from tests.simulation.topics import SnapshotTopic
 
 SLEEPERS = int(os.environ.get("PERDURE_SLEEPERS", "300"))
@@ -410,4 +411,66 @@ async def outcome(seed: int) -> str:
 
 @pytest.mark.parametrize("seed", seeds(8))
 async def test_storms_of_pods_and_disks(seed: int) -> None:
+    await Storm(seed).play()
+
+
+# The rules, each left out once
+
+
+def _several_transactions(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RoundWriter, "chunked", True)
+
+
+def _changes_in_memory_only(patch: pytest.MonkeyPatch) -> None:
+    begin = Checkpointer.__init__
+
+    def forgetful(self: Checkpointer, log: Any, store: Any, *args: Any) -> None:
+        store.write((), [row for row, _ in store.scan(CHANGED_PREFIX)])
+        begin(self, log, store, *args)
+
+    patch.setattr(Checkpointer, "__init__", forgetful)
+
+
+def _trim_above_the_watermark(patch: pytest.MonkeyPatch) -> None:
+    trim = Keeper._trim  # pyright: ignore[reportPrivateUsage]
+    patch.setattr(Keeper, "_trim", lambda keeper, below: trim(keeper, below + 40))
+
+
+def _stale_disk(patch: pytest.MonkeyPatch) -> None:
+    """A disk below the journal's start goes on from there, as if nothing were missing."""
+
+    def own_disk(log: Any, partition: int, watermark: int) -> Position | None:
+        own = read_position(log.store(partition).get(POSITION_KEY))
+        if own is None:
+            return None
+        start = log.start(partition)
+        return own if own.offset >= start else msgspec.structs.replace(own, offset=start, anchor="")
+
+    patch.setattr(snapshots, "_own_disk", own_disk)
+
+
+VARIANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
+    "several transactions a round": (_several_transactions, 0),
+    "changes in memory only": (_changes_in_memory_only, 1),
+    "trim above the watermark": (_trim_above_the_watermark, 0),
+    "a stale disk goes on": (_stale_disk, 3),
+}
+"""With the first seed that noticed."""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+async def test_a_rule_left_out_is_noticed(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out, first = VARIANTS[variant]
+    leave_out(monkeypatch)
+    for seed in range(first, first + 6):
+        if await outcome(seed):
+            return
+    pytest.fail("nobody noticed")
+
+
+@pytest.mark.parametrize("seed", seeds(2))
+async def test_a_disk_below_the_watermark_would_do_no_harm(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the journal goes on from there. It would only take longer: the model says so, too."""
+    own_disk = snapshots._own_disk  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(snapshots, "_own_disk", lambda log, partition, watermark: own_disk(log, partition, 0))
     await Storm(seed).play()
