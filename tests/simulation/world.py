@@ -181,7 +181,8 @@ class World:
 
     async def send(self, name: str, data: object = None, *, id: str, user: object = None) -> None:
         """An event, sent until it is acknowledged."""
-        body = EventBody(id=id, name=name, data=msgspec.Raw(msgspec.json.encode({} if data is None else data)))
+        encode = msgspec.json.encode
+        body = EventBody(id, name, msgspec.Raw(encode(data or {})), msgspec.Raw(encode(user or {})))
         self.trace.note("client", f"send {name} {id}")
         await self.ask(lambda port: port.send([body]))
         self.trace.note("client", f"sent {id}")
