@@ -194,10 +194,10 @@ class Chaos:
     def busy(self) -> str:
         return "a deploy is rolling" if self._rolling else ""
 
-    def heal(self) -> None:
+    def heal(self, version: str) -> None:
         world = self._world
         self._rolling.clear()
-        world.version = world.versions[-1]
+        world.version = version
         for pod in world.pods:
             pod.disk.full = False
             pod.version = world.version

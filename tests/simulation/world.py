@@ -230,11 +230,11 @@ class World:
 
     # The end
 
-    def heal(self) -> None:
-        """Faults stop: all pods run the newest code, reach the brokers and are let go on."""
+    def heal(self, version: str = "") -> None:
+        """Faults stop: all pods run this code, else the newest; they reach the brokers and are let go on."""
         self.trace.note("heal")
         self.swarm.calm()
-        self.chaos.heal()
+        self.chaos.heal(version or self.versions[-1])
 
     def owned(self) -> Iterator[tuple[Pod, Processor]]:
         """Processors by which partitions are performed at present."""

@@ -129,8 +129,7 @@ class Together:
         """Faults are over: all that is waited for comes, until nobody waits."""
         here = self.here
         # Code that came later holds what it took further: older code would leave it alone for ever.
-        here.version = [*self._deployed][-1]
-        here.heal()
+        here.heal([*self._deployed][-1])
         for n in range(ROUNDS):
             await here.finish(days=30)
             if not self._waiting():
