@@ -18,9 +18,9 @@ _ENCODE = msgspec.json.Encoder().encode
 
 
 class Stored:
-    def __init__(self) -> None:
+    def __init__(self, *, apart: bool = False) -> None:
         self.store = DictStore()
-        self.lines = Lines(self.store)
+        self.lines = Lines(self.store, apart=apart)
         self._puts: list[tuple[bytes, bytes]] = []
         self._deletes: list[bytes] = []
         self._clears: list[bytes] = []
@@ -267,3 +267,18 @@ def test_some_openings_are_their_own_outcome(opened: OpOpened, immediate: bool) 
 @pytest.mark.parametrize(("op", "name"), [("0.2/insert#7", "insert"), ("0/a/b#c#0", "a/b#c"), ("0/#0", "")])
 def test_an_op_says_its_name(op: str, name: str) -> None:
     assert op_name(op) == name
+
+
+def test_where_owners_change_each_line_has_a_row_of_its_own() -> None:
+    """Rows do not depend on when checkpoints were: one snapshot is as good as another."""
+    at_once, one_by_one = Stored(apart=True), Stored(apart=True)
+    for op in ("0/a#1", "0/b#1", "0/c#1"):
+        at_once.add(completed(RUN, op))
+        one_by_one.add(completed(RUN, op))
+        one_by_one.seal()
+        one_by_one.write()
+    at_once.seal()
+    at_once.write()
+    assert at_once.store.values == one_by_one.store.values
+    assert len(at_once.store.values) == 3
+    assert [line.op for line in Lines(at_once.store, apart=True).load(RUN)] == ["0/a#1", "0/b#1", "0/c#1"]
