@@ -254,7 +254,8 @@ class SimLog:
         return self.cluster.journals[partition].start
 
     def end(self, partition: int) -> int:
-        return self._ends[partition]
+        # What others trimmed meanwhile was there, though this pod may not have heard of it.
+        return max(self._ends[partition], self.start(partition))
 
     def now_ms(self) -> int:
         self._now = max(self._now, self.loop.wall_ms() + self._skew_ms)
@@ -265,7 +266,7 @@ class SimLog:
         self._ends[batch.partition] = max(self._ends[batch.partition], batch.offset + len(batch.values))
 
     def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
-        end = self._ends[partition]
+        end = self.end(partition)
         if not self.start(partition) <= offset <= end:
             raise IndexError(f"offset {offset} of partition {partition} is outside its log, to {end}")
         return self._limited(partition, offset, end, limit_bytes)
@@ -301,8 +302,8 @@ class SimLog:
         return found
 
     def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
-        if not self.start(partition) <= offset <= self._ends[partition]:
-            raise IndexError(f"offset {offset} of partition {partition} is outside its log, to {self._ends[partition]}")
+        if not self.start(partition) <= offset <= self.end(partition):
+            raise IndexError(f"offset {offset} of partition {partition} is outside its log, to {self.end(partition)}")
         with self.loop.on_behalf(self.owner):
             reader = _Fetcher(self, partition, offset, sink, failed)
             self._readers.append(reader)
