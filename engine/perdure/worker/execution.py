@@ -281,6 +281,9 @@ class Execution(Struct, eq=False):
             return
         self.queue = self.queue or deque()
         self.queue.append(delivered)
+        if future is None:
+            # The log is ahead of us: another owner, or an earlier one, did what this run has not asked for yet.
+            self.plain, self.replaying = False, True
         self.worker.settler.watch(self)
 
     def go(self, op: str) -> None:
