@@ -148,6 +148,7 @@ class LocalPort:
             return self.known(run)
         except UnknownRun:
             await self._node.effects()
+            await self._node.caught_up(run)
             return self.known(run)
 
     def known(self, run: str) -> RunState:

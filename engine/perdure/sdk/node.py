@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from itertools import count
 from typing import Any
@@ -30,6 +31,7 @@ CHECKPOINT_TICKS = 5
 """A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub."""
 SLOTS = 8
 """Steps of one queue that a process runs at a time, if it does not say."""
+READ_SECONDS = 0.01
 TICK_SECONDS = 0.1
 """At the latest this often: checkpoints, idle runs, timers."""
 
@@ -258,6 +260,18 @@ class Node:
     async def effects(self) -> None:
         """Returns when all that was folded so far has reached the partitions that it concerns."""
         await self.log.acknowledge(max((processor.last_ticket for processor in self.processors), default=0))
+
+    async def caught_up(self, run: str) -> None:
+        """Returns when all that a shared log holds by now of the run's partition was folded: an owner may lag behind
+
+        what others have appended. Raises `NotOwned`, `PartitionHalted`.
+        """
+        if not self.log.shared:
+            return
+        with suppress(ValueError):
+            target = await self.log.latest(partition_of_run(run, self.log.partitions))
+            while self.processor_of(run).offset < target:  # noqa: ASYNC110 - a processor tells nobody how far it has read
+                await asyncio.sleep(READ_SECONDS)
 
     def new_command(self) -> str:
         """An id for a command that brought none: unique in this process by counting, and in the world by chance."""
