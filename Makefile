@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test check format cov kill faults sim bench clean
+.PHONY: help demo test check format cov kill faults sim sim-bugs bench clean
 
 help:
 	@echo "make demo    see it work: functions that outlive a killed process"
@@ -18,6 +18,7 @@ help:
 	@echo "make kill    a hundred SIGKILLs of a real engine, and the log read by code of its own"
 	@echo "make faults  the embedded log under a thousand kills and five hundred power failures"
 	@echo "make sim     two thousand worlds in which whatever can fail does (SEEDS=…)"
+	@echo "make sim-bugs  rules of the engine left out one at a time: do the worlds notice?"
 	@echo "make bench   how fast it is on this machine"
 	@echo "make clean   remove what the tools made (not $(VENV), not .perdure)"
 
@@ -53,6 +54,10 @@ kill: $(VENV)/.tests
 SEEDS ?= 2000
 sim: $(VENV)/.tests
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)))
+
+# Each bug is looked for in so many worlds; the seeds that catch them are recorded for CI.
+sim-bugs: $(VENV)/.tests
+	@$(PY) -m tests.simulation.bugs $(ARGS)
 
 # The long form of tests that `make test` runs for seconds. A quarter of an hour on two free cores; says how far it is.
 faults: $(VENV)/.tests
