@@ -132,6 +132,10 @@ class Ownership:
         """A processor of this partition that has folded what the log holds by now."""
         while True:
             processor = self.processors.get(partition)
+            if processor is not None and not processor.following:
+                # Given away before it began to read: where it was to begin may have been trimmed meanwhile.
+                self._drop(partition)
+                processor = None
             if processor is None:
                 position, keeper = await take_up(self.log, partition)
                 processor = self.processors[partition] = Processor(

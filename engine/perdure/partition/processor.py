@@ -127,6 +127,11 @@ class Processor:
         self.timers = TimerDriver(self.view, self.append, log.now_ms, shared=log.shared)
         self._touched: dict[str, None] = {}
 
+    @property
+    def following(self) -> bool:
+        """It has begun to read."""
+        return self._reader is not None
+
     async def catch_up(self) -> None:
         """Fold what the log holds by now. Raises `PartitionHalted`, and `LogError` if it cannot be asked."""
         target = await self.log.latest(self.partition)
