@@ -3,8 +3,7 @@
 import asyncio
 import os
 import resource
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,41 +11,12 @@ import pytest
 from perdure.errors import LogFull
 from perdure.log.embedded import EmbeddedLog
 from perdure.log.protocol import Store
+from tests.evidence.small_disk import SmallDisk, disk
 from tests.log.tools import Reading, read_all, write
 
 RECORD = b"." * 1_000
 
-
-class SmallDisk:
-    """A file system of 24 MB, and a file that fills it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._filler = path / "filler"
-
-    def fill(self, leave: int) -> None:
-        with self._filler.open("ab") as file:
-            while (room := self._room() - leave) > 0:
-                file.write(b"\0" * min(room, 1 << 16))
-                file.flush()
-
-    def free(self) -> None:
-        self._filler.unlink()
-
-    def _room(self) -> int:
-        stat = os.statvfs(self.path)
-        return stat.f_bavail * stat.f_frsize
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.decode().strip()}")
-    yield SmallDisk(path)
-    subprocess.run(["umount", "-l", str(path)], check=True)
+__all__ = ["disk"]
 
 
 def numbered(begin: int, end: int) -> list[bytes]:

@@ -1,9 +1,7 @@
 """A full disk: writes are refused with 507, reads are served, and work goes on by itself when there is room."""
 
 import asyncio
-import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,38 +10,10 @@ import pytest
 
 from perdure import Engine, LogFull
 from perdure.sdk.node import Node
+from tests.evidence.small_disk import SmallDisk, disk
 from tests.system.shop import Shop, check_stores
 
-
-class SmallDisk:
-    """A file system of 24 MB, and a file that fills it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def fill(self, leave: int) -> None:
-        with (self.path / "filler").open("ab") as file:
-            while (room := self._room() - leave) > 0:
-                file.write(b"\0" * min(room, 1 << 16))
-                file.flush()
-
-    def free(self) -> None:
-        (self.path / "filler").unlink()
-
-    def _room(self) -> int:
-        stat = os.statvfs(self.path)
-        return stat.f_bavail * stat.f_frsize
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.decode().strip()}")
-    yield SmallDisk(path)
-    subprocess.run(["umount", "-l", str(path)], check=True)
+__all__ = ["disk"]
 
 
 @pytest.fixture

@@ -107,7 +107,6 @@ class Processor:
         self._reader: Reader | None = None
         self._target = 0
         self._reached: asyncio.Future[None] | None = None
-        self._append = log.append
         self._last_ticket = 0
         self._own: Own = deque()
         """What we appended and have not read back yet, as far as it never changes on the way."""

@@ -2,14 +2,10 @@
 
 import os
 import random
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.log.test_embedded_full import SmallDisk
+from tests.evidence.small_disk import SmallDisk, disk
 from tests.system.faults.life import Order
 from tests.system.faults.promises import Promises
 from tests.system.faults.stories import PATIENCE_S, Nursery, look
@@ -17,16 +13,7 @@ from tests.system.faults.stories import PATIENCE_S, Nursery, look
 ROUNDS = int(os.environ.get("PERDURE_FAULT_FULL", "1"))
 SEED = int(os.environ.get("PERDURE_SEED", "1"))
 
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.decode().strip()}")
-    yield SmallDisk(path)
-    subprocess.run(["umount", "-l", str(path)], check=True)
+__all__ = ["disk"]
 
 
 class Story:
