@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from perdure.log import open_log
 from perdure.log.embedded import EmbeddedLog
 from perdure.log.memory import MemoryLog
 from perdure.log.protocol import Log
+from tests.copies import copy_log
 from tests.log.conformance import Conformance
 from tests.log.tools import Reading, read_all, side, values, write
 
@@ -40,7 +40,7 @@ class EmbeddedBench:
     async def crash(self) -> Log:
         # The directory as SIGKILL would leave it: what was written is in the files, synced or not.
         before, self._path = self._path, next(self._paths)
-        shutil.copytree(before, self._path)
+        copy_log(before, self._path)
         return await self.open()
 
     async def close(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from perdure.errors import LogCorrupt
 from perdure.log.embedded import EmbeddedLog
+from tests.copies import copy_log, remove_log
 from tests.log.test_embedded import child_environment
 from tests.log.tools import Record, read_all, write
 
@@ -72,7 +72,7 @@ async def _make(folder: Path) -> Victim:
         # RocksDB writes its tables on threads of its own, and a busy machine lets them wait.
         while len(list((folder / "live").rglob("*.sst"))) < 2:
             await asyncio.sleep(0.02)
-    shutil.copytree(folder / "live", folder / "crashed")
+    copy_log(folder / "live", folder / "crashed")
     await log.close()
     return Victim(folder / "crashed", records, state)
 
@@ -86,7 +86,7 @@ def flip(path: Path, position: int, mask: int) -> None:
 async def test_the_victim_is_worth_damaging(victim: Victim, tmp_path: Path) -> None:
     assert len(victim.files("*.sst")) >= 2
     assert len(victim.files("*.log")) >= 2
-    shutil.copytree(victim.path, tmp_path / "copy")
+    copy_log(victim.path, tmp_path / "copy")
     assert await victim.outcome(tmp_path / "copy") == "whole"
 
 
@@ -97,11 +97,11 @@ async def test_flipped_bits_are_never_passed_over(victim: Victim, tmp_path: Path
     refused = 0
     for trial in range(FLIPS):
         copy = tmp_path / str(trial)
-        shutil.copytree(victim.path, copy)
+        copy_log(victim.path, copy)
         file = copy / rng.choice(files)
         flip(file, rng.randrange(file.stat().st_size), 1 << rng.randrange(8))
         refused += await victim.outcome(copy) == "refused"
-        shutil.rmtree(copy)
+        remove_log(copy)
     # A few bits mean nothing: of a name that nobody compares, of a filter that only saves time.
     assert refused > FLIPS * 0.9
 
@@ -121,10 +121,10 @@ async def test_damaged_headers(victim: Victim, tmp_path: Path, pattern: str, pos
             if number % 7 and pattern == "*.log":
                 continue
             copy = tmp_path / "copy"
-            shutil.copytree(victim.path, copy)
+            copy_log(victim.path, copy)
             flip(copy / file, header + position, mask)
             assert await victim.outcome(copy) == "refused"
-            shutil.rmtree(copy)
+            remove_log(copy)
 
 
 def headers(path: Path) -> Iterator[int]:
@@ -143,7 +143,7 @@ def headers(path: Path) -> Iterator[int]:
 async def test_missing_files_are_noticed_and_nothing_else_is_removed(
     victim: Victim, tmp_path: Path, pattern: str
 ) -> None:
-    shutil.copytree(victim.path, tmp_path / "copy")
+    copy_log(victim.path, tmp_path / "copy")
     for file in victim.files(pattern):
         (tmp_path / "copy" / file).unlink()
     for _ in range(2):
@@ -157,24 +157,24 @@ async def test_a_wal_cut_below_the_mark_is_refused(victim: Victim, tmp_path: Pat
     size = (victim.path / last).stat().st_size
     for cut in (1, 8, 100, size // 2, size):
         copy = tmp_path / "copy"
-        shutil.copytree(victim.path, copy)
+        copy_log(victim.path, copy)
         with (copy / last).open("r+b") as file:
             file.truncate(size - cut)
         for _ in range(2):  # and refused again: opening it once has repaired nothing
             with pytest.raises(LogCorrupt, match=r"what was acknowledged"):
                 await EmbeddedLog(copy, PARTITIONS).open()
-        shutil.rmtree(copy)
+        remove_log(copy)
 
 
 async def test_an_older_wal_cut_leaves_no_hole(victim: Victim, tmp_path: Path) -> None:
     older = victim.files("*.log")[0]
     for cut in (1, 8, 100):
         copy = tmp_path / "copy"
-        shutil.copytree(victim.path, copy)
+        copy_log(victim.path, copy)
         with (copy / older).open("r+b") as file:
             file.truncate(file.seek(0, 2) - cut)
         assert await victim.outcome(copy) == "refused"
-        shutil.rmtree(copy)
+        remove_log(copy)
 
 
 async def test_a_torn_write_that_nobody_was_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ async def test_a_torn_write_that_nobody_was_told_of(tmp_path: Path, monkeypatch:
         acknowledged,
     ):
         copy = tmp_path / f"cut at {size}"
-        shutil.copytree(tmp_path / "live", copy)
+        copy_log(tmp_path / "live", copy)
         with (copy / "db" / wal.name).open("r+b") as file:
             file.truncate(size)
         torn = EmbeddedLog(copy, 1)
@@ -240,7 +240,7 @@ async def test_a_flipped_bit_under_a_running_log_ends_its_readers(tmp_path: Path
 async def test_a_damaged_mark(victim: Victim, tmp_path: Path) -> None:
     for position in range(20):
         copy = tmp_path / str(position)
-        shutil.copytree(victim.path, copy)
+        copy_log(victim.path, copy)
         flip(copy / "acknowledged", position, 1)
         with pytest.raises(LogCorrupt, match=r"acknowledged is damaged.*remove this file"):
             await EmbeddedLog(copy, PARTITIONS).open()

@@ -3,12 +3,12 @@
 import asyncio
 import os
 import random
-import shutil
 from pathlib import Path
 
 import pytest
 
 from perdure import LogError
+from tests.copies import copy_log, remove_log
 from tests.system.shop import Shop, fill, same_as_before
 
 FLIPS = int(os.environ.get("PERDURE_FLIPS", "24"))
@@ -26,7 +26,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
             async with shop.engine(folder) as engine:
                 results |= await fill(shop, engine)
                 if life == 2:
-                    shutil.copytree(folder, folder.parent / "hot")
+                    copy_log(folder, folder.parent / "hot")
         return results
 
     results = asyncio.run(make())
@@ -47,7 +47,7 @@ async def test_a_flipped_bit_is_refused_or_means_nothing(victim: tuple[Path, dic
     refused: list[str] = []
     for trial in range(FLIPS):
         copy = tmp_path / str(trial)
-        shutil.copytree(hot, copy)
+        copy_log(hot, copy)
         path = copy / files[trial % len(files)]
         data = bytearray(path.read_bytes())
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
@@ -56,7 +56,7 @@ async def test_a_flipped_bit_is_refused_or_means_nothing(victim: tuple[Path, dic
             await same_as_before(Shop(), copy, results)
         except LogError as error:
             refused.append(str(error))
-        shutil.rmtree(copy)
+        remove_log(copy)
     assert len(refused) > FLIPS // 2
     assert not [why for why in refused if not any(advice in why for advice in ADVICE)]
 

@@ -6,7 +6,6 @@ as SIGKILL would leave it.
 
 import asyncio
 import importlib.util
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -21,6 +20,7 @@ from perdure import Engine
 from perdure.flow import decode
 from perdure.sdk.port import FunctionView, RunDetail
 from perdure_schemas.records import RunParked
+from tests.copies import copy_log
 from tests.evidence.folding import records
 from tests.system.shop import check_stores
 
@@ -93,7 +93,7 @@ class Versions:
             yield Life(engine, module)
             if dies:
                 self._lives += 1
-                shutil.copytree(self._log, self._folder / f"log{self._lives}")
+                copy_log(self._log, self._folder / f"log{self._lives}")
         if dies:
             self._log = self._folder / f"log{self._lives}"
 

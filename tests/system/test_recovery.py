@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from perdure import Event
 from perdure.errors import LogCorrupt, LogInUse, LogMismatch, PartitionHalted
 from perdure.log.embedded import EmbeddedLog
 from perdure.partition.checkpoint import POSITION_KEY
+from tests.copies import copy_log
 from tests.system.engine_process import ROOT, environment
 from tests.system.shop import Shop, check_stores, fill, same_as_before
 
@@ -44,7 +44,7 @@ async def test_a_hot_copy_goes_on_where_it_was(tmp_path: Path) -> None:
             acknowledged += [await engine.send(event) for event in events]
             # On the loop's own thread: nothing is written meanwhile, as when a process has just died.
             copy = tmp_path / f"copy{n}"
-            shutil.copytree(tmp_path / "log", copy)
+            copy_log(tmp_path / "log", copy)
             copies.append((copy, list(acknowledged)))
         assert "running" in [await run.status() for run in runs]
     for copy, sent in copies:

@@ -65,7 +65,7 @@ def own_clock(execution: "Execution") -> str:
         coroutines = _awaited(task)
         names = [_asyncio_name(one.cr_code) for one in coroutines]
         clock = next((_CLOCKS[name] for name in names if name in _CLOCKS), "")
-        if clock and not any(one.cr_code.co_name == "_step" for one in coroutines):
+        if clock and not any(one.cr_code.co_name == "run_step" for one in coroutines):
             own = [one for one, name in zip(coroutines, names, strict=True) if not name[0]]
             frame = own[-1].cr_frame if own else None
             place = f" ({frame.f_code.co_filename}:{frame.f_lineno})" if frame is not None else ""

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from tests.copies import copy_log, remove_log
 from tests.system.engine_process import ROOT, environment
 from tests.system.faults.life import Order
 from tests.system.faults.machine import Machine, lay
@@ -184,10 +184,10 @@ def power_losses(folder: Path, nursery: Nursery, seed: int, count: int, **troubl
                     promised, left = after, target
                 look(target / "log", folder / "copy", after)
                 if number != goes_on:
-                    shutil.rmtree(target)
+                    remove_log(target)
             same_as_seen(machine, root)
             promises = promised
-            shutil.rmtree(root)
+            remove_log(root)
             left.rename(root)
             record.unlink()
             life += 1
@@ -209,26 +209,13 @@ def take_said(root: Path) -> bytes:
 def look(log: Path, copy: Path, promises: Promises) -> None:
     """Check a copy: the next life finds what the end of this one left, and not what looking makes of it."""
     if copy.exists():
-        shutil.rmtree(copy)
+        remove_log(copy)
     if log.exists():
-        _copy(log, copy)
+        copy_log(log, copy)
     first = asyncio.run(promises.check(copy))
     if len(first[0]) % 4 == 0:  # and what looking makes of it is the same
         assert asyncio.run(promises.check(copy)) == first
-    shutil.rmtree(copy)
-
-
-def _copy(log: Path, copy: Path) -> None:
-    """What a check that raised holds open goes on behind our back for a while: RocksDB removes old tables late."""
-    for last in (False, False, False, True):
-        try:
-            shutil.copytree(log, copy)
-        except shutil.Error:
-            shutil.rmtree(copy)
-            if last:
-                raise
-        else:
-            return
+    remove_log(copy)
 
 
 def same_as_seen(machine: Machine, root: Path) -> None:

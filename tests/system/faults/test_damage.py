@@ -6,7 +6,6 @@ Single bits are for tests/log/test_embedded_damage.py, and with a whole engine f
 import asyncio
 import os
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import LogCorrupt
+from tests.copies import copy_log, remove_log
 from tests.system.faults.life import Order
 from tests.system.faults.machine import PAGE, SECTOR
 from tests.system.faults.promises import Promises
@@ -66,7 +66,7 @@ def test_damage_is_refused_or_means_nothing(victim: tuple[Path, Promises], tmp_p
         for pattern in ("*.log", "*.sst"):
             # A place for each: what was raised holds on to handles, and they to the lock.
             copy = tmp_path / f"{trial} {pattern[2:]}"
-            shutil.copytree(log, copy)
+            copy_log(log, copy)
             file = rng.choice([path for path in sorted(copy.glob(f"db/{pattern}")) if path.stat().st_size])
             data = bytearray(file.read_bytes())
             damage(data, rng)
@@ -76,6 +76,6 @@ def test_damage_is_refused_or_means_nothing(victim: tuple[Path, Promises], tmp_p
                 outcomes["means nothing"] += 1
             except LogCorrupt as error:
                 outcomes["refused, and what to do" if "restore the directory" in str(error) else str(error)] += 1
-            shutil.rmtree(copy)
+            remove_log(copy)
     assert outcomes["refused, and what to do"], outcomes
     assert set(outcomes) <= {"refused, and what to do", "means nothing"}

@@ -7,9 +7,9 @@ table and a file, is on another machine.
 import asyncio
 import os
 import random
-import shutil
 from pathlib import Path
 
+from tests.copies import remove_log
 from tests.system.faults import shim
 from tests.system.faults.machine import Machine, lay
 from tests.system.faults.stories import same_as_seen
@@ -58,7 +58,7 @@ class Blackouts(Driver):
         same_as_seen(self._machine, self._root)
         image = self._machine.lose_power(self._losing)
         self.torn += any(image.get(path) != whole for path, whole in self._machine.contents().items())
-        shutil.rmtree(self._root)
+        remove_log(self._root)
         lay(image, self._root, self._root)
         asyncio.run(check_left_behind(self.folder))
         self.figures.checked_stores += 1

@@ -8,7 +8,6 @@ The normal run kills a dozen times. The full one:
 import asyncio
 import os
 import random
-import shutil
 import sqlite3
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from perdure.flow.view import View
 from perdure.log.embedded import EmbeddedLog
+from tests.copies import copy_log, remove_log
 from tests.evidence.folding import assert_all_arrived, check_store
 from tests.system.kill.checks import Story, check_all
 from tests.system.kill.driver import Child, Driver
@@ -82,13 +82,13 @@ def living(folder: Path, life: int) -> Iterator[Child]:
 async def check_left_behind(folder: Path) -> None:
     """What a killed process leaves: each checkpoint equals the fold of the log up to it (I2, I7)."""
     copy = folder / "copy"
-    shutil.copytree(folder / "log", copy)
+    copy_log(folder / "log", copy)
     log = EmbeddedLog(copy)
     await log.open()
     for partition in range(log.partitions):
         check_store(log, partition)
     await log.close()
-    shutil.rmtree(copy)
+    remove_log(copy)
 
 
 def rows_are_stored_once(story: Story, folder: Path) -> None:
