@@ -70,10 +70,15 @@ def test_power_failures(tmp_path: Path, library: Path, share: float, troubles: d
 
 @pytest.mark.parametrize(
     ("lie", "noticed"),
-    [("acknowledge unsynced", "I1"), ("names unsynced", "I1"), ("checkpoint in two", "I2: partition")],
+    [
+        # The log's own mark of what was acknowledged may have been synced meanwhile: then it finds itself out.
+        ("acknowledge unsynced", "I1|shorter than what was acknowledged"),
+        ("names unsynced", "I1"),
+        ("checkpoint in two", "I2: partition"),
+    ],
 )
 def test_a_log_that_lies_is_found_out(tmp_path: Path, library: Path, lie: str, noticed: str) -> None:
-    with pytest.raises(AssertionError, match=noticed):
+    with pytest.raises((AssertionError, LogCorrupt), match=noticed):
         some_power_failures(tmp_path, library, lie=lie)
 
 
