@@ -1,6 +1,6 @@
 """Thousands of worlds: `make sim SEEDS=2000`.
 
-python -m tests.simulation --seeds 2000 [--first 0]     as many processes as there are cores
+python -m tests.simulation --seeds 2000 [--first 20000] as many processes as there are cores
 python -m tests.simulation --seed 17                    one of them, with the end of its trace if it fails
 python -m tests.simulation --file FILE                  a shrunk failure, as the runner kept it
 """
@@ -24,7 +24,7 @@ from rich.table import Table
 from tests.simulation.programs.plan import Plan, as_json, from_json
 from tests.simulation.shrinking import shrunk
 from tests.simulation.storms import Outcome, plan_of, storm, swarm_of
-from tests.simulation.swarm import Swarm
+from tests.simulation.swarm import WHOLE_FROM, Swarm
 
 KEPT = Path(".simulation")
 """Shrunk failures are written here."""
@@ -150,7 +150,7 @@ def repeat(seed: int, plan: Plan, swarm: Swarm, console: Console) -> int:
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m tests.simulation")
     options.add_argument("--seeds", type=int, default=200)
-    options.add_argument("--first", type=int, default=0)
+    options.add_argument("--first", type=int, default=WHOLE_FROM)
     options.add_argument("--seed", type=int)
     options.add_argument("--file", type=Path)
     given = options.parse_args()

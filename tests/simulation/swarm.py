@@ -83,6 +83,8 @@ _OFTEN = {"p_crash_at_append": 0.004, "p_crash_at_write": 0.01, "p_flip": 0.3, "
 
 WAITS_FROM = 10_000
 """From this seed on the engine's own waits are drawn, too. Seeds below, some of them recorded, stay what they were."""
+WHOLE_FROM = 20_000
+"""From this seed on a world draws all that the simulator knows. What it learns is added here, and nowhere below."""
 
 
 def draw(rng: Random, *, most_pods: int = 4, waits: bool = False) -> Swarm:

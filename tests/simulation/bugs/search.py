@@ -24,6 +24,7 @@ from rich.table import Table
 from tests.simulation.bugs import BUGS
 from tests.simulation.bugs.planting import planted
 from tests.simulation.storms import storm
+from tests.simulation.swarm import WHOLE_FROM
 
 RECORDED = Path(__file__).parent / "seeds.json"
 """Bug → the seed that catches it."""
@@ -103,7 +104,7 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="python -m tests.simulation.bugs")
     options.add_argument("names", nargs="*", metavar="NAME")
     options.add_argument("--seeds", type=int, default=WITHIN)
-    options.add_argument("--first", type=int, default=0)
+    options.add_argument("--first", type=int, default=WHOLE_FROM)
     options.add_argument("--table", action="store_true")
     given = options.parse_args()
     if given.table:
