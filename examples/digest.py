@@ -1,7 +1,7 @@
 """A daily digest: at 08:00 UTC a cron function enqueues one background run per user.
 
-The runs are on their own: one user whose mail fails is retried alone and holds up nobody. The day is an argument, so
-that a run that is late, or run again by hand, still tells of its own day.
+The runs are on their own: one user whose mail fails is retried alone and holds up nobody. The day is that of the
+schedule, so that a run that is late, or run again by hand, still tells of its own day.
 
     python examples/digest.py                            the next morning, in a moment
     perdure dev examples.digest:app                      the same code, served, at the real 08:00
@@ -59,7 +59,7 @@ async def send_digest(user: User, day: str) -> int:
 async def morning(ctx: Context) -> int:
     """Enqueues the digest of each user and does not wait for them."""
     users = await subscribers()
-    day = ctx.now().date().isoformat()
+    day = f"{ctx.scheduled_at or ctx.now():%Y-%m-%d}"
     for user in users:
         await send_digest.enqueue(user, day)
     return len(users)

@@ -64,6 +64,20 @@ def next_fire(line: str, tz: str, after_ms: int) -> int:
     return (_next_in_rhythm if schedule.every_hour else _next_named)(schedule, after) * 1_000
 
 
+def last_fire(line: str, tz: str, due_ms: int, now_ms: int) -> int:
+    """The latest fire until `now_ms`, of which `due_ms` is one; that one if it lies in the future."""
+    found, beyond = due_ms, now_ms
+    while beyond - found > 1_000:
+        middle = (found + beyond) // 2
+        following = next_fire(line, tz, middle)
+        if following > now_ms:
+            beyond = middle
+        else:
+            found = following
+    following = next_fire(line, tz, found)
+    return following if following <= now_ms else found
+
+
 @lru_cache(maxsize=1_024)
 def _schedule(line: str, tz: str) -> _Schedule:
     shown = f"cron {line!r}"

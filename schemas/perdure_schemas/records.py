@@ -156,6 +156,8 @@ class RunRequested(_Kind, frozen=True, tag="run.requested", omit_defaults=True):
     rerun_of: str = ""
     ending: Ending | None = None
     heritage: Heritage | None = None
+    scheduled: int | None = None
+    """When its schedule was due, in ms; a rerun keeps it."""
 
 
 class RunCancelRequested(_Kind, frozen=True, tag="run.cancel_requested", omit_defaults=True):
@@ -413,6 +415,8 @@ class TimerFired(_Kind, frozen=True, tag="timer.fired", omit_defaults=True):
     setter: int
     next: int | None = None
     """The schedule's fire after this one, an absolute time."""
+    scheduled: int | None = None
+    """The latest of several fires that were missed, which this one makes up for; None: the one that was due."""
 
 
 class CronScheduled(_Kind, frozen=True, tag="cron.scheduled", omit_defaults=True):

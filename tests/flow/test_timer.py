@@ -95,9 +95,21 @@ def test_a_schedule_starts_a_run_and_is_set_to_its_next_fire(daily: Daily) -> No
     (run,) = daily.runs()
     assert (run.run, run.number, run.since) == (run_id(APP, "daily", f"cron:{daily.due}"), 1, world.now)
     assert world.run(run.run).status == "running"
+    assert world.run(run.run).scheduled == daily.due
     state = world.owners[daily.partition].view.crons.get("daily")
     assert state is not None
     assert (state.due, state.line) == (following, LINE)
+
+
+def test_a_fire_that_makes_up_for_others_is_of_the_latest_of_them(daily: Daily) -> None:
+    world = daily.world
+    latest = daily.due + 3_600_000
+    world.now = latest + 5
+    fired = TimerFired(CRON + "daily", "", daily.setter, latest + 60_000, latest, v=V)
+    world.put(daily.partition, fired)
+    (run,) = daily.runs()
+    assert run.run == run_id(APP, "daily", f"cron:{daily.due}"), "an owner who counts otherwise starts no second"
+    assert world.run(run.run).scheduled == latest
 
 
 def test_a_schedule_fires_once_and_not_early(daily: Daily) -> None:

@@ -44,6 +44,29 @@ async def test_now_is_the_time_of_the_last_result(evict: bool) -> None:
 
 
 @both_ways
+async def test_a_late_run_of_a_schedule_knows_which_time_it_is_of(evict: bool) -> None:
+    """Its reruns are of the same time; what it calls is of none."""
+    app = App("shop")
+    seen: list[tuple[str, str]] = []
+
+    @app.background
+    async def child(ctx: Context) -> str:
+        return str(ctx.scheduled_at)
+
+    @app.cron("0 8 * * *", tz="Europe/Rome")
+    async def daily(ctx: Context) -> None:
+        await ctx.sleep("30h")
+        seen.append((f"{ctx.scheduled_at:%d %H:%M}", await child.call()))
+
+    async with TestEngine(app, evict=evict) as engine:
+        await engine.advance("40h")
+        assert seen == [("01 07:00", "None")]
+        await daily.handle(engine.all_runs(daily)[0].id).rerun()
+        await engine.advance("30h")
+        assert sorted(seen) == [("01 07:00", "None"), ("01 07:00", "None"), ("02 07:00", "None")]
+
+
+@both_ways
 async def test_random_numbers_are_the_same_on_replay(evict: bool) -> None:
     app = App("shop")
     drawn: list[list[float]] = []

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import DefinitionError
-from perdure.schedule import ALIASES, check, next_fire
+from perdure.schedule import ALIASES, check, last_fire, next_fire
 
 NEW_YORK, ROME, LORD_HOWE = "America/New_York", "Europe/Rome", "Australia/Lord_Howe"
 
@@ -202,6 +202,22 @@ def test_the_next_fire_does_not_depend_on_where_one_asks_from(line, tz, start):
     assert fire > at
     assert next_fire(line, tz, fire - 1) == fire
     assert next_fire(line, tz, (at + fire) // 2) == fire
+
+
+@given(
+    st.sampled_from(["30 2 * * *", "*/7 2 * * *", "*/20 * * * *", "@weekly"]),
+    st.sampled_from([NEW_YORK, LORD_HOWE, "UTC"]),
+    st.datetimes(datetime(2010, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    st.integers(0, 20 * 86_400_000),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_last_fire_of_many_is_that_after_which_the_next_lies_ahead(line, tz, start, later_ms):
+    due = next_fire(line, tz, int(start.timestamp() * 1_000))
+    now = due + later_ms
+    last = last_fire(line, tz, due, now)
+    assert due <= last <= now < next_fire(line, tz, last)
+    assert next_fire(line, tz, last - 1) == last
+    assert last_fire(line, tz, due, due - 1) == due
 
 
 def test_each_local_day_has_its_fire():

@@ -408,6 +408,7 @@ def successor_of(view: View, run: RunState, event: EventBody) -> None:
             parent=run.parent,
             metadata=run.metadata,
             rerun_of=run.rerun_of,
+            scheduled=run.scheduled,
             heritage=Heritage(run.keys, {event_id: [str(at)] for event_id, at in run.taken.items()}),
             v=V,
         ),

@@ -72,6 +72,7 @@ def _new_run(view: View, record: RunRequested, at: int) -> RunState:
         discard_after_ms=record.discard_after_ms,
         metadata=record.metadata,
         rerun_of=record.rerun_of,
+        scheduled=record.scheduled,
         ending=record.ending,
         requested_at=at,
         requested_offset=view.offset,
@@ -173,6 +174,7 @@ def run_rerun_requested(view: View, record: RunRerunRequested, at: int) -> None:
             command=record.command,
             rerun_of=run.id,
             ending=view.ending_of(run),
+            scheduled=run.scheduled,
             v=V,
         ),
     )

@@ -100,6 +100,8 @@ class RunState(Struct, omit_defaults=True, gc=False):
     discard_after_ms: int | None = None
     metadata: dict[str, str] = {}
     rerun_of: str = ""
+    scheduled: int | None = None
+    """When the schedule that began it, or the run of which it is a rerun, was due."""
     ending: Ending | None = None
     requested_at: int = 0
     started_at: int = 0

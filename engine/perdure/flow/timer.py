@@ -77,7 +77,9 @@ def _cron(view: View, record: TimerFired, at: int) -> None:
     routes = view.routes()
     assert routes is not None, "I13: a schedule without a definition"
     run = run_id(routes.definition.app, function, f"cron:{state.due}")
-    view.send_to_run(run, RunRequested(run, function, "cron", number=routes.number, since=view.stamp, v=V))
+    scheduled = state.due if record.scheduled is None else record.scheduled
+    asked = RunRequested(run, function, "cron", routes.number, since=view.stamp, scheduled=scheduled, v=V)
+    view.send_to_run(run, asked)
     if record.next is None:
         drop_cron(view, function, state)
         view.effects.oblige(Schedule(function))

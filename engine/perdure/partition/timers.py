@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from perdure.flow.definitions import CRON, parse_timer_key
 from perdure.flow.view import View
-from perdure.schedule import next_fire
+from perdure.schedule import last_fire, next_fire
 from perdure_schemas.records import CronScheduled, Record, TimerFired, V
 
 FIRES_A_TICK = 1_000
@@ -57,8 +57,10 @@ class TimerDriver:
                 continue
             self._pending.add(identity)
             entity, timer, setter = identity
-            following = self._following(entity, now) if entity.startswith(CRON) else None
-            self._append(TimerFired(entity, timer, setter, next=following, v=V))
+            if entity.startswith(CRON):
+                self._append(self._cron_fired(entity, setter, now))
+            else:
+                self._append(TimerFired(entity, timer, setter, v=V))
             fired += 1
         return fired
 
@@ -73,15 +75,18 @@ class TimerDriver:
         fired.clear()
         return True
 
-    def _following(self, entity: str, now: int) -> int | None:
-        state = self._view.crons.get(entity.removeprefix(CRON))
+    def _cron_fired(self, entity: str, setter: int, now: int) -> TimerFired:
+        function = entity.removeprefix(CRON)
+        state = self._view.crons.get(function)
         routes = self._view.routes()
         if state is None or routes is None:
-            return None
-        defined = routes.functions.get(entity.removeprefix(CRON))
+            return TimerFired(entity, "", setter, v=V)
+        defined = routes.functions.get(function)
         catchup = defined is not None and defined.cron is not None and defined.cron.catchup
         # Without catchup the latest missed fire runs once, late; those before it are skipped.
-        return next_fire(state.line, state.tz, state.due if catchup else max(state.due, now))
+        scheduled = state.due if catchup else last_fire(state.line, state.tz, state.due, now)
+        following = next_fire(state.line, state.tz, scheduled)
+        return TimerFired(entity, "", setter, following, scheduled if scheduled != state.due else None, v=V)
 
     def schedule(self, function: str) -> None:
         """Compute a cron function's first fire; folds must not, a time zone's rules may change under them."""

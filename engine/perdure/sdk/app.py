@@ -116,7 +116,8 @@ class App:
     ) -> "Callable[[Callable[[], Awaitable[R]] | Callable[[Context], Awaitable[R]]], Function[[], R]]":
         """Makes a function that runs by a schedule: `@app.cron("0 6 * * 1-5", tz="Europe/Rome")`.
 
-        `catchup` also runs each time that was missed while nothing ran; otherwise only the next one counts.
+        Of the times that were missed while nothing ran, the latest is made up for; with `catchup` each of them.
+        `ctx.scheduled_at` is the time that a run is of.
         """
         schedule.check(line, tz)
         cron = CronDefined(line, tz, check_flag({"catchup": catchup}, "catchup", False))

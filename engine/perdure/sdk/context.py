@@ -52,6 +52,15 @@ class Context(Sender):
         self._random: dict[str, random.Random] = {}
 
     @property
+    def scheduled_at(self) -> datetime | None:
+        """When the schedule of a cron function was due, in UTC, however late the run is; its reruns keep it.
+
+        None in a run that no schedule began.
+        """
+        due = self._execution.state.scheduled
+        return None if due is None else datetime.fromtimestamp(due / 1000, UTC)
+
+    @property
     def logger(self) -> logging.Logger:
         """Logs for this run; silent while the run replays what it did before."""
         return _logger(self._execution)
