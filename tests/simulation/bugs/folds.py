@@ -176,16 +176,6 @@ def early_fires_count(patch: Patch) -> None:
     refold(patch, r.TimerFired, fired)
 
 
-@bug("a fire names the record that set its timer, and no other")
-def fires_by_entity_only(patch: Patch) -> None:
-    def fired(right: Fold, view: View, record: r.TimerFired, at: int) -> None:
-        run = view.live(record.entity)
-        timer = (run.timers.get(record.timer) or run.open.get(record.timer)) if run is not None else None
-        right(view, record if timer is None else replace(record, setter=timer.setter), at)
-
-    refold(patch, r.TimerFired, fired)
-
-
 @bug("a timer goes when what it was set for is over")
 def timers_are_never_removed(patch: Patch) -> None:
     patch.setattr(DueIndex, "remove", lambda index, due, key: None)

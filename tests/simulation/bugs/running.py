@@ -6,7 +6,7 @@ from typing import Any
 
 from perdure.flow.effects import Act, Deliver
 from perdure.partition import Processor
-from perdure.partition.checkpoint import Checkpointer
+from perdure.partition.checkpoint import POSITION_KEY, Checkpointer
 from perdure.worker import execution, settle, worker
 from perdure.worker.execution import Execution
 from perdure.worker.lineage import Branch
@@ -56,7 +56,8 @@ def the_offset_is_written_first(patch: Patch) -> None:
         sealed = self._sealed  # pyright: ignore[reportPrivateUsage]
         ticket = self._sealed_ticket  # pyright: ignore[reportPrivateUsage]
         if sealed is not None and self._log.acknowledged >= ticket:  # pyright: ignore[reportPrivateUsage]
-            self._store.write([sealed[0][-1]], [])  # pyright: ignore[reportPrivateUsage]
+            position = [put for put in sealed[0] if put[0] == POSITION_KEY]
+            self._store.write(position, [])  # pyright: ignore[reportPrivateUsage]
         return right(self)
 
     patch.setattr(Checkpointer, "try_write", try_write)

@@ -37,6 +37,7 @@ def check_invariants(evidence: Evidence) -> None:
     i10_one_run_per_event_and_function(evidence)
     check_matching(evidence.effective, evidence.tales)
     ends_have_causes(evidence)
+    children_are_cancelled(evidence)
     handlers_run_once(evidence)
     outcomes_are_allowed(evidence)
 
@@ -154,6 +155,17 @@ def ends_have_causes(evidence: Evidence) -> None:
     for run, why in wanted.items():
         known = evidence.tales.get(run)
         assert known is None or not known.live or why == {"client"}, f"I14: {run} lives on, and should not: {why}"
+
+
+def children_are_cancelled(evidence: Evidence) -> None:
+    """Who called a run and gave it up, or ended before its answer, has it cancelled: it may not outlive its parent."""
+    cancelled = {entry.record["run"] for entry in evidence.every("run.cancel_requested")}
+    for tale in evidence.tales.values():
+        for op in tale.ops.values():
+            given_up = op.outcome is None and (op.closed is not None or tale.end is not None)
+            if op.opened is not None and op.type == "call" and given_up:
+                child = op.opened.record["opening"]["run"]
+                assert child in cancelled, f"I14: {child} may outlive its parent {tale.id}, which ended: {tale.end}"
 
 
 def _is_heir(evidence: Evidence, run: str) -> bool:
