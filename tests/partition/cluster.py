@@ -16,7 +16,7 @@ from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.log.memory import MemoryLog, MemoryStore
 from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, SnapshotWriter, Store
-from perdure.log.readers import Readers
+from perdure.log.readers import Follower, Readers
 from perdure.log.tickets import Waiters
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
@@ -207,6 +207,7 @@ class SharedLog:
         self._disks = disks
         self._ends = [cluster.end(partition) for partition in range(cluster.partitions)]
         self._readers = Readers(cluster.partitions, self._read, self.end)
+        self._followers: list[Follower] = []
         self._waiters = Waiters()
         self._pending: list[tuple[int, bytes]] = []
         self._arrived: list[Batch] = []
@@ -257,12 +258,22 @@ class SharedLog:
         arrived, self._arrived = self._arrived, []
         for batch in arrived:
             self._ends[batch.partition] = batch.offset + len(batch.values)
-            self._readers.deliver(batch)
+            if batch.offset < self.start(batch.partition):
+                self._outran(batch)
+            else:
+                self._readers.deliver(batch)
         if not self._pending:
             self._acknowledged = ticket
             self._waiters.release(ticket)
         if self._arrived:
             self._schedule()
+
+    def _outran(self, batch: Batch) -> None:
+        """It was trimmed while this pod was frozen: a broker has it no more."""
+        self._followers = [one for one in self._followers if not one.closed]
+        for follower in self._followers:
+            if follower.partition == batch.partition and follower.position <= batch.offset:
+                follower.fail(IndexError(f"offset {batch.offset} was trimmed"))
 
     async def alive(self) -> None:
         """What a request waits for: a frozen process goes on later, a dead one never."""
@@ -345,7 +356,7 @@ class SharedLog:
         return self._cluster.starts[partition]
 
     def end(self, partition: int) -> int:
-        return self._ends[partition]
+        return max(self._ends[partition], self.start(partition))
 
     def now_ms(self) -> int:
         return self._cluster.now
@@ -370,7 +381,11 @@ class SharedLog:
         return [batch for batch in self.read(partition, offset, limit_bytes=limit_bytes) if batch.offset < end]
 
     def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
-        return self._readers.follow(partition, offset, sink, failed)
+        if offset < self.start(partition):
+            raise IndexError(f"offset {offset} of partition {partition} is below its start, {self.start(partition)}")
+        follower = self._readers.follow(partition, offset, sink, failed)
+        self._followers.append(follower)
+        return follower
 
     def side(self, topic: str, partition: int, value: bytes) -> None:
         pass

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from perdure import App, Context, Event
-from perdure.errors import NotOwned, UnknownRun
+from perdure.errors import NotOwned, PartitionHalted, UnknownRun
 from perdure.flow.routing import partition_of_run, run_id
 from perdure.partition.ownership import Ownership
 from perdure_schemas.records import Owner, OwnerReleased, OwnerStarted, StepAttempted, StepCompleted, V
@@ -371,6 +371,67 @@ async def test_a_partition_that_halts_here_leaves_the_others_alone(caplog: pytes
     assert (one.owned(), other.owned()) == ([0, 2], [3])
     assert (list(one.port.ready()), list(other.port.ready())) == ([], ["partition 1"])
     assert "moon.landed" in caplog.text
+
+
+async def test_runs_of_a_partition_that_halts_stop_where_they_are() -> None:
+    """Their user code would take an op that cannot be written for one that failed, and would compensate for it."""
+    app, gate = App("shop"), asyncio.Event()
+    undone: list[str] = []
+
+    @app.step
+    async def undo() -> None:
+        undone.append("as a step")
+
+    @app.step
+    async def charge() -> None:
+        await gate.wait()
+
+    @app.function(on="placed")
+    async def order(ctx: Context, event: Event) -> None:
+        try:
+            await charge()
+        except Exception:
+            undone.append("at once")
+            await undo()
+
+    cluster = Cluster()
+    one = await cluster.pod("one", app).start()
+    cluster.deal({"one": EVERYTHING})
+    await cluster.settle()
+    await place(cluster, one, "e")
+    run, partition = run_and_partition(cluster)
+    waiting = asyncio.ensure_future(one.port.result(run))
+    await cluster.settle()
+    cluster.write(partition, [b'{"kind":"moon.landed","v":1}'])
+    await cluster.settle()
+    gate.set()
+    await cluster.settle()
+    assert undone == []
+    with pytest.raises(PartitionHalted, match=r"moon\.landed"):
+        await waiting
+    cluster.deal({"one": [p for p in EVERYTHING if p != partition]})
+    await cluster.settle()
+    assert list(one.port.ready()) == []
+
+
+async def test_who_asks_and_falls_below_the_journals_start_asks_again() -> None:
+    shop = Shop()
+    cluster, one, other = await two_pods(shop)
+    await place(cluster, one, "e")
+    run, _ = run_and_partition(cluster)
+    waiting = asyncio.ensure_future(other.port.result(run))
+    await cluster.settle()
+    other.log.freeze()
+    shop.gate.set()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"]
+    for partition in EVERYTHING:
+        cluster.write(partition, [b'{"kind":"step.released","v":1,"run":"none","op":"none","claim":"none"}'])
+    await cluster.settle()
+    cluster.starts = [cluster.end(partition) for partition in EVERYTHING]
+    other.log.thaw()
+    await cluster.settle()
+    assert (await waiting).status == "completed"
 
 
 async def test_a_log_that_cannot_be_asked_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

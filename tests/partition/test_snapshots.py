@@ -211,6 +211,88 @@ async def test_who_cannot_restore_says_so_and_halts() -> None:
     assert pod.owned() == [1, 2, 3]
 
 
+async def _passed_by(cluster: Cluster, slow: Pod) -> Pod:
+    """While `slow` is frozen another pod takes all, goes on, and trims what `slow` has not read."""
+    slow.log.freeze()
+    other = await cluster.pod("other", shop()).start()
+    cluster.deal({"other": range(cluster.partitions)})
+    for n in range(8):
+        write_event(cluster, "slept", f"f{n}", n=n)
+    await rounds(cluster)
+    for processor in slow.node.processors:
+        assert cluster.starts[processor.partition] > processor.offset
+    return other
+
+
+async def test_an_owner_that_fell_below_the_journals_start_restores_once_it_is_confirmed() -> None:
+    cluster = Cluster(snapshots=True)
+    one = await pod_with(cluster, "one")
+    write_event(cluster, "slept", "e", n=1)
+    await rounds(cluster)
+    other = await _passed_by(cluster, one)
+    one.log.thaw()
+    await rounds(cluster)
+    assert (one.node.halted, one.node.processors) == ({}, []), "the other one is not fenced by what was left of this"
+    assert other.owned() == list(range(4))
+    cluster.deal({"one": range(4)})
+    await rounds(cluster)
+    assert (one.node.halted, one.owned()) == ({}, list(range(4)))
+    cluster.check()
+    await cluster.advance(31 * 86_400_000)
+    assert [run.status for run in cluster.runs()] == ["completed"] * 9
+
+
+async def test_what_is_kept_warm_and_fell_below_the_journals_start_is_dropped() -> None:
+    cluster = Cluster(snapshots=True)
+    one = await pod_with(cluster, "one")
+    await rounds(cluster)
+    cluster.deal({})
+    await cluster.settle()
+    assert [processor.assigned for processor in one.node.processors] == [False] * 4
+    await _passed_by(cluster, one)
+    one.log.thaw()
+    await rounds(cluster)
+    assert (one.node.halted, one.node.processors) == ({}, [])
+    cluster.deal({"one": range(4)})
+    await rounds(cluster)
+    assert one.owned() == list(range(4))
+    cluster.check()
+
+
+async def test_what_is_trimmed_while_it_is_taken_up_is_taken_up_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.partition.ownership.RETRY_SECONDS", 0.0)
+    cluster = Cluster(snapshots=True)
+    one = await pod_with(cluster, "one")
+    await rounds(cluster)
+    await one.kill()
+    await one.start()
+    latest, asked, trimmed = one.log.latest, 0, asyncio.Event()
+
+    async def slow(partition: int) -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            # The anchor was compared, and nothing is followed yet.
+            await trimmed.wait()
+        return await latest(partition)
+
+    monkeypatch.setattr(one.log, "latest", slow)
+    cluster.deal({"one": (0,)})
+    while asked < 2:
+        await asyncio.sleep(0)
+    one.log.cut_off = True
+    other = await _passed_by(cluster, one)
+    one.log.thaw()
+    await other.kill()
+    one.log.cut_off = False
+    cluster.hands = {"one": (0,)}
+    trimmed.set()
+    while one.owned() != [0]:
+        await rounds(cluster)
+    assert one.node.halted == {}
+    cluster.check()
+
+
 async def test_while_the_journal_is_whole_a_snapshot_of_other_folds_is_replaced() -> None:
     cluster = Cluster(snapshots=True)
     cluster.retention_ms = None

@@ -57,7 +57,7 @@ class Ownership:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._doubtful: set[int] = set()
-        """Ours as we know, and somebody else was the owner, and the group did not confirm us: see `tick`."""
+        """Ours as we know, while somebody else was the owner, and the group has not confirmed us since: see `tick`."""
 
     # Member
 
@@ -76,12 +76,10 @@ class Ownership:
         for partition in partitions:
             self._stop_waiting(partition)
             processor = self.processors.get(partition)
-            if processor is None:
-                continue
-            processor.assigned = False
-            if processor.halted or processor.overtaken:
+            if processor is None or processor.halted or processor.overtaken:
                 self._drop(partition)
                 continue
+            processor.assigned = False
             processor.pause()
             self._timers[partition] = self._loop.call_later(
                 self.grace_seconds, self._drop, partition, context=Context()
@@ -139,7 +137,7 @@ class Ownership:
             if processor is None:
                 position, keeper = await take_up(self.log, partition)
                 processor = self.processors[partition] = Processor(
-                    self.log, partition, self._host, self.code, position, keeper, self._overtaken
+                    self.log, partition, self._host, self.code, position, keeper, self._overtaken, self._outrun
                 )
             processor.assigned = True
             await processor.catch_up()
@@ -173,13 +171,26 @@ class Ownership:
             processor.pause()
             self._doubtful.add(partition)
 
+    def _outrun(self, processor: Processor) -> None:
+        """Its journal begins above what this pod has read, since another owner trimmed it: state comes from a snapshot.
+
+        To take it up fences that owner; so it waits for the group's word, as any doubt does.
+        """
+        partition = processor.partition
+        log.info("partition %d was trimmed above offset %d, where this pod has read to", partition, processor.offset)
+        self._stop_waiting(partition)
+        self._drop(partition)
+        if partition in self._assigned:
+            self._doubtful.add(partition)
+
     def _drop(self, partition: int) -> None:
         timer = self._timers.pop(partition, None)
         if timer is not None:
             timer.cancel()
         self.failures.pop(partition, None)
-        processor = self.processors.pop(partition)
-        processor.drop()
+        processor = self.processors.pop(partition, None)
+        if processor is not None:
+            processor.drop()
         self._host.drop(partition)
 
     def tick(self) -> None:

@@ -71,7 +71,8 @@ _ENCODE = msgspec.json.Encoder().encode
 class Processor:
     """Owns partition `partition` of `log`, from `position` on; `host` runs the user code of its runs.
 
-    `overtaken` is called when somebody else is read to be the owner.
+    `overtaken` is called when somebody else is read to be the owner, `outrun` when what is to be folded next is gone
+    from the journal.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class Processor:
         position: Position,
         keeper: Keeper,
         overtaken: "Callable[[Processor], None]",
+        outrun: "Callable[[Processor], None]",
     ) -> None:
         self.log = log
         self.partition = partition
         self.code = code
         self._host = host
         self._overtaken = overtaken
+        self._outrun = outrun
         self.halted = ""
         self.performing = False
         """User code runs, and what we have to say is appended."""
@@ -136,7 +139,10 @@ class Processor:
         target = await self.log.latest(self.partition)
         if self._reader is None:
             self._checkpointer.load_active()
-            self._reader = self.log.follow(self.partition, self.offset, self.on_batch, failed=self.halt)
+            try:
+                self._reader = self.log.follow(self.partition, self.offset, self.on_batch, failed=self._unread)
+            except IndexError as error:
+                raise LogError(f"partition {self.partition} was trimmed meanwhile: {error}") from error
         if self.offset < target and not self.halted:
             self._target, self._reached = target, asyncio.get_running_loop().create_future()
             try:
@@ -356,6 +362,14 @@ class Processor:
             self._last_ticket = commands.put(step.queue, key_of(run, op), _ENCODE(command))
             if self.on_dispatch is not None:
                 self.on_dispatch(step.queue)
+
+    def _unread(self, error: Exception) -> None:
+        """The reader stopped."""
+        if self.log.start(self.partition) > self.offset:
+            # Its owner trimmed what we had not read: a snapshot has it.
+            self._outrun(self)
+        else:
+            self.halt(error)
 
     def halt(self, error: Exception) -> None:
         """What must not be skipped was met: this partition stops, loudly, and the others go on."""

@@ -236,20 +236,22 @@ async def take_up(app_log: Log, partition: int) -> tuple[Position, Keeper]:
     Raises `LogCorrupt` if what is needed is missing, `LogMismatch` if only other folds can read it, or the log's own
     `LogError`s.
     """
+    # Asked first: whoever trims meanwhile has written a snapshot before, which the next try finds.
+    start = app_log.start(partition)
     if app_log.snapshots is None:
-        position = _own_disk(app_log, partition, 0) or _from_the_beginning(app_log, partition)
+        position = _own_disk(app_log, partition, start) or _from_the_beginning(app_log, partition, start)
         await _check(app_log, partition, position)
         return position, Keeper(app_log, partition)
     writer = await app_log.snapshots.fence(partition)
     rows = dict(await app_log.snapshots.read(partition))
     found = _found(rows)
-    own = _own_disk(app_log, partition, found.watermark)
+    own = _own_disk(app_log, partition, max(start, found.watermark))
     if own is not None:
         position = own
     elif found.watermark and found.usable:
-        position = _restore(app_log, partition, rows)
+        position = _restore(app_log, partition, start, rows)
     else:
-        position = _from_the_beginning(app_log, partition, rows.get(POSITION_KEY))
+        position = _from_the_beginning(app_log, partition, start, rows.get(POSITION_KEY))
     await _check(app_log, partition, position)
     store = app_log.store(partition)
     if store.get(_SINCE_KEY) is None:
@@ -257,17 +259,14 @@ async def take_up(app_log: Log, partition: int) -> tuple[Position, Keeper]:
     return position, Rounds(app_log, partition, writer, found)
 
 
-def _own_disk(app_log: Log, partition: int, watermark: int) -> Position | None:
+def _own_disk(app_log: Log, partition: int, least: int) -> Position | None:
     """Where the store stands, if the journal goes on from there and no snapshot is ahead of it."""
     own = read_position(app_log.store(partition).get(POSITION_KEY))
-    if own is None or own.folds != FOLD_VERSION or own.offset < watermark or own.offset < app_log.start(partition):
-        return None
-    return own
+    return own if own is not None and own.folds == FOLD_VERSION and own.offset >= least else None
 
 
-def _from_the_beginning(app_log: Log, partition: int, other: bytes | None = None) -> Position:
+def _from_the_beginning(app_log: Log, partition: int, start: int, other: bytes | None = None) -> Position:
     """A store of another fold version is dropped, and folded again (I2), as long as the whole journal is there."""
-    start = app_log.start(partition)
     if start > 0:
         raise _cannot_fold(app_log, partition, start, other)
     app_log.drop_store(partition)
@@ -291,11 +290,10 @@ def _cannot_fold(app_log: Log, partition: int, start: int, other: bytes | None) 
     )
 
 
-def _restore(app_log: Log, partition: int, rows: dict[bytes, bytes]) -> Position:
+def _restore(app_log: Log, partition: int, start: int, rows: dict[bytes, bytes]) -> Position:
     """This disk becomes what the snapshot says. A death half-way leaves one that says nothing, as an empty one does."""
     position = read_position(rows[POSITION_KEY])
     assert position is not None
-    start = app_log.start(partition)
     if start > position.offset:
         raise LogCorrupt(
             f"partition {partition}: its journal begins at offset {start}, and its snapshot ends at "

@@ -28,25 +28,39 @@ class Elsewhere:
         self._me = run_id(app, "asks", secrets.token_hex(16))
         self._asked: dict[str, asyncio.Future[RunAnswered]] = {}
         self._reader: Reader | None = None
+        self._next = 0
+        """Offset up to which answers were read."""
+
+    @property
+    def _mine(self) -> int:
+        return partition_of_run(self._me, self._log.partitions)
 
     async def ask(self, run: str, want: str) -> RunAnswered:
         """The run's `status` now, or its `result` once it has ended. Raises `UnknownRun`, `ValueError`."""
-        where = partition_of_run(run, self._log.partitions)
         if self._reader is None:
-            mine = partition_of_run(self._me, self._log.partitions)
-            self._reader = self._log.follow(mine, self._log.end(mine), self._read, failed=self._failed)
+            self._follow()
         op = f"{want}/{run}"
         asked = self._asked.get(op)
         if asked is None:
+            self._watch(op)
             asked = self._asked[op] = asyncio.get_running_loop().create_future()
-            self._log.append(where, _ENCODE(RunWatched(run, Parent(self._me, op), want, v=V)))
         # Who gives up takes nobody's answer with it, and whoever asks again waits for the same one.
         answer = await asyncio.shield(asked)
         if answer.status == "unknown":
             raise UnknownRun(f"no run {run!r}: it never was, or ended longer ago than the window")
         return answer
 
+    def _follow(self) -> None:
+        self._next = self._log.end(self._mine)
+        self._reader = self._log.follow(self._mine, self._next, self._read, failed=self._failed)
+
+    def _watch(self, op: str) -> None:
+        want, _, run = op.partition("/")
+        where = partition_of_run(run, self._log.partitions)
+        self._log.append(where, _ENCODE(RunWatched(run, Parent(self._me, op), want, v=V)))
+
     def _read(self, batch: Batch) -> None:
+        self._next = batch.offset + len(batch.values)
         me = self._me.encode()
         for raw in batch.values:
             record = decode(raw) if me in raw else None
@@ -57,6 +71,12 @@ class Elsewhere:
 
     def _failed(self, error: Exception) -> None:
         self._reader = None
+        if self._log.start(self._mine) > self._next:
+            # Trimmed before it was read, and the answers with it.
+            self._follow()
+            for op in self._asked:
+                self._watch(op)
+            return
         asked, self._asked = self._asked, {}
         for one in asked.values():
             one.set_exception(error)

@@ -210,15 +210,18 @@ class Node:
 
     def partition_halted(self, partition: int, reason: str) -> None:
         self.halted[partition] = reason
-        self._activated.set()
+        self._tell_waiters(partition, PartitionHalted(reason))
 
     def partition_dropped(self, partition: int) -> None:
-        """Who waits here for one of its runs would wait for ever."""
         self.halted.pop(partition, None)
+        self._tell_waiters(partition, _not_owned(partition))
+
+    def _tell_waiters(self, partition: int, error: LogError) -> None:
+        """Who waits here for one of its runs would wait for ever."""
         for run in [run for run in self.waiters if partition_of_run(run, self.log.partitions) == partition]:
             for waiter in self.waiters.pop(run):
                 if not waiter.done():
-                    waiter.set_exception(_not_owned(partition))
+                    waiter.set_exception(error)
         self._activated.set()
 
     # Asking

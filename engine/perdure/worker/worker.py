@@ -139,17 +139,22 @@ class Worker:
         return [one for one in self.executions.values() if one.processor.partition == partition]
 
     def drop(self, partition: int) -> None:
+        self._stop(partition)
+        self._listener.partition_dropped(partition)
+
+    def halted(self, partition: int, reason: str) -> None:
+        log.error("%s", reason)
+        # User code would take an op that cannot be written for one that failed, and compensate for what was done.
+        self._stop(partition)
+        self._listener.partition_halted(partition, reason)
+
+    def _stop(self, partition: int) -> None:
         for execution in self._of(partition):
             self._backing_off.pop(execution, None)
             self._evict(execution)
         for run in [run for run, of in self._unclean.items() if of == partition]:
             del self._unclean[run]
         self.held.pop(partition, None)
-        self._listener.partition_dropped(partition)
-
-    def halted(self, partition: int, reason: str) -> None:
-        log.error("%s", reason)
-        self._listener.partition_halted(partition, reason)
 
     def perform(self, partition: int, acts: list[Act]) -> None:
         # A run that starts here reads the state after the whole batch: what else the batch has for it, it has.
