@@ -1,7 +1,9 @@
 """A cancelled run never completes: its ops raise `RunCancelled` (a `BaseException`) at the next await."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -12,7 +14,7 @@ from perdure import App, CancelOn, Context, Event, RunCancelled, RunFailed, RunH
 from perdure.testing import TestEngine
 from perdure.worker import stragglers
 from perdure_schemas.records import RunCancelRequested, V
-from tests.worker.helpers import both_ways
+from tests.worker.helpers import both_ways, ops
 
 
 @asynccontextmanager
@@ -203,6 +205,47 @@ async def test_a_step_that_never_ends_keeps_nothing_from_its_end(
             over.set()
             await asyncio.sleep(0)
             assert engine.run(flow).status == "cancelled"
+
+
+async def test_what_goes_on_is_not_closed_in_the_midst_of_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector would: a `finally` that begins tasks would take their places in the other run's lineage."""
+    monkeypatch.setattr(stragglers, "PATIENCE_SECONDS", 0.0)
+    app = App("shop")
+    known: list[weakref.ref[asyncio.Event]] = []
+
+    @app.step
+    async def work(n: int) -> int:
+        return n
+
+    @app.background
+    async def deaf(ctx: Context) -> None:
+        try:
+            await ctx.sleep("1h")
+        finally:
+            over = asyncio.Event()
+            known.append(weakref.ref(over))
+            try:
+                await over.wait()
+            finally:
+                asyncio.ensure_future(asyncio.sleep(0))  # noqa: RUF006 - whose task it is, is what this is about
+
+    async def helped(n: int) -> int:
+        return await work(n)
+
+    @app.background
+    async def flow() -> list[int]:
+        gc.collect()
+        return await asyncio.gather(helped(1), helped(2))
+
+    async with TestEngine(app) as engine:
+        run = await deaf.enqueue()
+        await run.cancel()
+        await engine.advance("1s")
+        await flow.enqueue()
+        assert await ops(engine, engine.run(flow)) == ["0.1/work#1", "0.2/work#1"]
+        over = known[0]()
+        assert over is not None
+        over.set()
 
 
 async def test_no_step_starts_after_the_cancel() -> None:

@@ -1,6 +1,7 @@
 """What user code cancels is closed in the log: a race's loser, the siblings of a failed task."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -83,6 +84,31 @@ async def test_an_error_may_win_a_race(evict: bool) -> None:
         return "fine"
 
     assert (await finished(app, flow, evict=evict)).output == "down"
+
+
+async def test_a_race_that_is_cancelled_while_it_cleans_up_still_hears_its_losers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """asyncio says of an error that nobody asked for that it was never retrieved."""
+    app = App("shop")
+
+    async def win() -> None: ...
+
+    async def fail() -> None:
+        raise ValueError("lost")
+
+    @app.background(retries=0)
+    async def flow(ctx: Context) -> None:
+        async def late() -> None:
+            await asyncio.sleep(0)
+            raise ValueError("the run fails")
+
+        await asyncio.gather(ctx.race(win(), fail(), ctx.sleep("1h")), late())
+
+    run = await finished(app, flow)
+    assert "the run fails" in failure(run)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_step_that_loses_is_cancelled() -> None:

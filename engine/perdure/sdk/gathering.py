@@ -75,11 +75,21 @@ async def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
     going_on = [task for task in losers if not task.done()]
     for task in going_on:
         task.cancel()
-    if going_on:
-        await asyncio.wait(going_on)
-    for task in losers:
-        if not task.cancelled():
-            task.exception()
+    try:
+        if going_on:
+            await asyncio.wait(going_on)
+    finally:
+        # Whoever waits here may be cancelled as well.
+        for task in losers:
+            if task.done():
+                _hear(task)
+            else:
+                task.add_done_callback(_hear)
+
+
+def _hear(task: "asyncio.Task[Any]") -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def guard_closure(spec: StepSpec) -> StepSpec:

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("perdure.worker")
 PATIENCE_SECONDS = 5.0
+_kept: "set[asyncio.Future[Any]]" = set()
+"""Tasks that nobody waits for any more. The collector would close what they run in the midst of another run, and its
+`finally` would ask for ops in the name of that one: so they stay, until they end by themselves."""
 
 
 class Stragglers:
-    """Executions that unwind. `look` is to be called now and then."""
+    """Executions that unwind, or left tasks behind. `look` is to be called now and then."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -38,6 +41,7 @@ class Stragglers:
             elif now >= until:
                 del self._leaving[execution]
                 name(execution)
+                _keep(execution)
 
 
 def going_on(execution: "Execution") -> bool:
@@ -60,6 +64,13 @@ def name(execution: "Execution") -> None:
     )
 
 
+def _keep(execution: "Execution") -> None:
+    for task in tasks_of(execution):
+        if not task.done():
+            _kept.add(task)
+            task.add_done_callback(_kept.discard)
+
+
 async def leave_behind(executions: "list[Execution]") -> None:
     """Wait for those that unwind; those that do not are named, and asyncio is told not to wait for them."""
     tasks = {task for execution in executions for task in tasks_of(execution)}
@@ -68,6 +79,7 @@ async def leave_behind(executions: "list[Execution]") -> None:
     for execution in executions:
         if going_on(execution):
             name(execution)
+            _keep(execution)
         for task in tasks_of(execution):
             if not task.done() and isinstance(task, asyncio.Task):
                 # `asyncio.run` waits for all tasks, and would wait for ever.

@@ -234,8 +234,9 @@ class Worker:
         self._unclean.pop(act.run, None)
         if self.held:
             self.held.get(partition, set()).discard(act.run)
-        if execution is not None and execution.signal is None:
-            execution.cancel()
+        if execution is not None:
+            if execution.signal is None:
+                execution.cancel()
             self._see_off(execution)
         self.processors[partition].rest(act.run)
         self._listener.run_ended(partition, act.run)
