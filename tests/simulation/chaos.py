@@ -194,7 +194,7 @@ class Chaos:
     def busy(self) -> str:
         return "a deploy is rolling" if self._rolling else ""
 
-    def heal(self, version: str) -> None:
+    def heal(self, version: str, *, activate: bool) -> None:
         world = self._world
         self._rolling.clear()
         world.version = version
@@ -209,7 +209,7 @@ class Chaos:
                     pod.owner.frozen = False
                     world.trace.note("thawed", pod.owner.name)
             # Deploys may have gone back and forth: one pod says which code is to be the current one.
-            pod.activate = pod is world.pods[0] and self._activates
+            pod.activate = pod is world.pods[0] and (self._activates or activate)
             if not pod.alive:
                 pod.restart()
             elif (pod.running != pod.version or pod.activate) and not pod.stopping:

@@ -29,6 +29,7 @@ import perdure.partition.snapshots
 import perdure.partition.timers
 import perdure.sdk.node
 import perdure.worker.pool
+import perdure.worker.queued
 import perdure.worker.steps
 import perdure.worker.worker
 from tests.simulation.loop import SimLoop, SimTask
@@ -128,6 +129,8 @@ def controlled(loop: SimLoop, rng: Random, swarm: Swarm) -> Iterator[None]:
     patches.set(perdure.partition.snapshots, "TRIM_MS", swarm.round_ms)
     patches.set(perdure.partition.ownership, "GRACE_SECONDS", swarm.grace_seconds)
     patches.set(perdure.partition.timers, "FIRES_A_TICK", swarm.fires_a_tick)
+    patches.set(perdure.worker.queued, "LEASE_MS", swarm.lease_ms)
+    patches.set(perdure.worker.pool, "ASK_AGAIN_SECONDS", swarm.ask_again_seconds)
     patches.set(asyncio, "Task", SimTask)
     patches.set(asyncio, "as_completed", _in_order)
     patches.set(SimThreads, "chance", threads)

@@ -11,6 +11,8 @@ from tests.simulation.programs.player import Told, text_of
 from tests.simulation.programs.syntax import LIMIT, Program
 
 OOPS, VALUE, STEP, RUN = "Oops", "ValueError", "StepError", "RunFailed"
+WAYS = (syntax.Step(value=0), syntax.Step(value=1))
+"""What fickle code asks for."""
 _OF_STEPS = {"ConnectionError", "RetryAfter", "Crashed"}
 FAILS_BY = {OOPS: {OOPS}, VALUE: {VALUE}, STEP: _OF_STEPS, RUN: {*_OF_STEPS, VALUE, "RunCancelled", "TimeoutError"}}
 """What goes up from a program → the class that the log gives for the end of its run."""
@@ -44,6 +46,8 @@ class Model:
         match program:
             case syntax.Step():
                 return self._errors_of_step(program)
+            case syntax.Fickle():
+                return self._errors_of_step(WAYS[0])
             case syntax.Raise():
                 return {OOPS if program.final else VALUE}
             case syntax.Gather():
@@ -158,6 +162,9 @@ class Model:
             refuse(data.get(wait.by) != value, wait, told)
         self.used.append(told[1])
 
+    def _fickle(self, program: syntax.Fickle, told: Told) -> None:
+        refuse(told[0] != "way" or told[1] not in map(text_of, WAYS), program, told)
+
     def _seq(self, program: syntax.Seq, told: Told) -> None:
         refuse(told[0] != "seq", program, told)
         self._each(program, program.parts, told[1:])
@@ -268,6 +275,7 @@ _CHECKS: dict[type[Any], Callable[[Model, Any, Any], None]] = {
     syntax.Wait: Model._wait,
     syntax.Send: Model._send,
     syntax.Chance: Model._chance,
+    syntax.Fickle: Model._fickle,
     syntax.Seq: Model._seq,
     syntax.Gather: Model._gather,
     syntax.Group: Model._group,

@@ -12,11 +12,12 @@ from tests.evidence.refolding import check_other_ways
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import nothing_is_left
+from tests.simulation.checks.prefixes import check_prefixes
 from tests.simulation.checks.replaying import check_replays
 from tests.simulation.programs.ledger import Ledger
-from tests.simulation.programs.plan import Crash, Plan, random_plan
+from tests.simulation.programs.plan import Crash, Plan, random_plan, whole_plan
 from tests.simulation.programs.together import Together, apps
-from tests.simulation.swarm import WAITS_FROM, Swarm, draw
+from tests.simulation.swarm import WHOLE_FROM, Swarm, drawn
 from tests.simulation.world import World
 
 
@@ -38,12 +39,14 @@ def plan_of(seed: int) -> Plan:
     """What comes from outside under this seed."""
     rng = Random(f"{seed}/plan")
     plan = random_plan(rng, rng.randint(5, 20))
+    if seed >= WHOLE_FROM:
+        plan = whole_plan(plan, Random(f"{seed}/whole"), pools=drawn(seed).pools)
     return tuple(move for move in plan if not isinstance(move, Crash) or move.version is not None)
 
 
 def swarm_of(seed: int) -> Swarm:
     """Which faults its world has."""
-    swarm = draw(Random(f"{seed}/swarm"), waits=seed >= WAITS_FROM)
+    swarm = drawn(seed)
     # Plans have their own deploys: back to older code only where no run may be in the new way.
     swarm.deploy = 0.0
     if swarm.embedded:
@@ -58,12 +61,14 @@ def storm(
     """Play it. Raises AssertionError with the number of what does not hold; the end of its trace is in `trace`."""
     plan = plan_of(seed) if plan is None else plan
     ledger = Ledger()
-    here = World(seed, apps(ledger), replace(swarm) if swarm is not None else swarm_of(seed))
+    swarm = replace(swarm) if swarm is not None else swarm_of(seed)
+    here = World(seed, apps(ledger, pools=swarm.pools), swarm)
     try:
         evidence = _play(here, plan, ledger)
     finally:
         if trace is not None:
             trace += here.trace.lines
+    check_prefixes(evidence)
     replays = _replayed(evidence, here.draw("replays"))
     records = sum(len(entries) for entries in evidence.journal.values())
     return Outcome(seed, here.time, here.loop.leapt, records, replays, dict(here.trace.counts), here.trace.digest)

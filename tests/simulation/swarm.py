@@ -36,6 +36,14 @@ class Swarm:
     """How long a partition that was taken away is kept warm."""
     checkpoint_ticks: int = 5
     fires_a_tick: int = 1_000
+    lease_ms: int = 60_000
+    """How long a member of a worker pool may be silent."""
+    ask_again_seconds: float = 5.0
+    """How long a member waits for the answer to its claim at first."""
+    pools: bool = False
+    """Programs have steps for worker pools."""
+    differ: bool = False
+    """What fickle code reads is not the same in all pods."""
     # What goes wrong
     crash: float = 0.0
     power_loss: float = 0.0
@@ -87,7 +95,12 @@ WHOLE_FROM = 20_000
 """From this seed on a world draws all that the simulator knows. What it learns is added here, and nowhere below."""
 
 
-def draw(rng: Random, *, most_pods: int = 4, waits: bool = False) -> Swarm:
+def drawn(seed: int) -> Swarm:
+    """What a seed's world is."""
+    return draw(Random(f"{seed}/swarm"), waits=seed >= WAITS_FROM, whole=seed >= WHOLE_FROM)
+
+
+def draw(rng: Random, *, most_pods: int = 4, waits: bool = False, whole: bool = False) -> Swarm:
     """A world's options: each fault is there or not, at a rate of its own."""
     swarm = Swarm(
         pods=rng.randint(1, most_pods),
@@ -116,4 +129,10 @@ def draw(rng: Random, *, most_pods: int = 4, waits: bool = False) -> Swarm:
     swarm.grace_seconds = rng.choice((0.5, 5.0, 30.0))
     swarm.checkpoint_ticks = rng.choice((1, 5))
     swarm.fires_a_tick = rng.choice((1, 1_000))
+    if not whole:
+        return swarm
+    swarm.lease_ms = rng.choice((5_000, 20_000))
+    swarm.ask_again_seconds = rng.choice((0.5, 5.0))
+    swarm.pools = rng.random() < 0.5
+    swarm.differ = rng.random() < 0.3
     return swarm

@@ -3,14 +3,13 @@
 import asyncio
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
-import perdure.worker.pool
-import perdure.worker.queued
 from perdure import App, Context, Event, StepError, current_step
 from perdure.flow import decode
 from perdure_schemas.records import (
@@ -24,6 +23,7 @@ from perdure_schemas.records import (
     StepCompleted,
 )
 from tests.simulation.storms import check_folds, swarm_of
+from tests.simulation.swarm import Swarm
 from tests.simulation.world import World, world
 
 app = App("pools")
@@ -151,16 +151,14 @@ class _Step:
         self.claims: set[str] = set()
 
 
-@pytest.fixture(autouse=True)
-def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+def swarm(seed: int) -> Swarm:
     """Virtual time costs: a step may outlast its lease all the same."""
-    monkeypatch.setattr(perdure.worker.queued, "LEASE_MS", 10_000)
-    monkeypatch.setattr(perdure.worker.pool, "ASK_AGAIN_SECONDS", 0.5)
+    return replace(swarm_of(seed), lease_ms=10_000, ask_again_seconds=0.5)
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("PERDURE_POOL_SEEDS", "6"))))
 def test_queues_in_a_world_of_faults(seed: int) -> None:
-    here = World(seed, app, swarm_of(seed))
+    here = World(seed, app, swarm(seed))
     with here:
         here.play(story)
         assert not here.problems, here.problems
@@ -170,7 +168,7 @@ def test_the_same_seed_is_the_same_world() -> None:
     """I15."""
     digests: list[str] = []
     for _ in range(2):
-        here = World(11, app, swarm_of(11))
+        here = World(11, app, swarm(11))
         with here:
             here.play(story)
         digests.append(here.trace.digest)

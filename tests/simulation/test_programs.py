@@ -18,6 +18,7 @@ from tests.evidence.refolding import check_refold
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import LATE, nothing_is_left
+from tests.simulation.checks.prefixes import check_prefixes
 from tests.simulation.checks.replaying import check_replays
 from tests.simulation.programs.alone import Alone, crashing
 from tests.simulation.programs.app import make_app
@@ -49,6 +50,7 @@ async def play(plan: Plan, rng: random.Random) -> None:
         assert not left, f"I14: {left}"
         evidence = evidence_of(alone)
         check_invariants(evidence)
+        check_prefixes(evidence)
         await check_replays(evidence, rng)
         await engine.advance("4000d")  # a test engine keeps for ten years what has ended
         for n in range(60):

@@ -24,7 +24,7 @@ from tests.simulation.control import controlled
 from tests.simulation.disklog import DiskLog
 from tests.simulation.loop import Owner, SimLoop, SimTask
 from tests.simulation.pod import Pod, Unanswered
-from tests.simulation.swarm import WAITS_FROM, Swarm, draw
+from tests.simulation.swarm import Swarm, drawn
 from tests.simulation.topics import Journal
 from tests.simulation.trace import Trace
 
@@ -56,7 +56,7 @@ class World:
     def __init__(self, seed: int, apps: App | Mapping[str, App], swarm: Swarm | None = None) -> None:
         self.seed = seed
         self.apps: Mapping[str, App] = {"v1": apps} if isinstance(apps, App) else apps
-        self.swarm = swarm if swarm is not None else draw(self.draw("swarm"), waits=seed >= WAITS_FROM)
+        self.swarm = swarm if swarm is not None else drawn(seed)
         self.trace = Trace()
         self.loop = SimLoop(self.draw("loop"), most_callbacks=MOST_CALLBACKS)
         self.cluster = Cluster(self.loop, self.draw("cluster"), self.swarm, self.trace)
@@ -65,6 +65,8 @@ class World:
         self.problems: list[str] = []
         """What must not be: exceptions that nobody caught, partitions that halted."""
         self.faults = 0
+        self.odd: set[str] = set()
+        """Pods around which something is not as it is around others: what fickle code reads."""
         self.over = False
         self.dead: list[Owner] = []
         self.pods_by_owner: dict[str, Pod] = {}
@@ -230,11 +232,14 @@ class World:
 
     # The end
 
-    def heal(self, version: str = "") -> None:
-        """Faults stop: all pods run this code, else the newest; they reach the brokers and are let go on."""
+    def heal(self, version: str = "", *, activate: bool = False) -> None:
+        """Faults stop: all pods run this code, else the newest; they reach the brokers and are let go on.
+
+        `activate`: whatever the log has seen, this code is to be the current one.
+        """
         self.trace.note("heal")
         self.swarm.calm()
-        self.chaos.heal(version or self.versions[-1])
+        self.chaos.heal(version or self.versions[-1], activate=activate)
 
     def owned(self) -> Iterator[tuple[Pod, Processor]]:
         """Processors by which partitions are performed at present."""

@@ -292,6 +292,10 @@ class Execution(Struct, eq=False):
         if future is not None and not future.done() and self.signal is None:
             future.set_result(GO)
 
+    def decided(self, op: str) -> bool:
+        """Its outcome was read, and is on its way to the run."""
+        return any(one.op == op for one in self.queue)
+
     @property
     def bodies(self) -> dict[str, InStep]:
         """Steps whose bodies run, by op."""

@@ -162,9 +162,10 @@ class _Attempt(InStep, eq=False):
     """The only suspect that runs: it holds the lock."""
 
     def held(self) -> bool:
-        """Of a run that ended meanwhile, given up before this replay, or not ours to begin at present."""
+        """Of a run that ended meanwhile, given up before this replay, decided, or not ours to begin at present."""
         execution = self.execution
-        return execution.signal is not None or self.op in execution.closed or not execution.processor.performing
+        given_up = execution.signal is not None or self.op in execution.closed
+        return given_up or not execution.processor.performing or execution.decided(self.op)
 
     async def gate(self) -> Delivered | Go | None:
         """What comes before an attempt that is not simply the first. None: go ahead."""
@@ -178,6 +179,9 @@ class _Attempt(InStep, eq=False):
             return await execution.wait(self.op)
         if not execution.processor.performing:
             return await self._until_performed()
+        if execution.decided(self.op):
+            # Another owner's outcome was read between the word to go on and this.
+            return await execution.wait(self.op)
         opened = execution.state.open.get(self.op)
         if opened is not None:
             self.attempt = opened.attempt
@@ -185,11 +189,11 @@ class _Attempt(InStep, eq=False):
                 execution.worker.may_rest(execution)
                 return await execution.wait(self.op)
         answer = await self._as_suspect() if execution.suspect else None
-        if answer is None and not execution.processor.performing:
+        if answer is None and self.held():
             if self.alone:
                 execution.worker.suspects.leave(self)
                 self.alone = False
-            answer = await self._until_performed()
+            answer = await (execution.wait(self.op) if execution.processor.performing else self._until_performed())
         self.began = monotonic_ns()
         return answer
 

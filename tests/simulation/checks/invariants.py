@@ -11,10 +11,12 @@ from typing import Any
 from tests.evidence.entries import Entry
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.matching import check_matching
-from tests.simulation.checks.tales import Tale
+from tests.simulation.checks.tales import Op, Tale
+from tests.simulation.checks.ways import other_way
 from tests.simulation.model import FAILS_BY, VALUE, Known, Model
 from tests.simulation.programs import syntax
 from tests.simulation.programs.app import REMIND
+from tests.simulation.programs.ledger import Body
 from tests.simulation.programs.syntax import LATER_MS, Program, from_json
 
 TRIGGERED = {"begin": {"begun"}, "cart": {"abandoned", "basket"}}
@@ -73,13 +75,30 @@ def i6_nothing_starts_too_late(evidence: Evidence) -> None:
         if op is not None and exact:
             decided = op.decided
             assert decided is None or decided.offset >= body.folded, f"I6: {body} after its outcome {decided}"
+        if body.claim:
+            _begins_by_its_claim(body, op)
         if body.attempt > 1:
-            retried = [entry for entry in op.retried if entry.offset < body.folded] if op is not None else []
+            known = body.folded if op is None or not body.claim else op.granted[body.claim].offset
+            retried = [entry for entry in op.retried if entry.offset < known] if op is not None else []
             assert len(retried) >= body.attempt - 1, f"I9: {body} before its retry was due"
+        _begins_where_it_went(tale, body)
         if not tale.parked:
-            begun[body.pod, body.owner, body.run, body.turn, body.op, body.attempt] += 1
+            begun[body.pod, body.owner, body.run, body.turn, body.op, body.attempt, body.claim] += 1
     twice = {attempt: count for attempt, count in begun.items() if count > 1}
     assert not twice, f"I4: begun twice by one owner: {twice}"
+
+
+def _begins_by_its_claim(body: Body, op: Op | None) -> None:
+    claim = op.granted.get(body.claim) if op is not None else None
+    assert claim is not None, f"I6: {body} begins, and its claim was not granted"
+    assert claim.record["attempt"] == body.attempt, f"I6: {body} is not the attempt that was granted: {claim}"
+
+
+def _begins_where_it_went(tale: Tale, body: Body) -> None:
+    """I16: code that goes another way than its run did is stopped before it does anything there."""
+    other = tale.ops.get(other_way(body.op))
+    if other is not None and other.outcome is not None and other.closed is None:
+        assert other.outcome.offset >= body.folded, f"I16: {body} begins, and the run went the other way: {other}"
 
 
 def i4_results_have_been_made(evidence: Evidence) -> None:

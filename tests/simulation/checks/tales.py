@@ -12,6 +12,10 @@ from tests.evidence.entries import Entry, Journal
 
 AT_ONCE = ("send", "cancel", "rerun")
 """Openings that are their own outcome; an enqueue is one, too."""
+ALONE_FROM = 2
+"""A step of a queue that died so often with its member is had only by one that does nothing else."""
+LONGEST_MS = 3_600_000
+"""Nobody came for a step of a queue: it is asked for again after so long at the latest."""
 
 
 @dataclass
@@ -32,6 +36,16 @@ class Op:
     gave_back: bool = False
     retried: list[Entry] = field(default_factory=list[Entry])
     """Fires that let a further attempt begin."""
+    lease_ms: int = 0
+    claim: str = ""
+    """Of the member of a worker pool that has the step."""
+    beat: int = 0
+    resting: bool = False
+    """It failed, and its next attempt is not due yet."""
+    deaths: int = 0
+    unclaimed: int = 0
+    granted: dict[str, Entry] = field(default_factory=dict[str, Entry])
+    """Claims that were granted."""
 
     @property
     def is_open(self) -> bool:
@@ -90,6 +104,10 @@ class Tale:
     listed: list["Listed"] = field(default_factory=list["Listed"])
     """What the matchers must have been told."""
     parked: int = 0
+    parked_by: str = ""
+    """The code that could not go on with it."""
+    crashes: dict[str, int] = field(default_factory=dict[str, int])
+    """Op → how often its process died with it, for steps that have no outcome."""
     ignored: list[Entry] = field(default_factory=list[Entry])
     """Records of this run that changed nothing."""
 
@@ -122,15 +140,20 @@ class Teller:
     def __init__(self) -> None:
         self.tales: dict[str, Tale] = {}
         self.owner: tuple[int, str] = (0, "")
+        self.code = ""
         self.number = 0
         self.definitions: dict[int, dict[str, Any]] = {}
+        self.codes: set[str] = set()
 
     def read(self, entries: Iterable[Entry]) -> dict[str, Tale]:
         for entry in entries:
-            tell = getattr(self, "_" + entry.kind.replace(".", "_"), None)
-            if tell is not None:
-                tell(entry, entry.record)
+            self.tell(entry)
         return self.tales
+
+    def tell(self, entry: Entry) -> None:
+        tell = getattr(self, "_" + entry.kind.replace(".", "_"), None)
+        if tell is not None:
+            tell(entry, entry.record)
 
     # Who owns, and what the code is
 
@@ -138,16 +161,24 @@ class Teller:
         owner = record["owner"]
         if owner["number"] > self.owner[0]:
             self.owner = owner["number"], owner["token"]
+            self.code = record["code"]
+            if self.code in self.codes:
+                self._try_parked()
 
     def _app_paths(self, entry: Entry, record: dict[str, Any]) -> None:
         self.definitions[record["number"]] = record["definition"]
+        self.codes.add(record["definition"]["digest"])
 
     def _app_activated(self, entry: Entry, record: dict[str, Any]) -> None:
         if record["number"] <= self.number:
             return
         self.number = record["number"]
+        self._try_parked()
+
+    def _try_parked(self) -> None:
+        """What other code has parked is tried by the owner's."""
         for tale in self.tales.values():
-            if tale.live and tale.status == "parked":
+            if tale.live and tale.status == "parked" and tale.parked_by != self.code:
                 tale.status = "running"
 
     def _function(self, tale: Tale) -> dict[str, Any]:
@@ -205,6 +236,7 @@ class Teller:
         if tale is not None and (owner["number"], owner["token"]) == self.owner and tale.status == "running":
             tale.status = "parked"
             tale.parked += 1
+            tale.parked_by = record["code"]
 
     def _run_unparked(self, entry: Entry, record: dict[str, Any]) -> None:
         tale = self._live(entry, record["run"])
@@ -240,13 +272,75 @@ class Teller:
         if tale is None:
             return
         op = tale.ops.setdefault(record["op"], Op(record["op"], "step", record["digest"]))
-        if op.decided is not None or record["attempt"] != op.attempt:
+        stale = record["attempt"] != op.attempt or (op.type == "queued" and record.get("claim", "") != op.claim)
+        if op.decided is not None or stale:
             tale.ignored.append(entry)
         elif "retry_in_ms" in record:
             op.attempt += 1
+            op.claim, op.resting = "", op.type == "queued"
             op.due, op.setter = entry.at + record["retry_in_ms"], entry.offset
         else:
             op.outcome = entry
+
+    def _step_attempted(self, entry: Entry, record: dict[str, Any]) -> None:
+        tale = self._live(entry, record["run"])
+        owner = record["owner"]
+        if tale is None or (owner["number"], owner["token"]) != self.owner:
+            return
+        op = tale.ops.get(record["op"])
+        if op is None or op.decided is None:
+            tale.crashes[record["op"]] = tale.crashes.get(record["op"], 0) + 1
+
+    # Steps in queues
+
+    def _queued(self, entry: Entry, record: dict[str, Any]) -> Op | None:
+        tale = self._live(entry, record["run"])
+        op = tale.ops.get(record["op"]) if tale is not None else None
+        return op if op is not None and op.type == "queued" and op.is_open else None
+
+    def _step_claimed(self, entry: Entry, record: dict[str, Any]) -> None:
+        op = self._queued(entry, record)
+        if op is None:
+            return
+        beat = record.get("beat", 0)
+        if op.claim == record["claim"]:
+            if beat > op.beat:
+                op.beat = beat
+                op.due, op.setter = entry.at + op.lease_ms, entry.offset
+            return
+        may_ask = op.deaths < ALONE_FROM or record.get("alone", False)
+        if may_ask and not (beat or op.claim or op.resting) and record["attempt"] == op.attempt:
+            op.claim, op.beat, op.unclaimed = record["claim"], 0, 0
+            op.granted[op.claim] = entry
+            op.due, op.setter = entry.at + op.lease_ms, entry.offset
+
+    def _step_answered(self, entry: Entry, record: dict[str, Any]) -> None:
+        if record["granted"]:
+            op = self.tales[record["run"]].ops[record["op"]]
+            assert record["claim"] in op.granted, f"I6: {entry.raw!r}: another member has it, or nobody may"
+
+    def _step_released(self, entry: Entry, record: dict[str, Any]) -> None:
+        op = self._queued(entry, record)
+        if op is not None and op.claim == record["claim"]:
+            op.deaths += record.get("died", False)
+            self._wait_for_a_member(op, entry)
+
+    def _wait_for_a_member(self, op: Op, entry: Entry) -> None:
+        op.claim, op.resting = "", False
+        longest = max(LONGEST_MS, op.lease_ms)
+        op.due, op.setter = entry.at + min(op.lease_ms << min(op.unclaimed, 20), longest), entry.offset
+
+    def _lease_ended(self, op: Op, entry: Entry) -> None:
+        """Or a retry is due, or nobody came."""
+        if op.resting:
+            op.retried.append(entry)
+        elif op.claim:
+            op.deaths += 1
+        else:
+            op.unclaimed += 1
+        self._wait_for_a_member(op, entry)
+
+    # Other ops
 
     def _op_opened(self, entry: Entry, record: dict[str, Any]) -> None:
         tale = self._live(entry, record["run"])
@@ -259,6 +353,9 @@ class Teller:
         op = tale.ops[record["op"]] = Op(record["op"], opening["type"], record["digest"], entry)
         if op.type in AT_ONCE or (op.type == "call" and not opening["awaited"]):
             op.outcome = entry
+        elif op.type == "queued":
+            op.lease_ms = opening["lease_ms"]
+            self._wait_for_a_member(op, entry)
         elif op.type == "sleep":
             until = opening.get("until")
             op.due = max(entry.at, until if until is not None else entry.at + opening.get("for_ms", 0))
@@ -344,6 +441,8 @@ class Teller:
         elif op.type == "step":
             op.due = None
             op.retried.append(entry)
+        elif op.type == "queued":
+            self._lease_ended(op, entry)
         else:
             op.outcome = entry
             if op.key:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from perdure import App, CancelOn, Context, Ended, Event, Function, Retry
+from perdure import App, CancelOn, Context, Ended, Event, Function, Retry, Step
 from tests.simulation.programs import syntax
 from tests.simulation.programs.player import Player, Scene, Told
 from tests.simulation.programs.syntax import LIMIT, Program
@@ -13,8 +13,11 @@ WAITS = ["go data.k", "go data.u", "go", "begin data.k", "begin data.u", "begin"
 REMIND = syntax.Step(value=7)
 
 
-def make_app(scene: Scene, version: int = 0) -> App:
-    """A new app, for one pod. `version` 0 lacks the change "tea"; each version has a function of its own."""
+def make_app(scene: Scene, version: int = 0, *, pools: bool = False) -> App:
+    """A new app, for one pod. `version` 0 lacks the change "tea"; each version has a function of its own.
+
+    `pools`: it has a step that members of a worker pool run.
+    """
     app = App("programs")
 
     @app.step(retries=Retry(LIMIT))
@@ -25,11 +28,21 @@ def make_app(scene: Scene, version: int = 0) -> App:
     def labour(job: syntax.Step) -> str:
         return scene.labour(job)
 
+    steps: dict[str, Step[[syntax.Step], str]] = {"async": work, "thread": labour}
+    if pools:
+
+        async def errand(job: syntax.Step) -> str:
+            return await scene.work(job)
+
+        # Members import nothing here: they have the app that this function makes.
+        errand.__qualname__ = "errand"
+        steps["pool"] = app.step(retries=Retry(LIMIT), queue="errands")(errand)
+
     async def ended(ctx: Context, what: Ended) -> str:
         return await work(REMIND)
 
     def player(ctx: Context, *, own: bool, tea: bool) -> Player:
-        return Player(ctx, scene, work, labour, play, own=own, tea=tea)
+        return Player(ctx, scene, steps, play, version=version, own=own, tea=tea)
 
     if version == 0:
 

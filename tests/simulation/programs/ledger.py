@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from perdure.worker.lineage import in_step
+from perdure.worker.execution import Execution
+from perdure.worker.lineage import InStep, in_step
 
 
 class Body(NamedTuple):
@@ -20,6 +21,8 @@ class Body(NamedTuple):
     thread: bool
     word: str
     """`began`, `done`, `raised`."""
+    claim: str = ""
+    """By which a member of a worker pool runs it. What such a one has folded is not known: its claim's place is."""
 
 
 class Ledger:
@@ -36,7 +39,11 @@ class Ledger:
         """Called in a step's body."""
         inside = in_step.get()
         assert inside is not None, "a step runs as a plain function: its result would be recorded nowhere"
-        execution = inside.execution
+        work: object = inside.execution
+        if not isinstance(work, Execution):
+            self.bodies.append(_of_a_member(pod, word, work, inside))
+            return
+        execution = work
         processor, owner = execution.processor, execution.processor.owner
         self.bodies.append(
             Body(
@@ -59,3 +66,8 @@ class Ledger:
         known = self.seen.setdefault((run, place), now)
         if known != now:
             self.conflicts.append(f"I16: run {run} at {place} saw {known}, and now {now}")
+
+
+def _of_a_member(pod: str, word: str, work: Any, inside: InStep) -> Body:
+    claim: str = work._claim
+    return Body(pod, (0, ""), work._partition, -1, work.run_id, 0, inside.op, inside.attempt, False, word, claim)

@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tests.simulation.programs.changes import Changes
 from tests.simulation.programs.generate import KEYS, USERS, random_program
-from tests.simulation.programs.syntax import Program, smaller
+from tests.simulation.programs.syntax import Patched, Program, every, smaller
 
 Name = Literal["go", "stop", "cart", "bought"]
 What = Literal["cancel", "rerun", "status"]
@@ -116,6 +117,29 @@ def random_plan(rng: random.Random, moves: int, *, crashes: bool = True) -> Plan
         else:
             plan.append(Crash())
     return tuple(plan)
+
+
+def whole_plan(plan: Plan, rng: random.Random, *, pools: bool) -> Plan:
+    """The same with what programs learned since: steps of pools, code that is fickle, code that waits on its own.
+
+    Code that is fickle is deployed more often: it is there that what a run began with is not what it goes on with.
+    """
+    programs = [move.program for move in plan if isinstance(move, Enqueue | Begin)]
+    forward = any(isinstance(part, Patched) for program in programs for part in every(program))
+    fickle = rng.choice((0.0, 0.2, 0.6))
+    changed = Changes(rng, pools=rng.choice((0.1, 0.4)) if pools else 0.0, fickle=fickle, dawdles=rng.random())
+    found: list[AnyMove] = []
+    version = 0
+    for move in plan:
+        if isinstance(move, Crash) and move.version is not None:
+            version = max(version, move.version) if forward else move.version
+            found.append(Crash(version))
+        else:
+            found.append(replace(move, program=changed.of(move.program)) if isinstance(move, Enqueue | Begin) else move)
+        if fickle and rng.random() < 0.25:
+            version = min(version + 1, 2) if forward else rng.randrange(3)
+            found.append(Crash(version))
+    return tuple(found)
 
 
 def smaller_plans(plan: Plan) -> Iterator[Plan]:

@@ -4,7 +4,8 @@ What a node gives begins with a word for what happened; an error goes up as it w
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -37,9 +38,12 @@ class Scene:
         pod: Callable[[], str] = lambda: "pod",
         alive: Callable[[], bool] = lambda: True,
         pause: Pause = no_pause,
+        way: Callable[[int], int] = lambda version: 0,
     ) -> None:
+        """`way` is what fickle code of a version reads at the moment: 0 or 1."""
         self.ledger = ledger or Ledger()
         self.pause = pause
+        self._way = way
         self._pod = pod
         self._alive = alive
 
@@ -51,6 +55,14 @@ class Scene:
         """What the run's code got at a place of its program."""
         if self._alive():
             self.ledger.saw(run, place, told, before_ms, after_ms)
+
+    def way(self, run: str, place: str, version: int) -> int:
+        """What fickle code reads at a place of its program."""
+        return self._way(version)
+
+    async def dawdle(self) -> None:
+        """Code waits on something of its own: no two times as long."""
+        await self.pause(random.choice((0, 1, 5, 60)))
 
     async def work(self, job: syntax.Step) -> str:
         """The body of an async step."""
@@ -98,17 +110,20 @@ def kind_of(error: BaseException) -> str:
 
 
 class Player:
-    """Plays programs in one run. `own`: whether its trigger has data to compare with; `tea`: the change is in."""
+    """Plays programs in one run, by `steps` of each form.
+
+    `own`: whether its trigger has data to compare with; `tea`: the change is in.
+    """
 
     def __init__(
-        self, ctx: Context, scene: Scene, work: Step[[syntax.Step], str], labour: Step[[syntax.Step], str],
-        function: Function[[Program], Told], *, own: bool, tea: bool,
+        self, ctx: Context, scene: Scene, steps: Mapping[str, Step[[syntax.Step], str]],
+        function: Function[[Program], Told], *, version: int, own: bool, tea: bool,
     ) -> None:  # fmt: skip
         self._ctx = ctx
         self._scene = scene
-        self._work = work
-        self._labour = labour
+        self._steps = steps
         self._function = function
+        self._version = version
         self._own = own
         self._tea = tea
 
@@ -120,6 +135,8 @@ class Player:
         match node:
             case syntax.Step() | syntax.Sleep() | syntax.Wait() | syntax.Send() | syntax.Chance():
                 return await self._seen(place, lambda: self._leaf(node))
+            case syntax.Fickle():
+                return await self._seen(place, lambda: self._fickle(node, place))
             case syntax.Raise():
                 raise Oops("by chance") if node.final else ValueError("by chance")
             case syntax.Seq():
@@ -180,9 +197,23 @@ class Player:
                 return ["chance", ctx.random.randrange(1_000), str(ctx.uuid())]
 
     async def _step(self, node: syntax.Step) -> str:
+        if node.dawdles:
+            await self._scene.dawdle()
         if node.form == "inline":
             return await self._ctx.step("inline", self._scene.work, node, retries=syntax.LIMIT)
-        return await (self._work if node.form == "async" else self._labour)(node)
+        return await self._steps[node.form](node)
+
+    async def _fickle(self, node: syntax.Fickle, place: str) -> Told:
+        """Its ops bear the names of their places, so that the log says which way a run went where."""
+        way = self._scene.way(self._ctx.run_id, place, self._version)
+        job = syntax.Step(value=way)
+        name = f"{place} {way}" if node.named else place
+        got = await self._ctx.step(name, self._scene.work, job, retries=syntax.LIMIT)
+        if got != text_of(job):
+            self._scene.ledger.conflicts.append(
+                f"I16: run {self._ctx.run_id} at {place} asked for {text_of(job)}, and was given {got}"
+            )
+        return ["way", got]
 
     async def _wait(self, node: syntax.Wait) -> Told:
         """The forms of `match` and `where` that there are."""

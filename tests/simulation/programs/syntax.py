@@ -25,14 +25,19 @@ class Node(Struct, frozen=True, tag_field="do", omit_defaults=True):
 
 
 class Step(Node, frozen=True, tag="step"):
-    """A step that fails `fails` times and then gives `value`, or a text of `size`. `form`: async, `def`, inline."""
+    """A step that fails `fails` times and then gives `value`, or a text of `size`.
+
+    `form`: async, `def`, inline, or by a member of a worker pool.
+    """
 
     value: int = 0
     fails: int = 0
     how: How = "again"
-    form: Literal["async", "thread", "inline"] = "async"
+    form: Literal["async", "thread", "inline", "pool"] = "async"
     took_ms: int = 0
     size: int = 0
+    dawdles: bool = False
+    """The run waits on something of its own before it asks for the step, as long as chance has it, each time anew."""
 
 
 class Sleep(Node, frozen=True, tag="sleep"):
@@ -66,6 +71,15 @@ class Raise(Node, frozen=True, tag="raise"):
 
 class Chance(Node, frozen=True, tag="chance"):
     """`ctx.random`, `ctx.uuid` and `ctx.now`: the same on every replay."""
+
+
+class Fickle(Node, frozen=True, tag="fickle"):
+    """Code reads what lies outside of the run, and asks for one thing or for another.
+
+    `named`: for another step; else for the same step with other arguments.
+    """
+
+    named: bool = False
 
 
 class Seq(Node, frozen=True, tag="seq"):
@@ -150,6 +164,7 @@ Program = (
     | Send
     | Raise
     | Chance
+    | Fickle
     | Seq
     | Gather
     | Group

@@ -14,6 +14,7 @@ from perdure_schemas.event import EventBody
 from tests.evidence.entries import entries_of
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.leftovers import LATE
+from tests.simulation.checks.ways import ways_of
 from tests.simulation.programs.app import begin_data, make_app
 from tests.simulation.programs.generate import KEYS, USERS
 from tests.simulation.programs.ledger import Ledger
@@ -34,10 +35,17 @@ async def _pause(ms: int) -> None:
     await asyncio.sleep(ms / 1000)
 
 
-def apps(ledger: Ledger) -> Mapping[str, App]:
-    """The app of each version, for all pods of a world."""
-    scene = Scene(ledger, pod=lambda: world().loop.current.name, alive=_alive, pause=_pause)
-    return {f"v{version}": make_app(scene, version) for version in range(3)}
+def apps(ledger: Ledger, *, pools: bool = False) -> Mapping[str, App]:
+    """The app of each version, for all pods of a world. `pools`: it has steps for members of worker pools."""
+    scene = Scene(ledger, pod=lambda: world().loop.current.name, alive=_alive, pause=_pause, way=_way)
+    return {f"v{version}": make_app(scene, version, pools=pools) for version in range(3)}
+
+
+def _way(version: int) -> int:
+    """What fickle code reads: the second version changed it, the third one takes that back; and some pods differ."""
+    here = world()
+    differs = here.loop.current.name.partition(".")[0] in here.odd
+    return int((version == 1) != differs)
 
 
 def _alive() -> bool:
@@ -58,6 +66,8 @@ class Together:
         self.events: set[str] = set()
         self._tries = here.draw("plan")
         self._deployed: dict[str, None] = {here.version: None}
+        if here.swarm.differ:
+            here.odd = {pod.name for pod in here.pods if self._tries.random() < 0.5}
 
     async def play(self, plan: Plan) -> None:
         """Clients do not wait for each other's answers, now and then."""
@@ -106,9 +116,7 @@ class Together:
         try:
             match move.what:
                 case "cancel":
-                    self.may_cancel.add(run)
-                    await self.here.ask(lambda port: port.cancel(run))
-                    self.cancelled.add(run)
+                    await self._cancel(run)
                 case "rerun":
                     again = await self.here.ask(lambda port: port.rerun(run, move.key))
                     self.asked.append(again)
@@ -129,9 +137,12 @@ class Together:
         """Faults are over: all that is waited for comes, until nobody waits."""
         here = self.here
         # Code that came later holds what it took further: older code would leave it alone for ever.
+        here.odd.clear()
         here.heal([*self._deployed][-1])
         for n in range(ROUNDS):
             await here.finish(days=30)
+            if await self._let_go():
+                continue
             if not self._waiting():
                 return
             for k in range(KEYS):
@@ -142,6 +153,29 @@ class Together:
         raise AssertionError(
             f"I14: all that could be waited for came {ROUNDS} times, and these wait on: {self._left()}"
         )
+
+    async def _let_go(self) -> bool:
+        """Whether runs were parked. They go on by code of the way that they went, if they went one way only."""
+        if not self._parked():
+            return False
+        for version in ("v1", "v2"):
+            self.here.heal(version, activate=True)
+            await self.here.finish(days=30)
+        for run in self._parked():
+            ways = ways_of(run, (entry for journal in self.here.journals for _, _, entry in journal.everything()))
+            assert ways == {0, 1}, f"I14: run {run} is parked, and went the way {ways} only"
+            await self._cancel(run)
+        return True
+
+    def _parked(self) -> list[str]:
+        return sorted(
+            state.id for _, one in self.here.owned() for state in one.view.runs.values() if state.status == "parked"
+        )
+
+    async def _cancel(self, run: str) -> None:
+        self.may_cancel.add(run)
+        await self.here.ask(lambda port: port.cancel(run))
+        self.cancelled.add(run)
 
     def _left(self) -> list[str]:
         return [
@@ -180,5 +214,6 @@ class Together:
                 for _, processor in here.owned()
                 for state in processor.view.runs.values()
             },
-            deaths=here.trace.counts["killed"],
+            # Who is silent for a lease counts as dead, too.
+            deaths=sum(here.trace.counts[kind] for kind in ("killed", "frozen", "cut")),
         )
