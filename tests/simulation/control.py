@@ -4,8 +4,8 @@
     clocks       time.time, monotonic, …               the loop's
     threads      perdure.worker.Threads                inline, at a moment that is drawn
                  perdure.worker.Watchdog               none: nothing blocks a loop whose time stands still
-    addresses    sets of tasks and futures             `SimTask`, `SimFuture` are hashed by number
-                 asyncio.as_completed                  begins its coroutines in the order given
+    addresses    sets of tasks and futures             `SimTask`, `SimFuture` are hashed by number; tasks of a run
+                                                       as the engine hashes them
     collector    gc                                    off: it would close generators at moments of its own
 
 What is left: sets of strings, whose order `PYTHONHASHSEED` changes. The engine must not let that order out; the test
@@ -18,7 +18,7 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from random import Random
@@ -92,13 +92,6 @@ class NoWatchdog:
         pass
 
 
-_as_completed: Callable[..., Any] = asyncio.as_completed
-
-
-def _in_order(fs: Iterable[Any], **options: Any) -> Any:
-    return _as_completed([asyncio.ensure_future(one) for one in fs], **options)
-
-
 _frozen = False
 
 
@@ -132,7 +125,6 @@ def controlled(loop: SimLoop, rng: Random, swarm: Swarm) -> Iterator[None]:
     patches.set(perdure.worker.queued, "LEASE_MS", swarm.lease_ms)
     patches.set(perdure.worker.pool, "ASK_AGAIN_SECONDS", swarm.ask_again_seconds)
     patches.set(asyncio, "Task", SimTask)
-    patches.set(asyncio, "as_completed", _in_order)
     patches.set(SimThreads, "chance", threads)
     if not _frozen:
         # What the interpreter holds before the first world is never garbage: collecting after each world stays cheap.

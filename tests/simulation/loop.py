@@ -24,6 +24,8 @@ from contextvars import Context
 from random import Random
 from typing import Any, TypeVarTuple, Unpack
 
+from perdure.worker.lineage import here
+
 Ts = TypeVarTuple("Ts")
 EPOCH_MS = 1_767_225_600_000
 """2026-01-01, when every world begins."""
@@ -59,11 +61,14 @@ class SimTask(tasks.Task[Any]):
         self.number = loop.number()
         self.owner = loop.current
         self.owner.tasks[self.number] = self
+        context: Context | None = options.get("context")
+        branch = context.get(here) if context is not None else None
+        self._hash = self.number if branch is None else hash(branch)
         super().__init__(coro, loop=loop, **options)
         self.add_done_callback(_gone, context=_EMPTY)
 
     def __hash__(self) -> int:
-        return self.number
+        return self._hash
 
 
 class SimFuture(asyncio.Future[Any]):

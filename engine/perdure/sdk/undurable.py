@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from perdure.sdk.source import tree_of, value_of
+from perdure.worker.asyncio_in_runs import as_completed, asyncios_as_completed
 from perdure.worker.spec import FunctionSpec
 
 log = logging.getLogger("perdure.app")
@@ -37,7 +38,8 @@ _TIMEOUTS: tuple[tuple[object, str], ...] = (
 )
 _WITH_TIMEOUT: tuple[tuple[object, str], ...] = (
     (asyncio.wait, "asyncio.wait(timeout=…)"),
-    (asyncio.as_completed, "asyncio.as_completed(timeout=…)"),
+    (asyncios_as_completed, "asyncio.as_completed(timeout=…)"),
+    (as_completed, "asyncio.as_completed(timeout=…)"),
 )
 
 

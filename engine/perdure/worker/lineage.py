@@ -3,15 +3,23 @@
 An op's identity is (branch, name, n-th use), taken when the op is called. A task factory gives every task that a run
 creates a branch of its own; it chains to the factory in place and touches nothing outside runs. Numbering branches at
 first use swapped identities in 59 of 60 runs. Step bodies are outside the lineage.
+
+Sets of tasks (what `asyncio.wait` gives, what a TaskGroup cancels) have the order of their hashes: by their branch, and
+not by their address, which is another on each replay.
 """
 
 import asyncio
+import sys
 import types
+from asyncio import base_events, tasks
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Struct
+from xxhash import xxh3_64_intdigest
+
+from perdure.errors import DefinitionError
 
 if TYPE_CHECKING:
     from perdure.worker.execution import Execution
@@ -33,6 +41,10 @@ class Branch:
         self.body: InStep | None = None
         """The step whose body the task runs."""
 
+    def __hash__(self) -> int:
+        """The same on every replay and in every process, and another for each branch of each run."""
+        return xxh3_64_intdigest(f"{self.execution.run_id}/{self.path}".encode())
+
     def child(self) -> "Branch":
         self.children += 1
         return Branch(self.execution, f"{self.path}.{self.children}")
@@ -41,6 +53,20 @@ class Branch:
         """`0.2/insert#7`: the seventh use of `insert` in branch 0.2."""
         n = self.uses[name] = self.uses.get(name, 0) + 1
         return f"{self.prefix}{name}#{n}"
+
+
+class RunTask(asyncio.Task[Any]):
+    """A task of a run, hashed by its branch."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, branch: Branch, coro: Coroutine[Any, Any, Any], **options: Any) -> None:
+        # asyncio puts the task into a set as soon as it is made.
+        self._hash = hash(branch)
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class InStep(Struct, eq=False):
@@ -83,10 +109,14 @@ class TaskFactory:
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> "asyncio.Future[Any]":
-        make = self.previous or _plain_task
+        previous = self.previous
+        make = previous or _plain_task
         branch = here.get()
         if branch is None or in_step.get() is not None or branch.execution.signal is not None:
             return make(loop, coro, **options)
+        if _begun_out_of_order():
+            coro.close()
+            raise DefinitionError(_OUT_OF_ORDER)
         if type(coro) is _CLOSING:
             # The collector closes generators, whenever it likes and in whoever's context: that is nobody's branch.
             context = copy_context()
@@ -99,7 +129,10 @@ class TaskFactory:
         context.run(here.set, child)
         tracked = _tracked(child, coro)
         cast("Any", tracked).__qualname__ = getattr(coro, "__qualname__", "task")
-        task = make(loop, tracked, context=context, **options)
+        if previous is None:
+            task: asyncio.Future[Any] = RunTask(child, tracked, loop=loop, context=context, **options)
+        else:
+            task = previous(loop, tracked, context=context, **options)
         branch.execution.adopt(task, coro, child)
         return task
 
@@ -135,6 +168,40 @@ def _track(branch: Branch, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any
     finally:
         execution.moves += 1
         coro.close()
+
+
+_OUT_OF_ORDER = (
+    "asyncio.as_completed begins coroutines in an order that differs on replay; in a run it begins them in the order "
+    "given, but not under a name that was taken from asyncio before. Call it as asyncio.as_completed(…), or give it "
+    "tasks: [asyncio.create_task(fetch(url)) for url in urls]"
+)
+
+
+def _codes_of_as_completed() -> frozenset[types.CodeType]:
+    """Where asyncio begins coroutines in the order of a set: an iterator's `__init__` since Python 3.13."""
+    iterator: Any = getattr(tasks, "_AsCompletedIterator", None)
+    code: types.CodeType = (cast("Any", tasks.as_completed) if iterator is None else iterator.__init__).__code__
+    inner = (one for one in code.co_consts if isinstance(one, types.CodeType) and one.co_name == "<setcomp>")
+    return frozenset({code, *inner})
+
+
+_AS_COMPLETED = _codes_of_as_completed()
+_ENSURE = frozenset(
+    getattr(tasks, name).__code__ for name in ("ensure_future", "_ensure_future") if hasattr(tasks, name)
+)
+_CREATE = base_events.BaseEventLoop.create_task.__code__
+
+
+def _begun_out_of_order() -> bool:
+    """Whether the factory was called by asyncio's own `as_completed`, whose frames are next to it."""
+    frame: types.FrameType | None = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    if frame and frame.f_code is _CREATE:
+        frame = frame.f_back
+    if not frame or frame.f_code not in _ENSURE:
+        return False
+    while frame and frame.f_code in _ENSURE:
+        frame = frame.f_back
+    return frame is not None and frame.f_code in _AS_COMPLETED
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:

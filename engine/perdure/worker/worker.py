@@ -17,7 +17,7 @@ from msgspec import Raw
 from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, OwnerKnown, Parked, Retry, Start
 from perdure.flow.states import OpenOp, RunState
 from perdure.partition import Processor
-from perdure.worker import asking, lineage
+from perdure.worker import asking, asyncio_in_runs, lineage
 from perdure.worker.coding import Codec, coded, decoded
 from perdure.worker.execution import Execution
 from perdure.worker.idle import own_clock, tasks_idle
@@ -104,6 +104,7 @@ class Worker:
         self._fresh: dict[str, Execution] = {}
         self._closing = False
         lineage.install(self.loop)
+        asyncio_in_runs.install()
 
     # Host
 

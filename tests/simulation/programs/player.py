@@ -250,11 +250,21 @@ class Player:
         return [index, await self.play(node, f"{place}.{index}")]
 
     async def _in_turn(self, node: syntax.InTurn, place: str) -> Told:
-        tasks = [asyncio.ensure_future(self._numbered(part, place, i)) for i, part in enumerate(node.parts)]
+        begun: list[asyncio.Task[Any]] = []
+        over = False
+
+        async def one(index: int, part: Program) -> Told:
+            task = asyncio.current_task()
+            assert task is not None
+            begun.append(task)
+            return [] if over else await self._numbered(part, place, index)
+
         try:
-            return ["in turn", *[await one for one in asyncio.as_completed(tasks)]]
+            found = asyncio.as_completed([one(index, part) for index, part in enumerate(node.parts)])
+            return ["in turn", *[await told for told in found]]
         finally:
-            await _stop(tasks)
+            over = True
+            await _stop(begun)
 
     async def _queued(self, node: syntax.Queue, place: str) -> Told:
         jobs: asyncio.Queue[tuple[int, Program]] = asyncio.Queue()
