@@ -43,6 +43,7 @@ _CALLS = count()
 _LATER = cast("asyncio.AbstractEventLoop", None)
 _NOWHERE = Branch(cast("Execution", None), "")
 _NONE_CLOSED = cast("set[str]", frozenset[str]())
+_NONE_ENDING: "list[tuple[asyncio.Task[Any], InStep]]" = []
 _NO_QUEUE: "deque[Delivered]" = deque()
 Asked = Delivered | Go
 
@@ -71,6 +72,8 @@ class Execution(Struct, eq=False):
     closed: set[str] = _NONE_CLOSED
     held: set[str] = _NONE_CLOSED
     """Steps that may not begin at present."""
+    ending: "list[tuple[asyncio.Task[Any], InStep]]" = _NONE_ENDING
+    """Tasks other than the root that were cancelled in the body of a step."""
     unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
     moves: int = 0
     rest: tuple[int, object | None] = (-1, None)
@@ -309,6 +312,26 @@ class Execution(Struct, eq=False):
         waiter: asyncio.Future[Any] | None = getattr(self.root, "_fut_waiter", None)
         return None if waiter is None or waiter.done() else waiter
 
+    def cancelled_in_body(self, body: InStep) -> None:
+        """A task is being cancelled while it runs the body of a step: by the run, or by that body's own timeout."""
+        self.ending = [*self.ending, (cast("asyncio.Task[Any]", asyncio.current_task()), body)]
+
+    def _ends_bodies(self) -> bool:
+        """Whether the body of a step that was given up is not at its end yet.
+
+        What comes after it comes at once on replay, and so before the next result here, however long the body takes.
+        """
+        root = cast("asyncio.Task[Any]", self.root)
+        if self.branch.body is not None and root.cancelling() > self.branch.body.cancels:
+            return True
+        if self.ending:
+            self.ending = [
+                (task, body)
+                for task, body in self.ending
+                if self.tasks.get(task, _NOWHERE).body is body and task.cancelling() > body.cancels
+            ]
+        return bool(self.ending)
+
     def gone(self) -> bool:
         return self.signal is not None or self.root is None or self.root.done()
 
@@ -322,6 +345,9 @@ class Execution(Struct, eq=False):
         """Nothing of the run moves by itself: hand over the next outcome, or see what is missing."""
         self.rest = (self.moves, self.root_waiter())
         queue = self.queue
+        if queue and self._ends_bodies():
+            self.worker.look_again(self)
+            return
         while queue:
             head = queue[0]
             future = self.waiting.get(head.op)

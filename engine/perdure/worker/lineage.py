@@ -77,6 +77,8 @@ class InStep(Struct, eq=False):
     name: str
     attempt: int
     cancelled: bool
+    cancels: int
+    """How often its task had been asked to end when the body began. Now more often: the step was given up."""
 
 
 here: ContextVar[Branch | None] = ContextVar("perdure_branch", default=None)
@@ -158,6 +160,8 @@ def _track(branch: Branch, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any
             except BaseException as error:
                 if branch.body is None:
                     execution.moves += 1
+                elif isinstance(error, asyncio.CancelledError):
+                    execution.cancelled_in_body(branch.body)
                 waited = coro.throw(error)
             else:
                 if branch.body is None:

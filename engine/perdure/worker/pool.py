@@ -281,7 +281,7 @@ class _Work:
             return self._failed(step, info, None)
         if self.member.closing:
             return None
-        self._inside = InStep(cast("Execution", self), step.op, name, step.attempt, False)
+        self._inside = InStep(cast("Execution", self), step.op, name, step.attempt, False, 0)
         self.body = f"step {name!r} of queue {step.step.queue!r}", spec.fn
         self.task = asyncio.get_running_loop().create_task(self._run_body(step, spec, name), context=Context())
         self._beat_later(step)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
 from time import monotonic_ns
-from typing import Any
+from typing import Any, cast
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -57,7 +57,7 @@ async def run_step(
     # The op is the caller's, but in a step is the task that awaits it.
     inside = here.get() or branch
     while delivered is None:
-        attempt = _Attempt(execution, op, spec.name, 1, False, spec, asked, given, monotonic_ns())
+        attempt = _Attempt(execution, op, spec.name, 1, False, 0, spec, asked, given, monotonic_ns())
         if not plain and (execution.suspect or op in execution.state.open or attempt.held()):
             answer = await attempt.gate()
             if answer is not None:
@@ -66,6 +66,11 @@ async def run_step(
         plain = False
         try:
             # 2 and 3: after this the attempt's record is on its way to the log
+            task = cast("asyncio.Task[Any]", asyncio.current_task())
+            cancels = task.cancelling()
+            if cancels:
+                # One on its way is thrown into the body, and is not the body's own.
+                attempt.cancels = cancels - task._must_cancel  # type: ignore[attr-defined]
             token = in_step.set(attempt)
             outer, inside.body = inside.body, attempt
             try:
@@ -75,7 +80,7 @@ async def run_step(
                     value = await guarded(attempt, spec, args, kwargs)
                 encoded, kept = round_trip(value, spec.returns)
             except BaseException as error:
-                if attempt.broke(error):
+                if attempt.broke(error, task):
                     raise
                 record = kept = None
             else:
@@ -100,6 +105,9 @@ async def run_step(
                 except ValueError:
                     # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
                     pass
+            while task.cancelling() > cancels:
+                # Left behind by the body, which a replay does not run.
+                task.uncancel()
             # 4: as `execution.wait`, without a coroutine of its own
             future = execution.waiting[op] = execution.loop.create_future()
             if execution.queue:
@@ -240,15 +248,17 @@ class _Attempt(InStep, eq=False):
         answer = await execution.wait(self.op)
         return None if isinstance(answer, Go) else answer
 
-    def broke(self, error: BaseException) -> bool:
+    def broke(self, error: BaseException, task: "asyncio.Task[Any]") -> bool:
         """The body raised: its failure goes to the log. True if the error is not the body's and is to be raised on."""
         execution = self.execution
         if isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit):
             return True
         if isinstance(error, asyncio.CancelledError):
             self.cancelled = True
-            if execution.signal is not None or _cancelling():
+            if execution.signal is not None or task.cancelling() > self.cancels:
                 execution.close(self.op)
+                if execution.queue:
+                    execution.worker.settler.watch(execution)
                 return True
         elif execution.signal is not None:
             raise type(execution.signal) from None
@@ -271,11 +281,6 @@ class _Attempt(InStep, eq=False):
             StepFailed(execution.run_id, self.op, self.attempt, self.asked, info, retry_in_ms, shown, took_us, v=V)
         )
         execution.worker.may_rest(execution)
-
-
-def _cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
