@@ -43,7 +43,6 @@ _CALLS = count()
 _LATER = cast("asyncio.AbstractEventLoop", None)
 _NOWHERE = Branch(cast("Execution", None), "")
 _NONE_CLOSED = cast("set[str]", frozenset[str]())
-_NONE_ENDING: "list[tuple[asyncio.Task[Any], InStep]]" = []
 _NO_QUEUE: "deque[Delivered]" = deque()
 Asked = Delivered | Go
 
@@ -72,8 +71,8 @@ class Execution(Struct, eq=False):
     closed: set[str] = _NONE_CLOSED
     held: set[str] = _NONE_CLOSED
     """Steps that may not begin at present."""
-    ending: "list[tuple[asyncio.Task[Any], InStep]]" = _NONE_ENDING
-    """Tasks other than the root that were cancelled in the body of a step."""
+    ending: dict[Branch, InStep] = {}
+    """Branches but the root that were cancelled in the body of a step: by the run, or by that body's own timeout."""
     unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
     moves: int = 0
     rest: tuple[int, object | None] = (-1, None)
@@ -127,16 +126,20 @@ class Execution(Struct, eq=False):
         """Start user code in a context of its own, whose branch is the root."""
         context = Context()
         context.run(here.set, self.branch)
-        self.root = asyncio.Task(main, loop=self.loop, name=f"run {self.run_id}", context=context)
+        self.root = self.branch.task = asyncio.Task(main, loop=self.loop, name=f"run {self.run_id}", context=context)
         if self.queue:
             self.worker.settler.watch(self)
 
     def adopt(self, task: "asyncio.Future[Any]", coro: Coroutine[Any, Any, Any], branch: Branch) -> None:
         """A task that the run created for `coro`."""
         self.tasks[task] = branch
+        branch.task = cast("asyncio.Task[Any]", task)
 
         def ended(task: "asyncio.Future[Any]") -> None:
             self.tasks.pop(task, None)
+            branch.task = None
+            if self.ending:
+                self.ending.pop(branch, None)
             # A task that was cancelled before its first turn leaves its coroutine unstarted: nobody forgot to await it.
             coro.close()
             for op in [op for op, one in self.unawaited.items() if one is coro]:
@@ -312,25 +315,14 @@ class Execution(Struct, eq=False):
         waiter: asyncio.Future[Any] | None = getattr(self.root, "_fut_waiter", None)
         return None if waiter is None or waiter.done() else waiter
 
-    def cancelled_in_body(self, body: InStep) -> None:
-        """A task is being cancelled while it runs the body of a step: by the run, or by that body's own timeout."""
-        self.ending = [*self.ending, (cast("asyncio.Task[Any]", asyncio.current_task()), body)]
-
     def _ends_bodies(self) -> bool:
         """Whether the body of a step that was given up is not at its end yet.
 
         What comes after it comes at once on replay, and so before the next result here, however long the body takes.
         """
-        root = cast("asyncio.Task[Any]", self.root)
-        if self.branch.body is not None and root.cancelling() > self.branch.body.cancels:
-            return True
         if self.ending:
-            self.ending = [
-                (task, body)
-                for task, body in self.ending
-                if self.tasks.get(task, _NOWHERE).body is body and task.cancelling() > body.cancels
-            ]
-        return bool(self.ending)
+            self.ending = {branch: body for branch, body in self.ending.items() if branch.gives_up(body)}
+        return bool(self.ending) or self.branch.gives_up(self.branch.body)
 
     def gone(self) -> bool:
         return self.signal is not None or self.root is None or self.root.done()
@@ -452,7 +444,7 @@ class Execution(Struct, eq=False):
 
     def ended(self) -> None:
         """The root task is at its end. Without the cycles cut here, every run would have to wait for the collector."""
-        self.root = self.context = None
+        self.root = self.context = self.branch.task = None
         self.branch = _NOWHERE
 
     def unread(self) -> list[str]:

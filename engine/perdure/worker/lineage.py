@@ -30,7 +30,7 @@ Factory = Callable[..., "asyncio.Future[Any]"]
 class Branch:
     """One task of a run: its path in the tree of tasks, and how often it used each name."""
 
-    __slots__ = ("body", "children", "execution", "path", "prefix", "uses")
+    __slots__ = ("body", "children", "execution", "path", "prefix", "task", "uses")
 
     def __init__(self, execution: "Execution", path: str) -> None:
         self.execution = execution
@@ -40,6 +40,7 @@ class Branch:
         self.children = 0
         self.body: InStep | None = None
         """The step whose body the task runs."""
+        self.task: asyncio.Task[Any] | None = None
 
     def __hash__(self) -> int:
         """The same on every replay and in every process, and another for each branch of each run."""
@@ -48,6 +49,12 @@ class Branch:
     def child(self) -> "Branch":
         self.children += 1
         return Branch(self.execution, f"{self.path}.{self.children}")
+
+    def gives_up(self, body: "InStep | None") -> bool:
+        """Whether `body` is what the task runs, and was cancelled from outside it."""
+        if body is None or body is not self.body or self.task is None:
+            return False
+        return self.task.cancelling() > body.cancels
 
     def identity(self, name: str) -> str:
         """`0.2/insert#7`: the seventh use of `insert` in branch 0.2."""
@@ -161,7 +168,7 @@ def _track(branch: Branch, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any
                 if branch.body is None:
                     execution.moves += 1
                 elif isinstance(error, asyncio.CancelledError):
-                    execution.cancelled_in_body(branch.body)
+                    execution.ending[branch] = branch.body
                 waited = coro.throw(error)
             else:
                 if branch.body is None:

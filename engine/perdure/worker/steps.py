@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
 from time import monotonic_ns
-from typing import Any, cast
+from typing import Any
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -66,7 +66,8 @@ async def run_step(
         plain = False
         try:
             # 2 and 3: after this the attempt's record is on its way to the log
-            task = cast("asyncio.Task[Any]", asyncio.current_task())
+            task = inside.task
+            assert task is not None
             cancels = task.cancelling()
             if cancels:
                 # One on its way is thrown into the body, and is not the body's own.
@@ -80,7 +81,7 @@ async def run_step(
                     value = await guarded(attempt, spec, args, kwargs)
                 encoded, kept = round_trip(value, spec.returns)
             except BaseException as error:
-                if attempt.broke(error, task):
+                if attempt.broke(error):
                     raise
                 record = kept = None
             else:
@@ -248,14 +249,15 @@ class _Attempt(InStep, eq=False):
         answer = await execution.wait(self.op)
         return None if isinstance(answer, Go) else answer
 
-    def broke(self, error: BaseException, task: "asyncio.Task[Any]") -> bool:
+    def broke(self, error: BaseException) -> bool:
         """The body raised: its failure goes to the log. True if the error is not the body's and is to be raised on."""
         execution = self.execution
         if isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit):
             return True
         if isinstance(error, asyncio.CancelledError):
             self.cancelled = True
-            if execution.signal is not None or task.cancelling() > self.cancels:
+            task = asyncio.current_task()
+            if execution.signal is not None or (task is not None and task.cancelling() > self.cancels):
                 execution.close(self.op)
                 if execution.queue:
                     execution.worker.settler.watch(execution)
