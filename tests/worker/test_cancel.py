@@ -233,9 +233,9 @@ async def test_what_goes_on_is_not_closed_in_the_midst_of_another_run(monkeypatc
         return await work(n)
 
     @app.background
-    async def flow() -> list[int]:
+    async def flow() -> None:
         gc.collect()
-        return await asyncio.gather(helped(1), helped(2))
+        await asyncio.gather(helped(1), helped(2))
 
     async with TestEngine(app) as engine:
         run = await deaf.enqueue()
