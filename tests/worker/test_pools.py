@@ -941,15 +941,21 @@ async def test_a_member_whose_log_closes_gives_up(
         await engine.crash_owner()
 
 
-async def test_a_follower_that_fails_is_named(caplog: pytest.LogCaptureFixture, name: str, gate: Gate) -> None:
+async def test_a_follower_that_fails_is_named_and_follows_anew(
+    caplog: pytest.LogCaptureFixture, name: str, gate: Gate
+) -> None:
+    """The step's run is cancelled after that: its member hears of it, and stops the step."""
     async with pods() as engine:
         member = engine.member()
-        await one.enqueue(name)
+        handle = await one.enqueue(name)
         await engine.until(lambda: gate.began)
-        member.answers._failed(0, ValueError("damaged"))
+        for partition, reader in list(member.answers._readers.items()):
+            reader.close()
+            member.answers._failed(partition, ValueError("damaged"))
         assert any("damaged" in record.message for record in caplog.records)
-        gate.open.set()
+        await handle.cancel()
         await engine.until(lambda: not member.busy)
+        assert not gate.open.is_set()
 
 
 # What is refused

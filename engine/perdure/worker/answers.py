@@ -27,9 +27,12 @@ class Answers:
         """From here on `told` is called with each answer to the claim. Ask after this, and no answer is missed."""
         self._claims.setdefault(partition, {})[claim] = told
         if partition not in self._readers:
-            self._readers[partition] = self._log.follow(
-                partition, self._log.end(partition), self._read, failed=lambda error: self._failed(partition, error)
-            )
+            self._follow(partition)
+
+    def _follow(self, partition: int) -> None:
+        self._readers[partition] = self._log.follow(
+            partition, self._log.end(partition), self._read, failed=lambda error: self._failed(partition, error)
+        )
 
     def forget(self, partition: int, claim: str) -> None:
         claims = self._claims.get(partition, {})
@@ -55,6 +58,8 @@ class Answers:
                     told(answer)
 
     def _failed(self, partition: int, error: Exception) -> None:
-        """Claims there are asked for again, and given up in the end; the next one follows anew."""
-        log.error("answers in partition %d cannot be read: %s", partition, error)
+        """Trimmed before it was read, or damaged. Claims are asked for again, and those at work give signs of life."""
+        log.warning("answers in partition %d cannot be read: %s", partition, error)
         self._readers.pop(partition, None)
+        if self._claims.get(partition):
+            self._follow(partition)
