@@ -224,7 +224,8 @@ class Log(Protocol):
         """Give `sink` every batch from `offset` on, for ever: first what is stored, in slices, then what comes.
 
         If a record cannot be read or the sink raises, the reader is closed and `failed` is called once with the
-        reason (without it, the loop's exception handler). Raises `IndexError` like `read`.
+        reason (without it, the loop's exception handler). So it is where another process trims what this reader has
+        not read: `start` says so by then. Raises `IndexError` like `read`.
         """
         ...
 
