@@ -4,9 +4,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from perdure import App, Context, Event
 from perdure.testing import TestEngine
+from perdure.worker.lineage import here
+from perdure_schemas.payload import Payload
+from perdure_schemas.records import StepCompleted, V
 from tests.worker.helpers import deploy
 
 Body = Callable[[Context, Event], Coroutine[Any, Any, str]]
@@ -298,3 +302,25 @@ async def test_a_function_that_is_missing_is_held_and_not_parked() -> None:
         await deploy(engine, shop())
         await engine.finish()
         assert engine.run("fulfil").output == "paid 100"
+
+
+async def test_a_result_of_other_arguments_that_comes_while_the_step_runs_parks_the_run() -> None:
+    """An owner of other code wrote it before it knew of this one: seed 20667. The step's own came second."""
+    app = App("shop")
+
+    @app.step
+    async def double(n: int) -> int:
+        branch = here.get()
+        assert branch is not None
+        execution = branch.execution
+        theirs = Payload(Raw(b"2"))
+        execution.processor.append(StepCompleted(execution.run_id, "0/double#1", 1, "x3:other", theirs, v=V))
+        return 2 * n
+
+    @app.background
+    async def flow() -> int:
+        return await double(1)
+
+    async with TestEngine(app) as engine:
+        await flow.enqueue()
+        assert engine.run(flow).status == "parked"

@@ -138,6 +138,10 @@ async def run_step(
 def value_of(execution: Execution, op: str, spec: StepSpec, asked: str, delivered: Delivered) -> Any:
     """What the log has of the step: its result, or its last failure raised."""
     outcome = delivered.outcome
+    if isinstance(outcome, StepCompleted | StepFailed) and outcome.digest != asked:
+        # Written by an owner of other code, before it knew of this one.
+        execution.park(op, AskedOp(op, outcome.digest), AskedOp(op, asked), "was recorded with other arguments")
+        raise Diverged
     if type(outcome) is StepCompleted:
         return _recorded(execution, op, spec, asked, outcome.result)
     assert isinstance(outcome, StepFailed), f"I4: a step's outcome is a {type(outcome).__name__}"
@@ -146,8 +150,9 @@ def value_of(execution: Execution, op: str, spec: StepSpec, asked: str, delivere
 
 def _same(outcome: object, record: StepCompleted) -> bool:
     """Whether the outcome is what this attempt wrote, read with the same bytes."""
-    result = outcome.result if type(outcome) is StepCompleted else None
-    return result is not None and result.inline == record.result.inline and not result.encoded
+    if type(outcome) is not StepCompleted or outcome.digest != record.digest:
+        return False
+    return outcome.result.inline == record.result.inline and not outcome.result.encoded
 
 
 def _recorded(execution: Execution, op: str, spec: StepSpec, asked: str, result: Payload) -> Any:
