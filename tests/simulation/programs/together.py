@@ -141,13 +141,12 @@ class Together:
         here.heal([*self._deployed][-1])
         for n in range(ROUNDS):
             await here.finish(days=30)
-            if await self._let_go():
-                continue
-            if not self._waiting():
+            if not self._waiting() and not self._parked():
                 return
             if self._held():
                 here.heal(self._newest())
                 continue
+            await self._let_go()
             for k in range(KEYS):
                 for u in range(USERS):
                     for name in ("go", "begin") if n % 4 == 3 else ("go",):
@@ -165,18 +164,23 @@ class Together:
         numbers = next(one.view.meta.numbers for _, one in self.here.owned() if one.partition == 0 and one.performing)
         return max(self.here.apps, key=lambda version: numbers.get(self.here.apps[version].definition().digest, 0))
 
-    async def _let_go(self) -> bool:
-        """Whether runs were parked. They go on by code of the way that they went, if they went one way only."""
+    async def _let_go(self) -> None:
+        """Parked runs are tried by the code of each way in turn. Where fickle code went one way only, its code goes on.
+
+        What it goes on to wait for comes later, under other code, which parks it again: stuck is what neither takes
+        further. What code has parked it does not try again before other code did.
+        """
         if not self._parked():
-            return False
-        for version in ("v1", "v2"):
+            return
+        stuck: list[set[str]] = []
+        for version in ("v2", "v1", "v2"):
             self.here.heal(version, activate=True)
             await self.here.finish(days=30)
-        for run in self._parked():
+            stuck.append({*self._parked()})
+        for run in sorted(stuck[1] & stuck[2]):
             ways = ways_of(run, (entry for journal in self.here.journals for _, _, entry in journal.everything()))
             assert ways == {0, 1}, f"I14: run {run} is parked, and went the way {ways} only"
             await self._cancel(run)
-        return True
 
     def _parked(self) -> list[str]:
         return sorted(
