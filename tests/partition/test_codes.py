@@ -41,6 +41,11 @@ async def stranger(ctx: Context, event: Event) -> str:
     return "stranger"
 
 
+async def patched(ctx: Context, event: Event) -> str:
+    """Keeps both ways."""
+    return await (stranger if ctx.patched("weigh") else second)(ctx, event)
+
+
 def app_of(body: Body | None) -> App:
     app = App("shop")
     if body is None:
@@ -101,6 +106,21 @@ async def test_what_older_code_advanced_newer_code_takes() -> None:
     assert (await order_of(new)).held == 0
     await cluster.advance(7_300_000)
     assert outcome(cluster) == ("completed", '"second"')
+
+
+async def test_a_run_that_older_code_began_after_a_deploy_is_not_of_the_patch() -> None:
+    """The newer code is the active one, and has not come to the pod that has the partition."""
+    cluster, (old, new) = await pods(first, patched)
+    await place(cluster, old, "e")
+    await all_to(cluster, new)
+    await cluster.advance(7_300_000)
+    assert outcome(cluster) == ("completed", '"second"')
+    assert not cluster.all(RunParked)
+    await place(cluster, new, "f")
+    assert sorted(bytes(run.result.inline) for run in cluster.runs() if run.result and run.result.inline) == [
+        b'"second"',
+        b'"stranger"',
+    ]
 
 
 async def test_older_code_goes_on_with_what_newer_code_has_not_touched() -> None:

@@ -235,7 +235,14 @@ class Context(Sender):
     def patched(self, change: str, /) -> bool:
         """True in runs that began under code with this `ctx.patched(change)` in it."""
         execution = self._inside()
-        definition = execution.processor.view.definitions.get(str(execution.state.number))
+        view, run = execution.processor.view, execution.state
+        # Older code may have taken its first steps, on a pod that the deploy had not come to yet.
+        begun = view.begun_by(run, view.lines.load(run.id))
+        return all(self._has(change, number) for number in {run.number, begun or run.number})
+
+    def _has(self, change: str, number: int) -> bool:
+        execution = self._execution
+        definition = execution.processor.view.definitions.get(str(number))
         functions = definition.functions if definition else ()
         return any(f.id == execution.function.id and change in f.patches for f in functions)
 
