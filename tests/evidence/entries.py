@@ -38,25 +38,33 @@ def entries_of(partition: int, records: Iterable[tuple[int, int, bytes]]) -> lis
 def without_repetitions(journal: Journal) -> tuple[Journal, int]:
     """I3: what one partition sends another is numbered without gaps; a number that comes again is the same record.
 
-    Returns what counts, and how many records came a second time.
+    What comes before its time, after a gap, does not count either: it comes again. Returns what counts, and how many
+    records do not.
     """
     effective: Journal = {}
     repeated = 0
     for partition, entries in journal.items():
         taken: dict[int, list[Entry]] = defaultdict(list)
         kept = effective[partition] = []
+        early: list[Entry] = []
         for entry in entries:
             if "from" not in entry.record:
                 kept.append(entry)
                 continue
             source, n = entry.record["from"]
             before = taken[source]
-            assert 1 <= n <= len(before) + 1, f"I3: {source} → {partition}: {n} follows {len(before)}"
-            if n == len(before) + 1:
+            if n > len(before) + 1:
+                early.append(entry)
+            elif n == len(before) + 1:
                 before.append(entry)
                 kept.append(entry)
             else:
                 first = before[n - 1]
                 assert entry.raw == first.raw, f"I3: {source} → {partition} #{n}: {entry.raw!r} was {first.raw!r}"
                 repeated += 1
+        for entry in early:
+            source, n = entry.record["from"]
+            in_time = [one.raw for one in taken[source][n - 1 : n]]
+            assert in_time == [entry.raw], f"I3: {source} → {partition}: {entry.raw!r} came early only"
+        repeated += len(early)
     return effective, repeated

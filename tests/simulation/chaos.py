@@ -4,7 +4,8 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.simulation.swarm import RATES
+from tests.simulation.simlog import SimLog
+from tests.simulation.swarm import MORE_RATES, RATES
 
 if TYPE_CHECKING:
     from tests.simulation.pod import Pod
@@ -35,6 +36,7 @@ class Chaos:
             "leader": self._leader,
             "full": self._full,
             "compact": self._compact,
+            "severed": self._sever,
         }
 
     def begin(self) -> None:
@@ -43,7 +45,7 @@ class Chaos:
         self._begun = True
         # Where faults come too fast for anything to be done between them, they end by themselves.
         self._world.later(LONGEST_SECONDS, self._world.swarm.calm)
-        for kind in RATES:
+        for kind in (*RATES, *MORE_RATES):
             self._plan(kind)
 
     def _plan(self, kind: str) -> None:
@@ -151,6 +153,13 @@ class Chaos:
             self._note("cut", f"{pod.name} {seconds:.3f}")
             pod.log.cut_until = max(pod.log.cut_until, self._world.loop.time() + seconds)
 
+    def _sever(self) -> None:
+        pod, partition = self._someone(), self._rng.randrange(self._world.swarm.partitions)
+        if pod is not None and isinstance(pod.log, SimLog):
+            seconds = self._rng.choice((0.5, 2.0, 6.0)) * (0.5 + self._rng.random())
+            self._note("severed", f"{pod.name} {partition} {seconds:.3f}")
+            pod.log.sever(partition, seconds)
+
     def _rebalance(self) -> None:
         self._world.faults += 1
         self._world.cluster.group.rebalance("the coordinator wants it")
@@ -203,6 +212,8 @@ class Chaos:
             pod.version = world.version
             if pod.log is not None:
                 pod.log.cut_until = 0.0
+                if isinstance(pod.log, SimLog):
+                    pod.log.severed_until.clear()
             if pod.owner is not None:
                 pod.owner.stalled_until = 0.0
                 if pod.owner.frozen and pod.alive:

@@ -169,6 +169,7 @@ class Cluster:
         for value in values:
             self.trace.note("append", f"{who} {topic} {journal.end} {timestamp_ms}", value)
             journal.end += 1
+        journal.came.extend(range(self.records, self.records + len(values)))
         self.records += len(values)
         journal.last[producer] = number, appended
         for tell in list(journal.waiting.values()):

@@ -78,7 +78,7 @@ class _Fetcher:
         log = self._log
         if self.closed or log.dead:
             return
-        if log.is_cut():
+        if log.is_cut() or log.is_severed(self.partition):
             self._scheduled = True
             log.loop.post(log.owner, log.cluster.swarm.request_timeout, self._fetch)
             return
@@ -119,6 +119,8 @@ class SimLog:
         self.name = owner.name
         self.cut_until = 0.0
         """Nothing reaches the brokers before, and nothing comes from them."""
+        self.severed_until: dict[Topic, float] = {}
+        """Nothing reaches the broker that leads this partition before, and nothing comes from it."""
         self._opened = False
         self.ticket = self._acknowledged = 0
         self._waiters = Waiters()
@@ -150,6 +152,12 @@ class SimLog:
 
     def is_cut(self) -> bool:
         return self.loop.time() < self.cut_until
+
+    def sever(self, partition: int, seconds: float) -> None:
+        self.severed_until[partition] = self.loop.time() + seconds
+
+    def is_severed(self, topic: Topic) -> bool:
+        return self.loop.time() < self.severed_until.get(topic, 0.0)
 
     def delay(self) -> float:
         """How long a message takes one way."""
@@ -367,10 +375,11 @@ class SimLog:
         chunk.tries += 1
         tries, producer, number = chunk.tries, self._producer, chunk.number
         values, topic = list(chunk.values), chunk.topic
-        self.send(
-            lambda: self.cluster.produce(producer, number, topic, values, self.name),
-            lambda appended: self._answered(chunk, appended),
-        )
+        if not self.is_severed(topic):
+            self.send(
+                lambda: self.cluster.produce(producer, number, topic, values, self.name),
+                lambda appended: self._answered(chunk, appended),
+            )
         self.loop.post(self.owner, self.cluster.swarm.request_timeout, self._overdue, chunk, tries, producer)
 
     def _answered(self, chunk: _Chunk, appended: Appended | None) -> None:
@@ -412,6 +421,14 @@ class SimLog:
                     self.loop.post(
                         self.cluster.owner, rng.uniform(0.1, 20), self._late, old, chunk.number, chunk.topic,
                         list(chunk.values),
+                    )  # fmt: skip
+                if swarm.p_hole and len(lane.chunks) > 1 and rng.random() < swarm.p_hole:
+                    # It has given up the first, never sent, and goes on with the next: which comes with a hole before.
+                    self.cluster.late += 1
+                    ahead = lane.chunks[1]
+                    self.loop.post(
+                        self.cluster.owner, self.delay(), self._late, self.cluster.new_producer(), 0, ahead.topic,
+                        list(ahead.values),
                     )  # fmt: skip
                 self._first(lane)
 

@@ -14,11 +14,15 @@ from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import nothing_is_left
 from tests.simulation.checks.prefixes import check_prefixes
 from tests.simulation.checks.replaying import check_replays
+from tests.simulation.programs.aimed import aimed_plan
 from tests.simulation.programs.ledger import Ledger
 from tests.simulation.programs.plan import Crash, Plan, random_plan, whole_plan
 from tests.simulation.programs.together import Together, apps
 from tests.simulation.swarm import WHOLE_FROM, Swarm, drawn
 from tests.simulation.world import World
+
+AIMED = 0.25
+"""So many of the plans are no chance alone."""
 
 
 class Outcome(NamedTuple):
@@ -37,6 +41,9 @@ class Outcome(NamedTuple):
 
 def plan_of(seed: int) -> Plan:
     """What comes from outside under this seed."""
+    aims = Random(f"{seed}/aims")
+    if seed >= WHOLE_FROM and aims.random() < AIMED:
+        return aimed_plan(aims)
     rng = Random(f"{seed}/plan")
     plan = random_plan(rng, rng.randint(5, 20))
     if seed >= WHOLE_FROM:
@@ -62,7 +69,7 @@ def storm(
     plan = plan_of(seed) if plan is None else plan
     ledger = Ledger()
     swarm = replace(swarm) if swarm is not None else swarm_of(seed)
-    here = World(seed, apps(ledger, pools=swarm.pools), swarm)
+    here = World(seed, apps(ledger, swarm), swarm)
     try:
         evidence = _play(here, plan, ledger)
     finally:

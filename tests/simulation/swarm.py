@@ -44,12 +44,16 @@ class Swarm:
     """Programs have steps for worker pools."""
     differ: bool = False
     """What fickle code reads is not the same in all pods."""
+    changing: bool = False
+    """Versions of the app define their functions in different ways."""
     # What goes wrong
     crash: float = 0.0
     power_loss: float = 0.0
     freeze: float = 0.0
     cut: float = 0.0
     """A pod cannot reach the brokers for a while."""
+    severed: float = 0.0
+    """A pod cannot reach the broker that leads one partition."""
     slow: float = 0.0
     rebalance: float = 0.0
     deploy: float = 0.0
@@ -67,6 +71,8 @@ class Swarm:
     """After a request that was not answered: a new producer, rather than the old one's word again."""
     p_late: float = 0.0
     """What an abandoned producer held arrives after its successor's."""
+    p_hole: float = 0.0
+    """An abandoned producer delivers what comes after its first batch, and not that."""
     p_flip: float = 0.0
     """A bit of the disk is another one when its pod starts again."""
 
@@ -85,7 +91,9 @@ RATES = ("crash", "power_loss", "freeze", "cut", "slow", "rebalance", "deploy", 
 CHANCES = (
     "p_crash_at_append", "p_crash_at_write", "p_lost_request", "p_lost_answer", "p_abandon", "p_late", "p_flip",
 )  # fmt: skip
-FAULTS = (*RATES, *CHANCES)
+MORE_RATES, MORE_CHANCES = ("severed",), ("p_hole",)
+"""Drawn from `WHOLE_FROM` on."""
+FAULTS = (*RATES, *CHANCES, *MORE_RATES, *MORE_CHANCES)
 _OFTEN = {"p_crash_at_append": 0.004, "p_crash_at_write": 0.01, "p_flip": 0.3, "p_abandon": 0.8, "p_late": 0.8}
 
 
@@ -135,4 +143,7 @@ def draw(rng: Random, *, most_pods: int = 4, waits: bool = False, whole: bool = 
     swarm.ask_again_seconds = rng.choice((0.5, 5.0))
     swarm.pools = rng.random() < 0.5
     swarm.differ = rng.random() < 0.3
+    swarm.changing = True
+    swarm.p_hole = rng.choice((0.0, 0.5, 1.0))
+    swarm.severed = rng.choice((0.0, 0.0, 0.1, 0.3))
     return swarm

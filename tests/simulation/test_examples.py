@@ -34,7 +34,7 @@ def check(here: World) -> list[Tale]:
     check_folds(here)
     journal = {one.partition: entries_of(one.partition, one.everything()) for one in here.journals}
     effective, _ = without_repetitions(journal)
-    tales = tell(effective)
+    tales, _ = tell(effective)
     check_matching(effective, tales)
     runs = [tale for tale in tales.values() if tale.request is not None]
     assert not [tale for tale in runs if tale.live], "I14"

@@ -34,6 +34,8 @@ class Journal:
         """What is gone for all, kept for who checks."""
         self.last: dict[int, tuple[int, Appended]] = {}
         """By producer: the number of its last batch, and what it was told."""
+        self.came: list[int] = []
+        """By offset: the how manieth record of all brokers it was."""
         self.waiting: dict[int, Callable[[], None]] = {}
         """Whom to tell that there is something new."""
 

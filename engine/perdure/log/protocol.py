@@ -16,6 +16,7 @@
   appending over all partitions of this log object. A ticket is acknowledged when its record, and every record of a
   lower ticket, is durable. Records of one partition are stored in the order of their tickets. After a failure
   everything from the first unacknowledged ticket is written again: at least once, never reordered, never with a hole.
+  A producer that was given up may still deliver: of what a shared log has in this order, copies may stand anywhere.
 - A reader's sink is called on the loop's thread, in an empty context, with batches of acknowledged records only,
   never from within `follow`. It must not raise: a reader whose sink raises is closed, since going on would skip
   what was not taken.

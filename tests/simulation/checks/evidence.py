@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.evidence.entries import Entry, Journal, without_repetitions
-from tests.simulation.checks.tales import Tale, tell
+from tests.simulation.checks.tales import Receipt, Tale, tell
 from tests.simulation.programs.ledger import Ledger
 
 
@@ -27,19 +27,26 @@ class Evidence:
     """What the engine says of each run that it knows: (function, status)."""
     deaths: int = 0
     """How often a process died."""
+    came: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    """(partition, offset) → the how manieth record of all it was, where the brokers' clocks do not tell."""
     exact_threads: bool = False
     """Bodies in threads begin when the engine begins them."""
     effective: Journal = field(default_factory=dict[int, list[Entry]])
     tales: dict[str, Tale] = field(default_factory=dict[str, Tale])
+    receipts: list[Receipt] = field(default_factory=list[Receipt])
     repeated: int = 0
 
     def __post_init__(self) -> None:
         self.effective, self.repeated = without_repetitions(self.journal)
-        self.tales = tell(self.effective)
+        self.tales, self.receipts = tell(self.effective)
 
     def every(self, *kinds: str) -> list[Entry]:
         """Records of these kinds that count, partition by partition in log order."""
         return [entry for entries in self.effective.values() for entry in entries if entry.kind in kinds]
+
+    def order(self, entry: Entry) -> int:
+        """Of two records the one with the lower order was there before the other, by whatever clock."""
+        return self.came[entry.partition, entry.offset] if self.came else entry.ms
 
     def payload(self, payload: dict[str, Any], name: str) -> Any:
         """What a payload holds; `name` is the field that a record referred to has it in."""

@@ -19,14 +19,6 @@ from tests.simulation.programs.app import REMIND
 from tests.simulation.programs.ledger import Body
 from tests.simulation.programs.syntax import LATER_MS, Program, from_json
 
-TRIGGERED = {"begin": {"begun"}, "cart": {"abandoned", "basket"}}
-HANDLERS = {
-    ("begun", "failed"): "begun:on_failure",
-    ("begun", "cancelled"): "begun:on_cancel",
-    ("abandoned", "cancelled"): "abandoned:on_cancel",
-    ("basket", "failed"): "basket:on_failure",
-}
-
 
 def check_invariants(evidence: Evidence) -> None:
     """All of them. The world is at rest: nothing runs, and nothing is on its way."""
@@ -38,6 +30,7 @@ def check_invariants(evidence: Evidence) -> None:
     i9_time_is_kept(evidence)
     i10_one_run_per_event_and_function(evidence)
     check_matching(evidence.effective, evidence.tales)
+    i12_nobody_is_passed_over(evidence)
     ends_have_causes(evidence)
     children_are_cancelled(evidence)
     handlers_run_once(evidence)
@@ -148,11 +141,35 @@ def i10_one_run_per_event_and_function(evidence: Evidence) -> None:
     more = {pair: found for pair, found in runs.items() if len(found) > 1}
     assert not more, f"I10: {more}"
     due = {
-        (entry.record["event"]["id"], function)
-        for entry in evidence.every("event.received")
-        for function in TRIGGERED.get(entry.record["event"]["name"], ())
+        (receipt.entry.record["event"]["id"], function["id"])
+        for receipt in evidence.receipts
+        for function in receipt.definition["functions"]
+        for trigger in function.get("triggers", ())
+        if trigger["event"] == receipt.entry.record["event"]["name"]
     }
     assert set(runs) == due, f"I10: missing {due - set(runs)}, too many {set(runs) - due}"
+
+
+def i12_nobody_is_passed_over(evidence: Evidence) -> None:
+    """What comes after a run was requested is copied for all that the run joins on, wherever it comes in."""
+    copied = {(entry.record["key"], entry.record["event"]["id"]) for entry in evidence.every("event.keyed")}
+    wanted: dict[str, int] = {}
+    for tale in evidence.tales.values():
+        if tale.request is not None:
+            rules = (rule["key"] for rule in tale.request.record.get("rules", ()))
+            for key in (*rules, *(op.key for op in tale.ops.values() if op.key)):
+                order = evidence.order(tale.request)
+                wanted[key] = min(order, wanted.get(key, order))
+    for key, since in wanted.items():
+        name, path, value = json.loads(key)
+        for entry, _ in evidence.receipts:
+            event = entry.record["event"]
+            if event["name"] == name and _joins(event, path, value) and evidence.order(entry) > since:
+                assert (key, event["id"]) in copied, f"I12: {entry.raw!r} passed by who waits at {key}"
+
+
+def _joins(event: Mapping[str, Any], path: str, value: str) -> bool:
+    return not path or f"n:{event['data'].get(path.removeprefix('data.'))}" == value
 
 
 def ends_have_causes(evidence: Evidence) -> None:
@@ -196,9 +213,8 @@ def handlers_run_once(evidence: Evidence) -> None:
     """`on_failure` and `on_cancel` of what failed or was cancelled, and of nothing else; a failure has its event."""
     due: Counter[tuple[str, str]] = Counter()
     for tale in evidence.tales.values():
-        handler = HANDLERS.get((tale.function, tale.status))
-        if handler is not None:
-            due[tale.id, handler] += 1
+        if tale.handler:
+            due[tale.id, tale.handler] += 1
     runs = Counter(
         (tale.request.record["ending"]["run"], tale.function)
         for tale in evidence.tales.values()
@@ -220,7 +236,7 @@ def outcomes_are_allowed(evidence: Evidence) -> None:
     for tale in evidence.tales.values():
         if tale.request is None or tale.end is None:
             continue
-        if tale.function.startswith(("abandoned", "basket", "of version")) or tale.cause == "handler":
+        if tale.function.startswith(("abandoned", "basket", "clerk", "vigil")) or tale.cause == "handler":
             _storms_end(evidence, tale)
             continue
         program = _program_of(evidence, tale)
@@ -255,12 +271,13 @@ def _storms_end(evidence: Evidence, tale: Tale) -> None:
         result = evidence.payload(tale.end.record["result"], "result")
         if tale.function == "abandoned":
             assert result in ("bought", "reminded"), f"run {tale.id}: {result}"
-        if tale.cause == "handler":
+        if tale.cause == "handler" or tale.function in ("clerk", "vigil"):
             assert result == str(REMIND.value)
         if tale.function == "basket":
             assert result in tale.consumed, f"I12: run {tale.id}: {result} was not given to it"
     else:
-        allowed = {"abandoned": ("cancelled",), "basket": ("cancelled", "failed")}.get(tale.function, ("cancelled",))
+        may_fail = tale.function in ("basket", "vigil")
+        allowed = ("cancelled", "failed") if may_fail else ("cancelled",)
         assert tale.status in allowed, f"run {tale.id} of {tale.function} is {tale.status}"
 
 

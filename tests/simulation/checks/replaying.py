@@ -5,6 +5,7 @@ ships, with steps whose bodies never end; what it would write is caught, and com
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -163,6 +164,8 @@ class Replayer:
         if state is None or state.status != "running" or "retry" in state.timers or routes is None:
             return
         app = self._app_of(routes.definition.digest)
+        if state.function not in app.functions:
+            return  # It came from where newer code is the current one already: whoever has it here holds it.
         replica = Replica(view, self._everything, routes.definition.digest)
         worker = Worker(
             app.specs,
@@ -186,8 +189,8 @@ class Replayer:
 
     def _app_of(self, digest: str) -> App:
         if digest not in self._apps:
-            version, pools = _versions()[digest]
-            self._apps[digest] = make_app(self._scene, version, pools=pools)
+            version, pools, changing = _versions()[digest]
+            self._apps[digest] = make_app(self._scene, version, pools=pools, changing=changing)
         return self._apps[digest]
 
     def _compare(self, tale: Tale, written: Sequence[Record], asked: Mapping[str, str], bodies: set[str]) -> None:
@@ -212,10 +215,13 @@ class Replayer:
 
 
 @cache
-def _versions() -> Mapping[str, tuple[int, bool]]:
+def _versions() -> Mapping[str, tuple[int, bool, bool]]:
     """Digest of the code → what makes it. To digest an app takes as long as many replays."""
-    made = [(version, pools) for version in range(3) for pools in (False, True)]
-    return {make_app(Scene(), version, pools=pools).definition().digest: (version, pools) for version, pools in made}
+    made = itertools.product(range(3), (False, True), (False, True))
+    return {
+        make_app(Scene(), version, pools=pools, changing=changing).definition().digest: (version, pools, changing)
+        for version, pools, changing in made
+    }
 
 
 async def _at_rest(busy: Callable[[], bool], wrote: Callable[[], int]) -> None:

@@ -92,6 +92,8 @@ class Tale:
     request: Entry | None = None
     status: str = "queued"
     end: Entry | None = None
+    handler: str = ""
+    """The function that is to handle its end."""
     attempt: int = 1
     ops: dict[str, Op] = field(default_factory=dict[str, Op])
     timers: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
@@ -134,6 +136,13 @@ class Tale:
         self.listed.append(Listed(key, cursor.g, tuple(op.name for op in self.waiting(key))))
 
 
+class Receipt(NamedTuple):
+    """An event comes for the first time, where this code is the current one."""
+
+    entry: Entry
+    definition: dict[str, Any]
+
+
 class Teller:
     """Reads one partition."""
 
@@ -144,6 +153,7 @@ class Teller:
         self.number = 0
         self.definitions: dict[int, dict[str, Any]] = {}
         self.codes: set[str] = set()
+        self.receipts: dict[str, Receipt] = {}
 
     def read(self, entries: Iterable[Entry]) -> dict[str, Tale]:
         for entry in entries:
@@ -184,8 +194,13 @@ class Teller:
     def _function(self, tale: Tale) -> dict[str, Any]:
         assert tale.request is not None
         number = max(tale.request.record.get("number", 0), self.number)
-        definition = self.definitions.get(number) or {"functions": []}
-        return next((one for one in definition["functions"] if one["id"] == tale.function), {})
+        return next((one for one in self._defined(number)["functions"] if one["id"] == tale.function), {})
+
+    def _defined(self, number: int) -> dict[str, Any]:
+        return self.definitions.get(number) or {"functions": []}
+
+    def _event_received(self, entry: Entry, record: dict[str, Any]) -> None:
+        self.receipts.setdefault(record["event"]["id"], Receipt(entry, self._defined(self.number)))
 
     # Runs
 
@@ -211,6 +226,8 @@ class Teller:
 
     def _end(self, tale: Tale, status: str, entry: Entry) -> None:
         tale.status, tale.end = status, entry
+        if tale.request is not None and status in ("failed", "cancelled"):
+            tale.handler = self._function(tale).get("on_failure" if status == "failed" else "on_cancel", "")
         for key, cursor in tale.keys.items():
             if tale.waiting(key):
                 cursor.g += 1
@@ -460,9 +477,12 @@ class Teller:
             self._start(tale, entry)
 
 
-def tell(journal: Journal) -> dict[str, Tale]:
-    """All runs of a log, read without what came a second time."""
+def tell(journal: Journal) -> tuple[dict[str, Tale], list[Receipt]]:
+    """All runs and all events of a log, read without what came a second time."""
     tales: dict[str, Tale] = {}
+    receipts: list[Receipt] = []
     for entries in journal.values():
-        tales.update(Teller().read(entries))
-    return tales
+        teller = Teller()
+        tales.update(teller.read(entries))
+        receipts += teller.receipts.values()
+    return tales, receipts

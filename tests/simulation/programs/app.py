@@ -6,6 +6,7 @@ import msgspec
 
 from perdure import App, CancelOn, Context, Ended, Event, Function, Retry, Step
 from tests.simulation.programs import syntax
+from tests.simulation.programs.changing import add_changing
 from tests.simulation.programs.player import Player, Scene, Told
 from tests.simulation.programs.syntax import LIMIT, Program
 
@@ -13,10 +14,11 @@ WAITS = ["go data.k", "go data.u", "go", "begin data.k", "begin data.u", "begin"
 REMIND = syntax.Step(value=7)
 
 
-def make_app(scene: Scene, version: int = 0, *, pools: bool = False) -> App:
+def make_app(scene: Scene, version: int = 0, *, pools: bool = False, changing: bool = False) -> App:
     """A new app, for one pod. `version` 0 lacks the change "tea"; each version has a function of its own.
 
-    `pools`: it has a step that members of a worker pool run.
+    `pools`: it has a step that members of a worker pool run. `changing`: versions differ in what their functions are
+    defined to be, too.
     """
     app = App("programs")
 
@@ -96,6 +98,9 @@ def make_app(scene: Scene, version: int = 0, *, pools: bool = False) -> App:
         await work(REMIND)
         other = await ctx.wait_for_event("cart", match="data.k")
         return str(other.id)
+
+    if changing:
+        add_changing(app, version, lambda: work(REMIND), ended)
 
     if version:
 

@@ -20,6 +20,7 @@ from tests.simulation.programs.generate import KEYS, USERS
 from tests.simulation.programs.ledger import Ledger
 from tests.simulation.programs.plan import AnyMove, Begin, Crash, Enqueue, Meddle, Pass, Plan, Tell
 from tests.simulation.programs.player import Scene
+from tests.simulation.swarm import Swarm
 from tests.simulation.world import World, world
 
 ROUNDS = 60
@@ -29,16 +30,17 @@ LIVED_MS = 5_000
 FORGOTTEN_MS = 4 * 86_400_000
 """Beyond the window and the look-back of everything."""
 _STARTED_BY = {"begin": ("begun",), "cart": ("abandoned", "basket")}
+"""By all versions of the app."""
 
 
 async def _pause(ms: int) -> None:
     await asyncio.sleep(ms / 1000)
 
 
-def apps(ledger: Ledger, *, pools: bool = False) -> Mapping[str, App]:
-    """The app of each version, for all pods of a world. `pools`: it has steps for members of worker pools."""
+def apps(ledger: Ledger, swarm: Swarm) -> Mapping[str, App]:
+    """The app of each version, for all pods of a world."""
     scene = Scene(ledger, pod=lambda: world().loop.current.name, alive=_alive, pause=_pause, way=_way)
-    return {f"v{version}": make_app(scene, version, pools=pools) for version in range(3)}
+    return {f"v{version}": make_app(scene, version, pools=swarm.pools, changing=swarm.changing) for version in range(3)}
 
 
 def _way(version: int) -> int:
@@ -230,5 +232,10 @@ class Together:
                 for state in processor.view.runs.values()
             },
             # Who is silent for a lease counts as dead, too.
-            deaths=sum(here.trace.counts[kind] for kind in ("killed", "frozen", "cut")),
+            deaths=sum(here.trace.counts[kind] for kind in ("killed", "frozen", "cut", "severed")),
+            came={
+                (journal.partition, offset): number
+                for journal in here.journals
+                for offset, number in enumerate(journal.came)
+            },
         )
