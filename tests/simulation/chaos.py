@@ -4,6 +4,11 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from perdure.flow import decode
+from perdure_schemas.records import AskedOp, OwnerStarted, RunParked, StepAttempted, V
+from tests.simulation.cluster import OWNER_STARTED
 from tests.simulation.simlog import SimLog
 from tests.simulation.swarm import MORE_RATES, RATES
 
@@ -197,6 +202,39 @@ class Chaos:
     def _compact(self) -> None:
         topic = self._rng.choice(self._world.cluster.snapshots)
         self._note("compact", str(topic.compact(self._rng)))
+
+    def owner_started(self, partition: int) -> None:
+        """Somebody else owns the partition: who did so before may be a zombie for a while."""
+        while self._rng.random() < self._world.swarm.p_ghost / 1.5:
+            self._world.later(self._rng.random() ** 2 * 3, lambda: self._ghost(partition))
+
+    def _ghost(self, partition: int) -> None:
+        """What a zombie writes depends on how far it has read: here it is whatever one might have written."""
+        world = self._world
+        journal = world.cluster.journals[partition]
+        started = [decode(raw) for _, _, raw in journal.everything() if OWNER_STARTED in raw]
+        owners = [one for one in started if isinstance(one, OwnerStarted)]
+        runs = sorted(
+            state.id
+            for _, one in world.owned()
+            if one.partition == journal.partition
+            for state in one.view.runs.values()
+            if state.status == "running"
+        )
+        latest = max(one.owner.number for one in owners)
+        ghosts = [one for one in owners if one.owner.number < latest]
+        if not ghosts or not runs or not world.swarm.p_ghost:
+            return
+        ghost, run = self._rng.choice(ghosts), self._rng.choice(runs)
+        opinion = self._rng.choice(
+            (
+                RunParked(run, ghost.owner, ghost.code, "it differs", AskedOp("0/work#1"), None, v=V),
+                StepAttempted(run, "0/work#1", ghost.owner, v=V),
+            )
+        )
+        self._note("ghost", f"{journal.partition} {ghost.owner.number} {run}")
+        producer, value = world.cluster.new_producer(), msgspec.json.encode(opinion)
+        world.cluster.produce(producer, 0, journal.partition, [value], "a ghost")
 
     # The end of it
 

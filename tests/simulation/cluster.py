@@ -20,6 +20,8 @@ from tests.simulation.swarm import Swarm
 from tests.simulation.topics import Appended, Journal, Queue, SnapshotTopic, Topic
 from tests.simulation.trace import Trace
 
+OWNER_STARTED = b'"kind":"owner.started"'
+
 
 @dataclass
 class Member:
@@ -139,6 +141,8 @@ class Cluster:
         """Batches of abandoned producers that are still to arrive."""
         self.on_append: Callable[[str], None] | None = None
         """Told of the process whose batch was stored, before it is."""
+        self.on_owner: Callable[[int], None] | None = None
+        """Told of a partition that was taken up."""
 
     def new_producer(self) -> int:
         self._producers += 1
@@ -176,6 +180,8 @@ class Cluster:
             tell()
         if self.on_append is not None:
             self.on_append(who)
+        if self.swarm.p_ghost and self.on_owner is not None and any(OWNER_STARTED in value for value in values):
+            self.on_owner(journal.partition)
         return appended
 
     def append_side(self, topic: str, partition: int, value: bytes) -> None:

@@ -43,7 +43,7 @@ class Swarm:
     pools: bool = False
     """Programs have steps for worker pools."""
     differ: bool = False
-    """What fickle code reads is not the same in all pods."""
+    """What fickle code reads is not the same in all pods, nor from time to time."""
     changing: bool = False
     """Versions of the app define their functions in different ways."""
     # What goes wrong
@@ -73,6 +73,8 @@ class Swarm:
     """What an abandoned producer held arrives after its successor's."""
     p_hole: float = 0.0
     """An abandoned producer delivers what comes after its first batch, and not that."""
+    p_ghost: float = 0.0
+    """Of each change of owners: an opinion arrives that an owner before had when it was none any more."""
     p_flip: float = 0.0
     """A bit of the disk is another one when its pod starts again."""
 
@@ -91,7 +93,7 @@ RATES = ("crash", "power_loss", "freeze", "cut", "slow", "rebalance", "deploy", 
 CHANCES = (
     "p_crash_at_append", "p_crash_at_write", "p_lost_request", "p_lost_answer", "p_abandon", "p_late", "p_flip",
 )  # fmt: skip
-MORE_RATES, MORE_CHANCES = ("severed",), ("p_hole",)
+MORE_RATES, MORE_CHANCES = ("severed",), ("p_hole", "p_ghost")
 """Drawn from `WHOLE_FROM` on."""
 FAULTS = (*RATES, *CHANCES, *MORE_RATES, *MORE_CHANCES)
 _OFTEN = {"p_crash_at_append": 0.004, "p_crash_at_write": 0.01, "p_flip": 0.3, "p_abandon": 0.8, "p_late": 0.8}
@@ -142,7 +144,8 @@ def draw(rng: Random, *, most_pods: int = 4, waits: bool = False, whole: bool = 
     swarm.lease_ms = rng.choice((5_000, 20_000))
     swarm.ask_again_seconds = rng.choice((0.5, 5.0))
     swarm.pools = rng.random() < 0.5
-    swarm.differ = rng.random() < 0.3
+    swarm.differ = rng.random() < 0.5
+    swarm.p_ghost = rng.choice((0.0, 0.0, 0.3, 1.0))
     swarm.changing = True
     swarm.p_hole = rng.choice((0.0, 0.5, 1.0))
     swarm.severed = rng.choice((0.0, 0.0, 0.1, 0.3))

@@ -78,6 +78,7 @@ class World:
         self._stack = ExitStack()
         self.chaos = Chaos(self, self.draw("chaos"))
         self.cluster.on_append = self.chaos.appended
+        self.cluster.on_owner = self.chaos.owner_started
 
     def draw(self, purpose: str) -> Random:
         """A stream of chance of its own: what one part draws does not change what others draw."""

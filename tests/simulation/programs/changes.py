@@ -24,13 +24,19 @@ from tests.simulation.programs.syntax import (
 
 
 class Changes:
-    """Probabilities: that a step is one for a pool; is fickle; waits on something of its own first."""
+    """Probabilities: that a step is one for a pool; is fickle; waits on something of its own first; takes long."""
 
-    def __init__(self, rng: random.Random, *, pools: float, fickle: float, dawdles: float) -> None:
+    def __init__(self, rng: random.Random, *, pools: float, fickle: float, dawdles: float, long: float) -> None:
         self._rng = rng
+        self._long = long
         self._pools = pools
         self._fickle = fickle
         self._dawdles = dawdles
+
+    def whole(self, program: Program) -> Program:
+        """Of a run. It may begin fickle: then each replay, however late, finds out."""
+        changed = self.of(program)
+        return Seq((self._fickle_one(), changed)) if self._rng.random() < self._fickle else changed
 
     def of(self, program: Program, *, waits: bool = True) -> Program:
         """`waits`: nothing around it ends it by what comes first, so that it may wait on what is not durable.
@@ -59,9 +65,14 @@ class Changes:
 
     def _step(self, step: Step, *, waits: bool) -> Program:
         if self._rng.random() < self._fickle:
-            return Fickle(named=self._rng.random() < 0.5)
+            return self._fickle_one()
         step = self._pooled(step)
         return replace(step, dawdles=True) if waits and self._rng.random() < self._dawdles else step
 
+    def _fickle_one(self) -> Fickle:
+        return Fickle(named=self._rng.random() < 0.5)
+
     def _pooled(self, step: Step) -> Step:
+        if self._rng.random() < self._long:
+            step = replace(step, took_ms=self._rng.choice((300, 1_000, 4_000)))
         return replace(step, form="pool") if self._rng.random() < self._pools else step

@@ -45,6 +45,8 @@ class Ledger:
             return
         execution = work
         processor, owner = execution.processor, execution.processor.owner
+        if word == "began" and inside.spec.is_async and not processor.assigned:  # type: ignore[attr-defined]
+            self.conflicts.append(f"I6: {inside.op} of {execution.run_id} begins in {pod}, which had to give it away")
         self.bodies.append(
             Body(
                 pod,

@@ -127,7 +127,9 @@ def whole_plan(plan: Plan, rng: random.Random, *, pools: bool) -> Plan:
     programs = [move.program for move in plan if isinstance(move, Enqueue | Begin)]
     forward = any(isinstance(part, Patched) for program in programs for part in every(program))
     fickle = rng.choice((0.0, 0.2, 0.6))
-    changed = Changes(rng, pools=rng.choice((0.1, 0.4)) if pools else 0.0, fickle=fickle, dawdles=rng.random())
+    changed = Changes(
+        rng, pools=rng.choice((0.1, 0.4)) if pools else 0.0, fickle=fickle, dawdles=rng.random(), long=rng.random()
+    )
     found: list[AnyMove] = []
     version = 0
     for move in plan:
@@ -135,7 +137,9 @@ def whole_plan(plan: Plan, rng: random.Random, *, pools: bool) -> Plan:
             version = max(version, move.version) if forward else move.version
             found.append(Crash(version))
         else:
-            found.append(replace(move, program=changed.of(move.program)) if isinstance(move, Enqueue | Begin) else move)
+            found.append(
+                replace(move, program=changed.whole(move.program)) if isinstance(move, Enqueue | Begin) else move
+            )
         if fickle and rng.random() < 0.25:
             version = min(version + 1, 2) if forward else rng.randrange(3)
             found.append(Crash(version))

@@ -68,13 +68,13 @@ class Together:
         self.events: set[str] = set()
         self._tries = here.draw("plan")
         self._deployed: dict[str, None] = {here.version: None}
-        if here.swarm.differ:
-            here.odd = {pod.name for pod in here.pods if self._tries.random() < 0.5}
 
     async def play(self, plan: Plan) -> None:
         """Clients do not wait for each other's answers, now and then."""
         late: list[asyncio.Task[None]] = []
         for move in plan:
+            if self.here.swarm.differ:
+                self.here.odd ^= {pod.name for pod in self.here.pods if self._tries.random() < 0.3}
             if self._tries.random() < 0.3 and not isinstance(move, Pass | Crash):
                 late.append(asyncio.ensure_future(self._move(move)))
             else:
