@@ -7,7 +7,7 @@ from typing import Any
 from perdure.flow.effects import Act, Deliver
 from perdure.partition import Processor
 from perdure.partition.checkpoint import POSITION_KEY, Checkpointer
-from perdure.worker import execution, settle, worker
+from perdure.worker import execution, queued, settle, steps, worker
 from perdure.worker.execution import Execution
 from perdure.worker.lineage import Branch
 from perdure_schemas.records import StepCompleted
@@ -151,7 +151,14 @@ def arguments_are_not_compared(patch: Patch) -> None:
             self.recorded[op] = asked
         return right(self, op, asked)
 
+    handed_out = steps.value_of
+
+    def value_of(execution: Execution, op: str, spec: Any, asked: str, delivered: Any) -> Any:
+        return handed_out(execution, op, spec, getattr(delivered.outcome, "digest", asked), delivered)
+
     patch.setattr(Execution, "ask", ask)
+    patch.setattr(steps, "value_of", value_of)
+    patch.setattr(queued, "value_of", value_of)
 
 
 @bug("idle means that every task waits, through gathers, only on ops")
