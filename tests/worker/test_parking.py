@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from msgspec.structs import replace
 
-from perdure import App, Context, Event
+from perdure import App, Context, Event, Function
+from perdure.flow.routing import run_id
 from perdure.testing import TestEngine
 from perdure.worker.lineage import here
 from perdure_schemas.payload import Payload
-from perdure_schemas.records import StepCompleted, V
+from perdure_schemas.records import Call, Opening, OpOpened, Record, Send, Sleep, StepCompleted, V, Wait
 from tests.worker.helpers import deploy
 
 Body = Callable[[Context, Event], Coroutine[Any, Any, str]]
@@ -324,3 +326,97 @@ async def test_a_result_of_other_arguments_that_comes_while_the_step_runs_parks_
     async with TestEngine(app) as engine:
         await flow.enqueue()
         assert engine.run(flow).status == "parked"
+
+
+Ask = Callable[[Context, Function[[], int]], Coroutine[Any, Any, Any]]
+OTHER_CODE: dict[str, tuple[Opening, Ask]] = {
+    "0/sleep#1": (Sleep(for_ms=1), lambda ctx, child: ctx.sleep("1h")),
+    "0/wait:paid#1": (
+        Wait('["paid","",""]', "paid", "true", 1),
+        lambda ctx, child: ctx.wait_for_event("paid", timeout="1h"),
+    ),
+    "0/child#1": (Call("child", "", Payload(Raw(b"[[],{}]")), awaited=True), lambda ctx, child: child.call()),
+    "0/send:paid#1": (Send(()), lambda ctx, child: ctx.send("paid", {})),
+}
+"""Op → how an owner of other code opens it, and how this code asks for it."""
+
+
+def another_owner_opens(op: str, opening: Opening) -> None:
+    """Now, in the code of a run: an owner of other code, who does not know of this one."""
+    branch = here.get()
+    assert branch is not None
+    execution = branch.execution
+    if isinstance(opening, Call):
+        opening = replace(opening, run=run_id(execution.run_id, op))
+    execution.processor.append(OpOpened(execution.run_id, op, "x3:other", opening, v=V))
+
+
+def overtaken(op: str, *, when: str) -> tuple[App, Function[[], None]]:
+    """An app whose run finds that its op was opened by other code."""
+    app = App("shop")
+    opening, ask = OTHER_CODE[op]
+
+    @app.background
+    async def child() -> int:
+        return 1
+
+    @app.step
+    async def before() -> None:
+        if when != "as it is asked for":
+            another_owner_opens(op, opening)
+
+    @app.background(waits=["paid"])
+    async def flow(ctx: Context) -> None:
+        await before()
+        if when == "never asked for":
+            return
+        if when == "as it is asked for":
+            another_owner_opens(op, opening)
+        await ask(ctx, child)
+
+    return app, flow
+
+
+@pytest.mark.parametrize("when", ["as it is asked for", "before it is asked for", "never asked for"])
+@pytest.mark.parametrize("op", OTHER_CODE)
+async def test_an_op_that_an_owner_of_other_code_opened_first_parks_the_run(op: str, when: str) -> None:
+    """As its replay would be; else it went on with what came of other arguments."""
+    app, flow = overtaken(op, when=when)
+    async with TestEngine(app) as engine:
+        await flow.enqueue()
+        run = engine.run(flow)
+        assert run.status == "parked"
+        assert op in (await engine.port.run(run.id)).parked
+
+
+@pytest.mark.parametrize("op", OTHER_CODE)
+async def test_an_op_that_another_owner_opened_with_the_same_arguments_parks_nothing(op: str) -> None:
+    """A zombie of the same code: its opening and ours are copies of one."""
+    app = App("shop")
+    _, ask = OTHER_CODE[op]
+
+    @app.background
+    async def child() -> int:
+        return 1
+
+    @app.background(waits=["paid"])
+    async def flow(ctx: Context) -> None:
+        branch = here.get()
+        assert branch is not None
+        processor = branch.execution.processor
+        append, twice = processor.append, list[Record]()
+
+        def doubled(record: Record) -> int:
+            twice.append(record)
+            append(record)
+            return append(record)
+
+        processor.append = doubled  # type: ignore[method-assign]
+        await ask(ctx, child)
+        processor.append = append  # type: ignore[method-assign]
+        assert any(isinstance(record, OpOpened) for record in twice)
+
+    async with TestEngine(app) as engine:
+        await flow.enqueue()
+        await engine.finish()
+        assert engine.run(flow).status == "completed"

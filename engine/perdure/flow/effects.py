@@ -35,6 +35,14 @@ class Deliver(Struct, frozen=True, tag=True, gc=False):
     raw: bytes = b""
 
 
+class Opened(Struct, frozen=True, tag=True, gc=False):
+    """An op is open in the log, as its first op.opened has it: who asks for something else there goes another way."""
+
+    run: str
+    op: str
+    digest: str
+
+
 class Retry(Struct, frozen=True, tag=True, gc=False):
     """The backoff is over: run the step's attempt `attempt`."""
 
@@ -100,7 +108,7 @@ class OwnerKnown(Struct, frozen=True, tag=True, gc=False):
 
 Duty = Schedule | OwnerKnown | Activated | Answer | Parked | Attempted
 """What the processor itself has to see to, also where it concerns the worker too."""
-Act = Start | Deliver | Retry | Ended | Refused | Duty
+Act = Start | Deliver | Opened | Retry | Ended | Refused | Duty
 
 
 class Effects:

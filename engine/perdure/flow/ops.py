@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from perdure.flow import queues
 from perdure.flow.definitions import timer_key
-from perdure.flow.effects import Attempted, Deliver, Outcome
+from perdure.flow.effects import Attempted, Deliver, Opened, Outcome
 from perdure.flow.ending import end, heir_of
 from perdure.flow.lines import NewLine, is_immediate
 from perdure.flow.routing import is_run_id
@@ -147,6 +147,7 @@ def op_opened(view: View, record: OpOpened, at: int) -> None:
     if run is None or record.op in run.open or record.op in view.lines.done(run.id):
         return
     view.runs.touch(run.id)
+    view.effects.acts.append(Opened(run.id, record.op, record.digest))
     if is_immediate(record):
         _OPENERS[type(record.opening)](view, run, record, at)
         settle(view, run, record.op, record, at)

@@ -65,7 +65,8 @@ class Execution(Struct, eq=False):
     tasks: dict[asyncio.Future[Any], Branch] = {}
     """Tasks that the run created, and the branch that each is."""
     waiting: dict[str, "asyncio.Future[Asked]"] = {}
-    deferred: dict[str, None] = {}
+    deferred: dict[str, str] = {}
+    """Ops that were asked for before all that is recorded was handed out, and their digests."""
     queue: deque[Delivered] = _NO_QUEUE
     recorded: dict[str, str] = {}
     closed: set[str] = _NONE_CLOSED
@@ -188,7 +189,7 @@ class Execution(Struct, eq=False):
         """The recorded outcome; None if the op is to be done now. May wait until all recorded is handed out."""
         delivered = self.ask(op, asked)
         if delivered is None and self.replaying:
-            self.deferred[op] = None
+            self.deferred[op] = asked
             self.worker.settler.watch(self)
             try:
                 answer = await self.wait(op)
@@ -288,8 +289,25 @@ class Execution(Struct, eq=False):
         self.queue = self.queue or deque()
         self.queue.append(delivered)
         if future is None:
-            # The log is ahead of us: another owner, or an earlier one, did what this run has not asked for yet.
-            self.plain, self.replaying = False, True
+            self._overtaken()
+        else:
+            self.worker.settler.watch(self)
+
+    def opened(self, op: str, digest: str) -> None:
+        """An op.opened of another owner, or of an earlier one, was read: the first of an op counts, and not ours."""
+        if self.signal is not None:
+            return
+        asked = self.recorded.get(op) or self.deferred.get(op)
+        if asked is not None and asked != digest:
+            self.park(op, AskedOp(op, digest), AskedOp(op, asked), "was recorded with other arguments")
+            return
+        self.recorded[op] = digest
+        if asked is None:
+            self._overtaken()
+
+    def _overtaken(self) -> None:
+        """The log is ahead of us: another owner, or an earlier one, did what this run has not asked for yet."""
+        self.plain, self.replaying = False, True
         self.worker.settler.watch(self)
 
     def go(self, op: str) -> None:

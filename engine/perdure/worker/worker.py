@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from msgspec import Raw
 
-from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, OwnerKnown, Parked, Retry, Start
+from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, Opened, OwnerKnown, Parked, Retry, Start
 from perdure.flow.states import OpenOp, RunState
 from perdure.partition import Processor
 from perdure.worker import asking, asyncio_in_runs, lineage
@@ -175,6 +175,8 @@ class Worker:
                 self._ended(partition, act)  # type: ignore[arg-type]
             elif kind is Start:
                 self._start(partition, act.run)  # type: ignore[union-attr]
+            elif kind is Opened:
+                self._opened(act)  # type: ignore[arg-type]
             elif isinstance(act, Retry | Attempted):
                 self._go(partition, act)
             elif isinstance(act, Parked):
@@ -204,6 +206,13 @@ class Worker:
             self._start(partition, act.run)
         else:
             execution.deliver(act)
+
+    def _opened(self, act: Opened) -> None:
+        execution = self.executions.get(act.run)
+        if execution is not None and execution.recorded.get(act.op) != act.digest:
+            if execution.idle:
+                self._wake(execution)
+            execution.opened(act.op, act.digest)
 
     def _go(self, partition: int, act: Retry | Attempted) -> None:
         execution = self.executions.get(act.run)
