@@ -7,7 +7,7 @@ from xxhash import xxh3_64_hexdigest
 
 from perdure.flow import FOLD_VERSION, decode, fold
 from perdure.flow.view import View
-from perdure.log.protocol import Batch, Log
+from perdure.log.protocol import Batch, LocalLog
 from perdure.partition.checkpoint import POSITION_KEY, Position, read_position
 
 
@@ -20,7 +20,7 @@ class Folded(NamedTuple):
     ignored: int
 
 
-def records(log: Log, partition: int, upto: int | None = None) -> Iterator[tuple[int, int, bytes]]:
+def records(log: LocalLog, partition: int, upto: int | None = None) -> Iterator[tuple[int, int, bytes]]:
     """(offset, timestamp, record) from the first one on, below `upto`."""
     end = log.end(partition) if upto is None else upto
     offset = log.start(partition)
@@ -36,7 +36,7 @@ def _cut(batch: Batch, end: int) -> Iterator[tuple[int, int, bytes]]:
             yield batch.offset + index, batch.timestamp_ms, raw
 
 
-def fold_again(log: Log, partition: int, upto: int | None = None) -> Folded:
+def fold_again(log: LocalLog, partition: int, upto: int | None = None) -> Folded:
     """A new view, from the first record on."""
     return fold_records(records(log, partition, upto), partition, log.partitions)
 
@@ -55,7 +55,7 @@ def fold_records(records: Iterable[tuple[int, int, bytes]], partition: int, part
     return Folded(view, folded + ignored, folded, ignored)
 
 
-def stored(log: Log, partition: int) -> tuple[View, Position]:
+def stored(log: LocalLog, partition: int) -> tuple[View, Position]:
     """What the last checkpoint holds."""
     position = read_position(log.store(partition).get(POSITION_KEY)) or Position(0, 0, 0, "", FOLD_VERSION)
     view = View(partition, log.partitions, log.store(partition))
@@ -63,7 +63,7 @@ def stored(log: Log, partition: int) -> tuple[View, Position]:
     return view, position
 
 
-def check_store(log: Log, partition: int) -> Folded:
+def check_store(log: LocalLog, partition: int) -> Folded:
     """The checkpoint equals a fold of the log up to it (I2), and names the record that it folded last (I7)."""
     view, position = stored(log, partition)
     again = fold_again(log, partition, position.offset)

@@ -3,14 +3,13 @@
 from collections import deque
 
 import pytest
-from msgspec.structs import replace
 
 from perdure.flow import decode, fold_batch
 from perdure.flow.effects import Answer, Deliver
 from perdure.flow.queues import LONGEST_WAIT_MS, key_of
 from perdure.flow.routing import run_id
 from perdure.flow.states import QueuedState
-from perdure_schemas.payload import INLINE_LIMIT_BYTES, Payload, Ref
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, Ref
 from perdure_schemas.records import (
     OpClosed,
     OpOpened,
@@ -118,17 +117,6 @@ def test_large_arguments_are_kept_whole_while_the_step_is_open(world: World) -> 
     assert world.view_of(run).wholes.get(place.offset)
     world.to_run(run, completed(run, OP))
     assert not world.view_of(run).wholes.get(place.offset)
-
-
-def test_arguments_that_stand_elsewhere_stay_there(world: World) -> None:
-    """As records of the first version had them: the processor reads them there, and no row is kept."""
-    run = world.request()
-    place = Payload(ref=Ref((world.of_run(run) + 1) % world.partitions, 0))
-    record = opened(run)
-    assert isinstance(record.opening, Queued)
-    world.to_run(run, replace(record, opening=replace(record.opening, arguments=place)))
-    assert queued(world, run).opening.arguments == place
-    world.to_run(run, completed(run, OP))
 
 
 def test_unknown_runs_and_ops(world: World, run: str) -> None:

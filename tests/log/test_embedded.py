@@ -228,23 +228,23 @@ async def test_trimming_takes_old_lines_of_side_topics_with_it(tmp_path: Path, k
         log.commands.put("gpu", "k", b"%d" % index)
         await write(log, [b"record"])
         await side(log, "logs", 1, index + 1)
-        while log.now_ms() == log.read_side("logs", 1, index)[0].timestamp_ms:
+        while log.now_ms() == (await log.read_side("logs", 1, index))[0].timestamp_ms:
             now += 1
     now += 10
     await log.trim(0, 2)
     for topic in ("logs", "dead-letters"):
         with pytest.raises(IndexError):
-            log.read_side(topic, 0, 3)
-        assert values(log.read_side(topic, 0, 4)) == [b"4"]
-        assert log.read_side(topic, 0, 5) == []
-    assert len(log.read_side("logs", 1, 0)) == 5
+            await log.read_side(topic, 0, 3)
+        assert values(await log.read_side(topic, 0, 4)) == [b"4"]
+        assert await log.read_side(topic, 0, 5) == []
+    assert len(await log.read_side("logs", 1, 0)) == 5
     taken: list[bytes] = []
     log.commands.subscribe("gpu", lambda command: taken.append(command.value), limit=9)
     while len(taken) < 5:
         await asyncio.sleep(0)
     log.side("logs", 0, b"5")
     await write(log, [b"record"], 1)
-    assert values(log.read_side("logs", 0, 4)) == [b"4", b"5"]
+    assert values(await log.read_side("logs", 0, 4)) == [b"4", b"5"]
     await log.close()
 
 

@@ -92,7 +92,7 @@ async def test_writes_are_refused_reads_are_served_and_work_resumes(disk: SmallD
         assert await reading.until(queued) == numbered(0, queued)
         assert [value for _, value in read_all(log)] == numbered(0, queued)
         assert (await late.until(queued - end + 10))[10:] == numbered(end, queued)
-    assert log.read_side("logs", 0, 0) == []
+    assert await log.read_side("logs", 0, 0) == []
     await log.close()
     await log.open()
     assert [value for _, value in read_all(log)] == numbered(0, queued)

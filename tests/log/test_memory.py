@@ -61,7 +61,7 @@ async def test_crash_right_after_any_record(log: MemoryLog, last: int) -> None:
     told = 0 if last <= 3 else 3
     assert log.acknowledged == told
     assert len(reading.values) == told
-    assert len(log.read_side("logs", 0, 0)) == told // 3
+    assert len(await log.read_side("logs", 0, 0)) == told // 3
 
 
 async def test_while_crashed_nothing_goes_anywhere(log: MemoryLog) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Protocol
 
-from perdure.log.protocol import Batch, Log
+from perdure.log.protocol import Batch, LocalLog, Log
 
 Record = tuple[int, bytes]
 
@@ -31,6 +31,11 @@ def values(batches: Iterable[Batch]) -> list[bytes]:
     return [value for batch in batches for value in batch.values]
 
 
+def stamps(batches: Iterable[Batch]) -> dict[int, int]:
+    """Offset → timestamp."""
+    return {offset: batch.timestamp_ms for batch in batches for offset, _ in flat([batch])}
+
+
 async def write(log: Log, records: Iterable[bytes], partition: int = 0) -> int:
     """Append and wait; the last ticket."""
     ticket = 0
@@ -40,7 +45,16 @@ async def write(log: Log, records: Iterable[bytes], partition: int = 0) -> int:
     return ticket
 
 
-def read_all(log: Log, partition: int = 0, limit_bytes: int = 1 << 20) -> list[Record]:
+async def fetch_all(log: Log, partition: int = 0, limit_bytes: int = 1 << 20) -> list[Record]:
+    found: list[Record] = []
+    offset = log.start(partition)
+    while batches := await log.fetch(partition, offset, limit_bytes=limit_bytes):
+        found += flat(batches)
+        offset = batches[-1].offset + len(batches[-1].values)
+    return found
+
+
+def read_all(log: LocalLog, partition: int = 0, limit_bytes: int = 1 << 20) -> list[Record]:
     found: list[Record] = []
     offset = log.start(partition)
     while batches := log.read(partition, offset, limit_bytes=limit_bytes):
@@ -80,6 +94,6 @@ class Reading:
 async def side(log: Log, topic: str, partition: int, count: int) -> list[bytes]:
     """What the side topic holds, once `count` records are there."""
     async with asyncio.timeout(60):
-        while len(found := values(log.read_side(topic, partition, 0))) < count:
+        while len(found := values(await log.read_side(topic, partition, 0))) < count:
             await asyncio.sleep(0.01)
     return found

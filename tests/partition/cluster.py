@@ -390,7 +390,7 @@ class SharedLog:
     def side(self, topic: str, partition: int, value: bytes) -> None:
         pass
 
-    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+    async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
         return []
 
     def store(self, partition: int) -> Store:

@@ -477,5 +477,5 @@ async def test_a_codec_is_the_engines_business() -> None:
     async with remote(shop) as (_, engine):
         assert await shop.pay.call(Order("secret")) == Order("secret", 100)
         log = engine.nodes[0].log
-        stored = [raw for p in range(log.partitions) for batch in log.read(p, 0) for raw in batch.values]
+        stored = [raw for p in range(log.partitions) for batch in await log.fetch(p, 0) for raw in batch.values]
         assert not any(b"secret" in raw for raw in stored)

@@ -325,7 +325,9 @@ async def test_progress_is_said_once() -> None:
         await flow.enqueue()
         await engine.finish()
         log = engine.log
-        said = [raw for p in range(log.partitions) for batch in log.read_side("logs", p, 0) for raw in batch.values]
+        said = [
+            raw for p in range(log.partitions) for batch in await log.read_side("logs", p, 0) for raw in batch.values
+        ]
         assert [raw.split(b'"fields":')[1] for raw in said] == [b'{"n":0}}', b'{"n":1}}', b'{"n":2}}']
 
 

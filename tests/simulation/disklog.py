@@ -266,7 +266,7 @@ class DiskLog:
             lines = self.disk.side.setdefault((topic, partition), [])
             lines.append(Batch(partition, len(lines), self.now_ms(), [value]))
 
-    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+    async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
         return self.disk.side.get((topic, partition), [])[offset:]
 
     def store(self, partition: int) -> Store:

@@ -334,7 +334,7 @@ class SimLog:
         if self._opened and not self.dead and not self.is_cut():
             self.cluster.append_side(topic, partition, value)
 
-    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+    async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
         return [batch for batch in self.cluster.side.get((topic, partition), []) if batch.offset >= offset]
 
     def store(self, partition: int) -> Store:

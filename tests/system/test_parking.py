@@ -11,13 +11,14 @@ from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from perdure import Engine
 from perdure.flow import decode
+from perdure.log.protocol import LocalLog
 from perdure.sdk.port import FunctionView, RunDetail
 from perdure_schemas.records import RunParked
 from tests.copies import copy_log
@@ -126,7 +127,7 @@ class Life:
 
     def parked(self) -> list[RunParked]:
         """Every word on parking that the log holds."""
-        log = self.engine.nodes[0].log
+        log = cast("LocalLog", self.engine.nodes[0].log)
         everything = (decode(raw) for partition in range(log.partitions) for _, _, raw in records(log, partition))
         return [record for record in everything if isinstance(record, RunParked)]
 

@@ -217,7 +217,7 @@ class EmbeddedLog:
         if self._side_timer is None:
             self._side_timer = self._loop.call_later(_SIDE_DELAY_S, self._side_due, context=Context())
 
-    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+    async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
         try:
             return self._topics.read(topic, partition, offset, limit_bytes)
         except IndexError:

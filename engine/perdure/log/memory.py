@@ -241,7 +241,7 @@ class MemoryLog:
             self._side.append((topic, partition, value))
             self._schedule()
 
-    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+    async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
         stored = self._topics.get((topic, partition), [])
         if stored and offset < stored[0].offset:
             raise IndexError(f"offset {offset} of {topic}, partition {partition}, is below its start")

@@ -213,20 +213,12 @@ class Log(Protocol):
         """The log's estimate of its own clock, in milliseconds since the epoch. Never goes back."""
         ...
 
-    def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
-        """Acknowledged batches from `offset` on (the first may be cut to begin there); empty at the end.
-
-        At least one batch is given if there is one, however large. Raises `LogCorrupt` on a damaged or missing
-        record, `IndexError` below `start` or beyond `end`.
-        """
-        ...
-
     def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
         """Give `sink` every batch from `offset` on, for ever: first what is stored, in slices, then what comes.
 
         If a record cannot be read or the sink raises, the reader is closed and `failed` is called once with the
         reason (without it, the loop's exception handler). So it is where another process trims what this reader has
-        not read: `start` says so by then. Raises `IndexError` like `read`.
+        not read: `start` says so by then. Raises `IndexError` below `start` or beyond `end`.
         """
         ...
 
@@ -247,8 +239,8 @@ class Log(Protocol):
         """Best-effort append to a side topic (`logs`, `dead-letters`): no ticket, dropped when the log is failing."""
         ...
 
-    def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
-        """Like `read`, of a side topic; empty beyond its end, or if there is no such topic."""
+    async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        """Like `fetch`, of a side topic; empty beyond its end, or if there is no such topic."""
         ...
 
     def store(self, partition: int) -> Store:
@@ -264,7 +256,11 @@ class Log(Protocol):
         ...
 
     async def fetch(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
-        """As `read`, asked of the log itself, for what is not at hand in this process."""
+        """Acknowledged batches from `offset` on (the first may be cut to begin there); empty at the end.
+
+        Asked of the log itself, beyond what this process knows. At least one batch is given if there is one, however
+        large. Raises `LogCorrupt` on a damaged or missing record, `IndexError` below its start or beyond its end.
+        """
         ...
 
     def join(self, member: Member) -> None:
@@ -287,4 +283,12 @@ class Log(Protocol):
     @property
     def commands(self) -> Commands | None:
         """None where no pool can join."""
+        ...
+
+
+class LocalLog(Log, Protocol):
+    """A log of one process, which has all of it at hand."""
+
+    def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        """`fetch`, at once."""
         ...

@@ -28,7 +28,7 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.errors import LogCorrupt, LogError, PartitionHalted
-from perdure.flow import FOLD_VERSION, Own, UnreadableRecord, decode, fold_batch
+from perdure.flow import FOLD_VERSION, Own, UnreadableRecord, fold_batch
 from perdure.flow.effects import Act, Activated, Answer, Attempted, Deliver, OwnerKnown, Parked, Retry, Schedule, Start
 from perdure.flow.lines import StoredLine
 from perdure.flow.queues import is_suspect, key_of
@@ -39,20 +39,14 @@ from perdure.partition.checkpoint import Checkpointer, Position, anchor_of
 from perdure.partition.host import Host
 from perdure.partition.snapshots import Keeper
 from perdure.partition.timers import TimerDriver
-from perdure_schemas.payload import Payload, Ref
+from perdure_schemas.payload import Payload
 from perdure_schemas.records import (
-    AnyRecord,
-    EventKeyed,
-    EventReceived,
-    MatchOffered,
-    OpOpened,
     Owner,
     OwnerReleased,
     OwnerStarted,
     Record,
     RunFinished,
     RunParked,
-    RunRequested,
     StepAnswered,
     StepAttempted,
     StepCommand,
@@ -469,18 +463,12 @@ class Processor:
 
     def payload(self, payload: Payload, *, field: str = "result") -> bytes:
         """A payload's bytes, wherever they are stored."""
-        if payload.ref is not None:
-            payload = self.view.inline(payload, field) or payload
-        if payload.ref is not None:
-            payload = self._in_journal(payload.ref, field)
-        assert isinstance(payload.inline, msgspec.Raw), "a payload is inline or a ref"
-        return bytes(payload.inline)
-
-    def _in_journal(self, ref: Ref, field: str) -> Payload:
-        """Records of the first version refer to others of the journal."""
-        raw = self.log.read(ref.partition, ref.offset, limit_bytes=1)[0].values[0]
-        found = _payload_of(decode(raw), field)
-        return self._in_journal(found.ref, field) if found.ref is not None else found
+        found = self.view.inline(payload, field)
+        if found is None or not isinstance(found.inline, msgspec.Raw):
+            raise LogCorrupt(
+                f"partition {self.partition}: a reference points to a record that is not kept: {payload.ref}"
+            )
+        return bytes(found.inline)
 
     async def close(self) -> None:
         """Say in the log that this end is a clean one, so that no step counts an attempt by crash, and checkpoint."""
@@ -493,23 +481,3 @@ class Processor:
             if not self.performing or self.checkpoint():
                 break
             await asyncio.sleep(0.01)
-
-
-def _payload_of(record: AnyRecord, field: str) -> Payload:
-    found: Payload | None = None
-    match record:
-        case EventReceived() | EventKeyed():
-            return Payload(msgspec.Raw(_ENCODE(record.event)))
-        case StepCompleted() | RunFinished() if record.result is not None:
-            found = record.result
-        case RunRequested():
-            found = record.event if field == "event" else record.arguments
-        case MatchOffered():
-            found = record.event
-        case OpOpened():
-            found = getattr(record.opening, "arguments", None)
-        case _:
-            pass
-    if found is None:
-        raise LogCorrupt(f"a reference points to a record without {field}: {type(record).__name__}")
-    return found

@@ -1,6 +1,6 @@
 """A run as its journal has it: read from the log between its first and its last record."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -8,7 +8,7 @@ from perdure.duration import human
 from perdure.flow import decode
 from perdure.flow.lines import op_name
 from perdure.flow.states import RunState
-from perdure.log.protocol import Log
+from perdure.log.protocol import Batch, Log
 from perdure.partition import Processor
 from perdure.sdk.port import Attempt, OpDetail
 from perdure.worker import Worker
@@ -72,7 +72,8 @@ class RunReader:
         self.trimmed = False
         """The log has let go of its first records."""
 
-    def read(self, state: RunState) -> tuple[OpDetail, ...]:
+    def read(self, state: RunState, records: Iterable[tuple[int, AnyRecord]]) -> tuple[OpDetail, ...]:
+        """`records`: what the log has of the run, with its log time; see `records_of`."""
         processor = self._processor
         start = processor.log.start(processor.partition)
         self.trimmed = state.requested_offset < start
@@ -81,7 +82,7 @@ class RunReader:
             for line in processor.view.lines.load(state.id):
                 if line.offset < start:
                     self._take(processor.view.lines.whole(state.id, line), line.at)
-        for at, record in records_of(processor.log, processor.partition, state):
+        for at, record in records:
             self._take(record, at)
         return tuple(op.detail() for op in self._ops.values())
 
@@ -163,19 +164,26 @@ class RunReader:
         return Raw(self._worker.payload_bytes(self._processor, payload))
 
 
-def records_of(log: Log, partition: int, state: RunState) -> Iterator[tuple[int, AnyRecord]]:
+async def records_of(log: Log, partition: int, state: RunState) -> list[tuple[int, AnyRecord]]:
     """(log time, record) of every record that names the run, from its request to its end; of those that are kept."""
-    name = state.id.encode()
-    end = state.ended_offset + 1 if state.ended_at is not None else log.end(partition)
+    end = state.ended_offset + 1 if state.ended_at is not None else await log.latest(partition)
     offset = max(state.requested_offset, log.start(partition))
+    found: list[tuple[int, AnyRecord]] = []
     while offset < end:
-        for batch in log.read(partition, offset):
-            for raw in batch.values:
-                if offset < end and name in raw:
-                    record = decode(raw)
-                    if getattr(record, "run", getattr(record, "entity", "")) == state.id:
-                        yield batch.timestamp_ms, record
-                offset += 1
+        for batch in await log.fetch(partition, offset):
+            found += named_in(batch, state, end)
+            offset = batch.offset + len(batch.values)
+    return found
+
+
+def named_in(batch: Batch, state: RunState, end: int) -> Iterator[tuple[int, AnyRecord]]:
+    """(log time, record) of those below `end` that name the run."""
+    name = state.id.encode()
+    for raw in batch.values[: max(0, end - batch.offset)]:
+        if name in raw:
+            record = decode(raw)
+            if getattr(record, "run", getattr(record, "entity", "")) == state.id:
+                yield batch.timestamp_ms, record
 
 
 def kind_of(opening: Opening) -> str:

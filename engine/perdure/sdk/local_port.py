@@ -14,7 +14,7 @@ from perdure.flow.definitions import CRON
 from perdure.flow.ending import heir_of
 from perdure.flow.routing import partition_of, partition_of_run
 from perdure.flow.states import TERMINAL, RunState
-from perdure.sdk.journal import RunReader
+from perdure.sdk.journal import RunReader, records_of
 from perdure.sdk.node import Node
 from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import decode_arguments
@@ -233,7 +233,7 @@ class LocalPort:
         state = await self._find(run_id)
         node = self._node
         reader = RunReader(node.processor_of(run_id), node.worker)
-        ops = reader.read(state)
+        ops = reader.read(state, await records_of(node.log, partition_of_run(run_id, node.log.partitions), state))
         execution = node.worker.executions.get(run_id)
         parked = state.parked.message if state.parked is not None else ""
         return RunDetail(

@@ -1,18 +1,20 @@
 """Runs as a test sees them."""
 
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Struct
 
 from perdure.errors import Failed, StepError
 from perdure.flow.states import RunState
-from perdure.sdk.journal import RunReader
+from perdure.log.protocol import LocalLog
+from perdure.sdk.journal import RunReader, named_in
 from perdure.sdk.node import Node
 from perdure.sdk.port import OpDetail, RunStatus
 from perdure.worker.errors import rebuild_run_failed
 from perdure.worker.payloads import decoder_for
+from perdure_schemas import AnyRecord
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -50,9 +52,19 @@ def run_of(node: Node, state: RunState, status: RunStatus) -> Run[Any]:
         info = state.error
         error = Failed(info.type, info.message, info.traceback, info.attempts, bases=info.bases)
     types = {step.name: step.spec.returns for step in node.app.steps}
-    ops = RunReader(processor, node.worker).read(state)
+    records = _records_of(cast("LocalLog", node.log), processor.partition, state)
+    ops = RunReader(processor, node.worker).read(state, records)
     steps = [_step(op, types.get(op.name, Any)) for op in ops if op.type == "step"]
     return Run(state.id, status, output, error, steps)
+
+
+def _records_of(log: LocalLog, partition: int, state: RunState) -> Iterator[tuple[int, AnyRecord]]:
+    end = log.end(partition)
+    offset = max(state.requested_offset, log.start(partition))
+    while offset < end:
+        for batch in log.read(partition, offset):
+            yield from named_in(batch, state, end)
+            offset = batch.offset + len(batch.values)
 
 
 def _step(op: OpDetail, annotation: Any) -> StepRecord:

@@ -61,7 +61,7 @@ class Promises:
                 self._check_given(partition, raws)
                 self._check_store(partition, raws, log.store(partition).scan(b""))
             self._check_order(journal)
-            self._check_side(log)
+            await self._check_side(log)
         finally:
             await log.close()
         return journal
@@ -104,10 +104,10 @@ class Promises:
             assert found == list(range(1, len(found) + 1)), f"a hole: of life {life} there are tickets {found[-50:]}"
             assert len(found) >= told, f"I1: life {life} was told of ticket {told}, and {len(found)} are there"
 
-    def _check_side(self, log: EmbeddedLog) -> None:
+    async def _check_side(self, log: EmbeddedLog) -> None:
         for partition in range(PARTITIONS):
             notes: list[tuple[int, ...]] = []
-            while batches := log.read_side("notes", partition, len(notes)):
+            while batches := await log.read_side("notes", partition, len(notes)):
                 for batch in batches:
                     notes += [tuple(map(int, raw.split())) for raw in batch.values]
             assert notes == sorted(set(notes)), f"side topic of partition {partition}: {notes[-20:]}"

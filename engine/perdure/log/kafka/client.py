@@ -1,0 +1,161 @@
+"""aiokafka as this log uses it: its objects by protocols, and the settings that all of them share.
+
+The library is imported when a Kafka log is opened, not before.
+"""
+
+import importlib
+import ssl
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, cast
+
+from perdure.errors import LogError
+from perdure.log.kafka.address import Address
+
+REQUEST_MS = 10_000
+"""An answer that takes longer is one that was lost."""
+BATCH_BYTES = 1 << 20
+REQUEST_BYTES = 8 << 20
+FETCH_WAIT_MS = 200
+"""How long a broker holds back a fetch while there is nothing new; what comes meanwhile is sent at once."""
+
+
+class Partition(Protocol):
+    """A partition of a topic; made by `partition_in`."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    def __hash__(self) -> int: ...
+
+
+class Record(Protocol):
+    """A record that was read."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Appended(Protocol):
+    """What the brokers say of a batch that they have."""
+
+    offset: int
+    timestamp: int
+
+
+class BatchBuilder(Protocol):
+    def append(self, *, timestamp: int | None, key: bytes | None, value: bytes | None) -> object | None: ...
+
+
+class Producer(Protocol):
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def create_batch(self) -> BatchBuilder: ...
+    async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> "Any": ...
+    async def begin_transaction(self) -> None: ...
+    async def commit_transaction(self) -> None: ...
+
+
+class Consumer(Protocol):
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def assign(self, partitions: Sequence[Partition]) -> None: ...
+    def assignment(self) -> frozenset[Partition]: ...
+    def subscribe(self, topics: Sequence[str], *, listener: object) -> None: ...
+    def seek(self, partition: Partition, offset: int) -> None: ...
+    def pause(self, *partitions: Partition) -> None: ...
+    def resume(self, *partitions: Partition) -> None: ...
+    async def position(self, partition: Partition) -> int: ...
+    async def getmany(
+        self, *partitions: Partition, timeout_ms: int, max_records: int | None = None
+    ) -> Mapping[Partition, Sequence[Record]]: ...
+    async def beginning_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]: ...
+    async def end_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]: ...
+    async def commit(self, offsets: Mapping[Partition, int]) -> None: ...
+    async def committed(self, partition: Partition) -> int | None: ...
+
+
+class Client:
+    """Makes what speaks to the brokers."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._library = _library("aiokafka")
+        self._shared: dict[str, Any] = {
+            "bootstrap_servers": list(address.servers),
+            "request_timeout_ms": REQUEST_MS,
+            "retry_backoff_ms": 50,
+            **_security(address.client),
+        }
+
+    def producer(self, transactional_id: str | None = None) -> Producer:
+        made = self._library.AIOKafkaProducer(
+            **self._shared,
+            acks="all",
+            enable_idempotence=True,
+            transactional_id=transactional_id,
+            max_batch_size=REQUEST_BYTES,
+            max_request_size=REQUEST_BYTES,
+        )
+        return cast("Producer", made)
+
+    def consumer(self, **settings: Any) -> Consumer:
+        made = self._library.AIOKafkaConsumer(
+            **self._shared,
+            **{
+                "auto_offset_reset": "none",
+                "enable_auto_commit": False,
+                "fetch_max_wait_ms": FETCH_WAIT_MS,
+                "max_partition_fetch_bytes": REQUEST_BYTES,
+                **settings,
+            },
+        )
+        return cast("Consumer", made)
+
+    def admin(self) -> Any:
+        return admin().AIOKafkaAdminClient(**self._shared)
+
+    def listener(self) -> type[Any]:
+        """The base class of who is told of rebalances."""
+        return cast("type[Any]", self._library.ConsumerRebalanceListener)
+
+    def sticky(self) -> object:
+        return _library("aiokafka.coordinator.assignors.sticky.sticky_assignor").StickyPartitionAssignor
+
+
+def partition_in(topic: str, partition: int) -> Partition:
+    return cast("Partition", structs().TopicPartition(topic, partition))
+
+
+def admin() -> Any:
+    """What topics are made of."""
+    return _library("aiokafka.admin")
+
+
+def errors() -> Any:
+    """aiokafka's exceptions."""
+    return _library("aiokafka.errors")
+
+
+def structs() -> Any:
+    return _library("aiokafka.structs")
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise LogError("a log on Kafka needs aiokafka: pip install 'perdure[kafka]'") from error
+
+
+def _security(given: Mapping[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {name: value for name, value in given.items() if not name.startswith("ssl_")}
+    if "SSL" in given.get("security_protocol", ""):
+        context = ssl.create_default_context(cafile=given.get("ssl_cafile"))
+        with suppress(KeyError):
+            context.load_cert_chain(given["ssl_certfile"], given.get("ssl_keyfile"), given.get("ssl_password"))
+        settings["ssl_context"] = context
+    return settings

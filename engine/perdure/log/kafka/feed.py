@@ -1,0 +1,257 @@
+"""Reads the journal for all who follow it: one consumer of every partition, by `assign`, without a group.
+
+    partition      |-------------------------------------------------|
+    live followers                              o feed's position ─► getmany ─► sinks
+    late follower        o ─ fetch ─ fetch ─ … ─┘ joins when it is where the feed is
+
+A partition that nobody follows is paused. Its first follower moves the feed to where it wants to begin; one that comes
+later, and wants to begin elsewhere, catches up by fetches of its own.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import Context
+from typing import Any
+
+from perdure.log.kafka.client import Client, Consumer, Record, errors, partition_in
+from perdure.log.protocol import Batch, Failed, Sink
+
+log = logging.getLogger("perdure.log.kafka")
+POLL_MS = 500
+MOST_RECORDS = 5_000
+"""In one turn of the loop; more of them wait for the next."""
+STALLED_SECONDS = 10.0
+_AGAIN_SECONDS = 0.2
+
+Fetch = Callable[[int, int], Coroutine[Any, Any, list[Batch]]]
+"""(partition, offset) → batches, asked of the brokers."""
+
+
+def batches_of(partition: int, records: Iterable[Record]) -> list[Batch]:
+    """Consecutive records of one time are one batch."""
+    found: list[Batch] = []
+    values: list[bytes] = []
+    offset, following, stamp = 0, -1, -1
+    for record in records:
+        if record.offset != following or record.timestamp != stamp:
+            if values:
+                found.append(Batch(partition, offset, stamp, values))
+            values, offset, stamp = [], record.offset, record.timestamp
+        values.append(record.value or b"")
+        following = record.offset + 1
+    if values:
+        found.append(Batch(partition, offset, stamp, values))
+    return found
+
+
+def end_of(batch: Batch) -> int:
+    return batch.offset + len(batch.values)
+
+
+def cut(batches: Sequence[Batch], start: int, end: int) -> list[Batch]:
+    """What lies in [start, end)."""
+    found: list[Batch] = []
+    for batch in batches:
+        skip, keep = max(0, start - batch.offset), max(0, end - batch.offset)
+        values = batch.values[skip:keep]
+        if values:
+            found.append(Batch(batch.partition, batch.offset + skip, batch.timestamp_ms, values))
+    return found
+
+
+class Follower:
+    """One subscription; see `Reader`."""
+
+    def __init__(self, feed: "Feed", partition: int, position: int, sink: Sink, failed: Failed | None) -> None:
+        self._feed = feed
+        self._sink = sink
+        self._failed = failed
+        self.partition = partition
+        self.position = position
+        self.closed = False
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._feed.remove(self)
+
+    def give(self, batch: Batch) -> None:
+        """Hand over one batch, unless the reader was closed by the sink of the one before."""
+        if self.closed:
+            return
+        self.position = end_of(batch)
+        try:
+            self._sink(batch)
+        except Exception as error:  # the sink is the engine's: its failure must not stop the others
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Stop for good: going on would skip what was not taken."""
+        self.close()
+        if self._failed is not None:
+            self._failed(error)
+        else:
+            message = f"a reader of partition {self.partition} stopped"
+            asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+
+
+class Feed:
+    """See the module's text. `seen` is told of each batch before its followers are."""
+
+    def __init__(
+        self, client: Client, topic: str, partitions: int, fetch: Fetch, seen: Callable[[Batch], None]
+    ) -> None:
+        self._client = client
+        self._places = [partition_in(topic, number) for number in range(partitions)]
+        self._fetch = fetch
+        self._seen = seen
+        self._positions = [0] * partitions
+        self._live: list[tuple[Follower, ...]] = [()] * partitions
+        """Tuples are replaced, never changed: a sink may open and close readers while one is walked through."""
+        self._late: dict[Follower, asyncio.Task[None]] = {}
+        self._consumer: Consumer | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._consumer = await self._made()
+        self._task = _spawn(self._pump())
+
+    async def close(self) -> None:
+        for follower in [one for live in self._live for one in live]:
+            follower.close()
+        for follower in list(self._late):
+            follower.close()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await stop(consumer)
+
+    def follow(self, partition: int, offset: int, sink: Sink, failed: Failed | None) -> Follower:
+        follower = Follower(self, partition, offset, sink, failed)
+        self._join(follower)
+        return follower
+
+    def remove(self, follower: Follower) -> None:
+        task = self._late.pop(follower, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+        partition = follower.partition
+        live = self._live[partition]
+        if follower in live:
+            self._live[partition] = tuple(other for other in live if other is not follower)
+            if not self._live[partition] and self._consumer is not None:
+                self._consumer.pause(self._places[partition])
+
+    def _join(self, follower: Follower) -> None:
+        """It becomes live if the feed is where it is, or can be put there; else it catches up."""
+        partition, consumer = follower.partition, self._consumer
+        if self._live[partition] and follower.position != self._positions[partition]:
+            self._late[follower] = _spawn(self._catch_up(follower))
+            return
+        if not self._live[partition]:
+            self._positions[partition] = follower.position
+            if consumer is not None:
+                consumer.seek(self._places[partition], follower.position)
+                consumer.resume(self._places[partition])
+        self._live[partition] = (*self._live[partition], follower)
+
+    async def _catch_up(self, follower: Follower) -> None:
+        partition = follower.partition
+        while not follower.closed:
+            try:
+                batches = await self._fetch(partition, follower.position)
+            except IndexError as error:
+                follower.fail(error)
+                return
+            except Exception as error:
+                log.warning("partition %d cannot be read at present: %s", partition, error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            # Not beyond the feed: from there on it is given what the feed gives, and in one turn with it.
+            end = self._positions[partition] if self._live[partition] else 1 << 62
+            for batch in cut(batches, follower.position, end):
+                follower.give(batch)
+            if not self._live[partition] or follower.position >= self._positions[partition]:
+                break
+        self._late.pop(follower, None)
+        if not follower.closed:
+            self._join(follower)
+
+    async def _pump(self) -> None:
+        while True:
+            try:
+                consumer = self._consumer
+                if consumer is None:
+                    consumer = self._consumer = await self._made()
+                found = await consumer.getmany(timeout_ms=POLL_MS, max_records=MOST_RECORDS)
+            except errors().OffsetOutOfRangeError as error:
+                self._out_of_range(error)
+                continue
+            except Exception as error:
+                log.warning("reading from Kafka failed, it is tried again: %s", error)
+                await self._again()
+                continue
+            for place, records in found.items():
+                for batch in batches_of(place.partition, records):
+                    self._give(batch)
+            # What is there already is given without waiting: others need their turn.
+            await asyncio.sleep(0)
+
+    def _give(self, batch: Batch) -> None:
+        partition = batch.partition
+        position = self._positions[partition]
+        if batch.offset < position:  # fetched before the feed was moved
+            return
+        self._positions[partition] = end_of(batch)
+        self._seen(batch)
+        for follower in self._live[partition]:
+            follower.give(batch)
+
+    def _out_of_range(self, error: Any) -> None:
+        """What they want next is gone: they cannot go on, and nothing may be skipped."""
+        gone: Mapping[Partition, int] = error.args[0]
+        for place, offset in gone.items():
+            reason = f"offset {offset} of partition {place.partition} is not there any more: the log was trimmed"
+            for follower in self._live[place.partition]:
+                follower.fail(IndexError(reason))
+            assert self._consumer is not None
+            self._consumer.pause(place)
+
+    async def _again(self) -> None:
+        """With a new consumer, from where the feed is."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await stop(consumer)
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _made(self) -> Consumer:
+        consumer = self._client.consumer()
+        try:
+            async with asyncio.timeout(15):
+                await consumer.start()
+        except BaseException:
+            await stop(consumer)
+            raise
+        consumer.assign(self._places)
+        for number, place in enumerate(self._places):
+            consumer.seek(place, self._positions[number])
+            if not self._live[number]:
+                consumer.pause(place)
+        return consumer
+
+
+async def stop(consumer: Consumer) -> None:
+    """`stop` of aiokafka waits for brokers that may be away."""
+    with suppress(Exception):
+        async with asyncio.timeout(5):
+            await consumer.stop()
+
+
+def _spawn(coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    return Context().run(asyncio.get_running_loop().create_task, coroutine)

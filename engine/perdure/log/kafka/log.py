@@ -1,0 +1,302 @@
+"""See `Log`. What each part does stands in the parts; here they are put together."""
+
+import asyncio
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from perdure.errors import LogError
+from perdure.log.clock import Clock
+from perdure.log.kafka.address import Address
+from perdure.log.kafka.client import REQUEST_BYTES, Client, Consumer, Partition, errors, partition_in
+from perdure.log.kafka.commands import PARTITIONS as QUEUE_PARTITIONS
+from perdure.log.kafka.commands import KafkaCommands
+from perdure.log.kafka.feed import Feed, batches_of, end_of, stop
+from perdure.log.kafka.group import Group
+from perdure.log.kafka.lanes import Lane, Lanes
+from perdure.log.kafka.snapshots import KafkaSnapshots
+from perdure.log.kafka.state import StateDisk
+from perdure.log.kafka.topics import SIDES, Topics
+from perdure.log.kafka.writer import Writer
+from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
+from perdure.log.tickets import Waiters
+
+log = logging.getLogger("perdure.log.kafka")
+RECORD_BYTES = REQUEST_BYTES // 2
+"""A larger record is refused: the brokers would."""
+_FETCH_MS = 1_000
+_LAST_SECONDS = 20.0
+"""How long a close waits for the brokers to take what was appended."""
+
+
+class KafkaLog:
+    """The journal of `app` in `address.namespace`; state lies in `directory`, which is this pod's own."""
+
+    def __init__(self, address: Address, app: str, directory: str | Path, partitions: int = 4) -> None:
+        self._address = address
+        self._app = app
+        self._directory = Path(directory)
+        self._partitions = partitions
+        self._journal = address.topic(app, "journal")
+        self._places = [partition_in(self._journal, number) for number in range(partitions)]
+        self._clock = Clock()
+        self._opened = False
+        self._failure: LogError | None = None
+        self._starts = [0] * partitions
+        self._ends = [0] * partitions
+
+    @property
+    def partitions(self) -> int:
+        return self._partitions
+
+    @property
+    def shared(self) -> bool:
+        return True
+
+    @property
+    def acknowledged(self) -> int:
+        return self._lanes.acknowledged
+
+    @property
+    def failure(self) -> Exception | None:
+        return self._failure
+
+    @property
+    def retention_ms(self) -> int | None:
+        return self._address.retention_ms
+
+    async def open(self) -> None:
+        if self._opened:
+            return
+        self._client = client = Client(self._address)
+        self._topics = Topics(client)
+        await self._topics.ensure(self._wanted())
+        self._state = StateDisk(self._directory, self._partitions)
+        self._lanes = Lanes()
+        self._waiters = Waiters()
+        self._writer = Writer(client, self._lanes, self._queue, self._landed, self._failed)
+        self._feed = Feed(client, self._journal, self._partitions, self.fetch, self._seen)
+        self._group = Group(client, self._address.topic(self._app), self._journal, self._written)
+        self._snapshots = KafkaSnapshots(client, self._address.topic(self._app, "snapshots"))
+        self._commands = KafkaCommands(client, self._lanes, self._put, self._queue, self._app)
+        self._asking: Consumer | None = None
+        self._asked = asyncio.Lock()
+        try:
+            self._asking = await self._consumer()
+            await self._look(range(self._partitions))
+            await self._writer.open()
+            await self._feed.open()
+        except BaseException:
+            await self._shut()
+            raise
+        self._opened = True
+
+    def _wanted(self) -> dict[str, tuple[str, int]]:
+        kinds = ("journal", "snapshots", *SIDES)
+        return {self._address.topic(self._app, kind): (kind, self._partitions) for kind in kinds}
+
+    async def close(self) -> None:
+        if not self._opened:
+            return
+        await self._group.leave()
+        await self._commands.close()
+        with suppress(LogError, TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self.acknowledge(self._lanes.ticket)
+        if not self._opened:
+            return
+        self._opened = False
+        await self._shut()
+
+    async def abandon(self) -> None:
+        """As a process that dies: nothing more is said to anybody."""
+        self._opened = False
+        await self._group.abandon()
+        await self._commands.abandon()
+        await self._shut()
+
+    async def _shut(self) -> None:
+        await self._feed.close()
+        await self._writer.close()
+        await self._snapshots.close()
+        self._waiters.refuse(lambda: LogError("the log was closed before this was durable"))
+        if self._asking is not None:
+            await stop(self._asking)
+        self._state.close()
+
+    # Writing
+
+    def append(self, partition: int, value: bytes) -> int:
+        if not 0 <= partition < self._partitions:
+            raise IndexError(f"partition {partition}: this log has {self._partitions}")
+        return self._put(self._places[partition], value)
+
+    def _put(self, place: Partition, value: bytes) -> int:
+        if not self._opened:
+            raise LogError("the log is not open: `await log.open()` first")
+        if len(value) > RECORD_BYTES:
+            raise LogError(f"a record of {len(value):,} bytes is too large for Kafka: {RECORD_BYTES:,} at most")
+        ticket = self._lanes.put(place, value)
+        self._writer.wake()
+        return ticket
+
+    async def acknowledge(self, ticket: int) -> None:
+        if ticket <= self._lanes.acknowledged:
+            return
+        if self._failure is not None:
+            raise LogError(str(self._failure))
+        if not self._opened:
+            raise LogError("the log is not open: `await log.open()` first")
+        await self._waiters.add(ticket, asyncio.get_running_loop())
+
+    async def _written(self) -> None:
+        await self.acknowledge(self._lanes.ticket)
+
+    def _landed(self, lane: Lane, offset: int, count: int, stamp_ms: int) -> None:
+        self._failure = None
+        if stamp_ms > 0:
+            self._clock.at_least(stamp_ms)
+        if lane.place.topic == self._journal and offset >= 0:
+            partition = lane.place.partition
+            self._ends[partition] = max(self._ends[partition], offset + count)
+        self._waiters.release(self._lanes.acknowledged)
+        self._commands.advance()
+
+    def _failed(self, error: LogError) -> None:
+        self._failure = error
+        self._waiters.refuse(lambda: LogError(str(error)))
+
+    def side(self, topic: str, partition: int, value: bytes) -> None:
+        if self._opened and self._failure is None:
+            self._writer.say(partition_in(self._address.topic(self._app, topic), partition), value)
+
+    # Reading
+
+    def start(self, partition: int) -> int:
+        return self._starts[partition]
+
+    def end(self, partition: int) -> int:
+        return self._ends[partition]
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
+    def follow(self, partition: int, offset: int, sink: Sink, *, failed: Failed | None = None) -> Reader:
+        if not self._starts[partition] <= offset <= self._ends[partition]:
+            raise IndexError(
+                f"offset {offset} of partition {partition} is outside its log, "
+                f"{self._starts[partition]} to {self._ends[partition]}"
+            )
+        return self._feed.follow(partition, offset, sink, failed)
+
+    def _seen(self, batch: Batch) -> None:
+        self._ends[batch.partition] = max(self._ends[batch.partition], end_of(batch))
+        self._clock.at_least(batch.timestamp_ms)
+
+    async def latest(self, partition: int) -> int:
+        await self._look([partition])
+        return self._ends[partition]
+
+    async def fetch(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        await self._look([partition])
+        start, end = self._starts[partition], self._ends[partition]
+        if not start <= offset <= end:
+            raise IndexError(f"offset {offset} of partition {partition}: it has {start} to {end}")
+        return await self._fetch(self._places[partition], offset, end, limit_bytes)
+
+    async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        if topic not in SIDES:
+            return []
+        place = partition_in(self._address.topic(self._app, topic), partition)
+        start, end = await self._bounds(place)
+        return await self._fetch(place, max(start, offset), end, limit_bytes)
+
+    async def _look(self, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            start, end = await self._bounds(self._places[partition])
+            self._starts[partition] = max(start, self._starts[partition])
+            self._ends[partition] = max(end, self._ends[partition])
+
+    async def _bounds(self, place: Partition) -> tuple[int, int]:
+        assert self._asking is not None
+        with self._explained():
+            starts = await self._asking.beginning_offsets([place])
+            ends = await self._asking.end_offsets([place])
+        return starts[place], ends[place]
+
+    async def _fetch(self, place: Partition, offset: int, end: int, limit_bytes: int) -> list[Batch]:
+        if offset >= end:
+            return []
+        assert self._asking is not None
+        found: list[Batch] = []
+        async with self._asked:
+            with self._explained():
+                self._asking.assign([place])
+                self._asking.seek(place, offset)
+                while not found:
+                    records = (await self._asking.getmany(place, timeout_ms=_FETCH_MS)).get(place, ())
+                    size, taken = 0, list[object]()
+                    for record in records:
+                        taken.append(record)
+                        size += len(record.value or b"")
+                        if size >= limit_bytes:
+                            break
+                    found = batches_of(place.partition, taken)  # type: ignore[arg-type]
+                self._asking.assign([])
+        return found
+
+    async def _consumer(self) -> Consumer:
+        consumer = self._client.consumer()
+        with self._explained():
+            await consumer.start()
+        return consumer
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except errors().OffsetOutOfRangeError as error:
+            raise IndexError(f"{error}: the log was trimmed") from error
+        except errors().KafkaError as error:
+            raise LogError(f"Kafka does not answer at present: {error!r}") from error
+
+    # What else there is
+
+    async def trim(self, partition: int, offset: int) -> None:
+        await self._look([partition])
+        offset = min(offset, self._ends[partition])
+        if offset > self._starts[partition]:
+            with self._explained():
+                start = await self._topics.trim(self._places[partition], offset)
+            self._starts[partition] = max(start, self._starts[partition])
+
+    def store(self, partition: int) -> Store:
+        return self._state.stores[partition]
+
+    def drop_store(self, partition: int) -> None:
+        self._state.stores[partition].drop()
+
+    def join(self, member: Member) -> None:
+        if not self._opened:
+            raise LogError("the log is not open: `await log.open()` first")
+        self._group.join(member)
+
+    async def leave(self) -> None:
+        await self._group.leave()
+
+    def confirmed(self, partition: int) -> bool:
+        if not 0 <= partition < self._partitions:
+            raise IndexError(f"partition {partition}: this log has {self._partitions}")
+        return self._group.confirmed(partition)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        return self._snapshots
+
+    @property
+    def commands(self) -> Commands:
+        return self._commands
+
+    async def _queue(self, topic: str) -> None:
+        await self._topics.ensure_one(topic, "commands", QUEUE_PARTITIONS)

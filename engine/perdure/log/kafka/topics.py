@@ -1,0 +1,143 @@
+"""The topics of an app: made if they are missing, and looked at before anything is written.
+
+<ns>.<app>.journal       P partitions, kept until the owner trims it; the brokers' clock
+<ns>.<app>.snapshots     P partitions, compacted
+<ns>.<app>.logs          P partitions, kept for the retention; `dead-letters` likewise
+<ns>.<app>.commands.<q>  the queues, made when they are first used
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from perdure.errors import LogError, LogMismatch
+from perdure.log.kafka.address import Address
+from perdure.log.kafka.client import REQUEST_BYTES, Client, errors, structs
+from perdure.log.kafka.client import admin as admin_library
+
+log = logging.getLogger("perdure.log.kafka")
+SIDES = ("logs", "dead-letters")
+COPIES = 3
+"""Of each record, where there are as many brokers and nothing else is asked for."""
+_SIDE_RETENTION_MS = 7 * 86_400_000
+_VISIBLE_SECONDS = 30.0
+
+
+def settings_of(kind: str, retention_ms: int | None) -> dict[str, str]:
+    """What a topic is made with, by its kind: journal, snapshots, commands, logs, dead-letters, events."""
+    kept = str(_SIDE_RETENTION_MS if retention_ms is None else retention_ms)
+    settings = {"max.message.bytes": str(REQUEST_BYTES), "message.timestamp.type": "LogAppendTime"}
+    match kind:
+        case "journal":
+            # Not by time, nor by size: only the owner knows what is needed.
+            return settings | {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+        case "snapshots":
+            return settings | {"cleanup.policy": "compact"}
+        case _:
+            return settings | {"cleanup.policy": "delete", "retention.ms": kept}
+
+
+class Topics:
+    """What the brokers have of the app's topics."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._address: Address = client.address
+        self._known: set[str] = set()
+        self._making = asyncio.Lock()
+
+    async def ensure(self, wanted: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+        """Make what is missing of `wanted` (topic → kind and partitions); the partitions that each one has.
+
+        Raises `LogMismatch` for another count than wanted, `LogError` if one is missing and may not be made.
+        """
+        async with self._making, self._admin() as admin:
+            there = await _partitions(admin, list(wanted))
+            missing = [topic for topic in wanted if topic not in there]
+            if missing and not self._address.create:
+                raise LogError(
+                    f"topic {missing[0]} is missing: `perdure topics create` makes it, or leave out create=no"
+                )
+            if missing:
+                await self._create(admin, {topic: wanted[topic] for topic in missing})
+                there |= await _seen(admin, missing)
+            for topic, (_, count) in wanted.items():
+                if there[topic] != count:
+                    raise LogMismatch(
+                        f"topic {topic} has {there[topic]} partitions, and {count} were asked for. The number is "
+                        f"fixed when it is made: say partitions={there[topic]}, or copy it into a new one with "
+                        "`perdure topics copy`"
+                    )
+            self._known.update(wanted)
+            return there
+
+    async def ensure_one(self, topic: str, kind: str, partitions: int) -> None:
+        if topic not in self._known:
+            await self.ensure({topic: (kind, partitions)})
+
+    async def trim(self, place: Any, offset: int) -> int:
+        """Delete what lies below `offset`; where the partition begins now."""
+        async with self._admin() as admin:
+            records = admin_library().RecordsToDelete(before_offset=offset)
+            partition = structs().TopicPartition(place.topic, place.partition)
+            done: dict[Any, int] = await admin.delete_records({partition: records})
+            return done[partition]
+
+    async def delete_all(self) -> None:
+        """Every topic of the namespace."""
+        async with self._admin() as admin:
+            prefix = self._address.topic("")
+            await admin.delete_topics([topic for topic in await admin.list_topics() if topic.startswith(prefix)])
+
+    async def _create(self, admin: Any, wanted: Mapping[str, tuple[str, int]]) -> None:
+        copies = self._address.replication or min(COPIES, len((await admin.describe_cluster())["brokers"]))
+        # One copy may be missing, and what is acknowledged stands in two at least.
+        least = {"min.insync.replicas": str(max(1, copies - 1))}
+        new = [
+            admin_library().NewTopic(
+                name=topic,
+                num_partitions=count,
+                replication_factor=copies,
+                topic_configs=settings_of(kind, self._address.retention_ms) | least,
+            )
+            for topic, (kind, count) in wanted.items()
+        ]
+        answer = await admin.create_topics(new)
+        for topic, code, *why in answer.topic_errors:
+            error = errors().for_code(code)
+            if error not in (errors().NoError, errors().TopicAlreadyExistsError):
+                raise LogError(f"topic {topic} could not be made: {error.__name__} {why[0] if why else ''}".rstrip())
+        log.info("made %s", ", ".join(wanted))
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncGenerator[Any]:
+        admin = self._client.admin()
+        try:
+            async with asyncio.timeout(_VISIBLE_SECONDS):
+                await admin.start()
+                yield admin
+        except (errors().KafkaConnectionError, TimeoutError) as error:
+            servers = ",".join(self._address.servers)
+            raise LogError(f"no Kafka broker answers at {servers}: is it running, and reachable from here?") from error
+        finally:
+            with suppress(Exception):
+                await admin.close()
+
+
+async def _partitions(admin: Any, topics: list[str]) -> dict[str, int]:
+    described = await admin.describe_topics(topics)
+    return {one["topic"]: len(one["partitions"]) for one in described if not one["error_code"]}
+
+
+async def _seen(admin: Any, topics: list[str]) -> dict[str, int]:
+    """Until the brokers tell of what they just made, with a leader for each partition."""
+    while True:
+        described = await admin.describe_topics(topics)
+        ready = [
+            one for one in described if not one["error_code"] and all(part["leader"] >= 0 for part in one["partitions"])
+        ]
+        if len(ready) == len(topics):
+            return {one["topic"]: len(one["partitions"]) for one in ready}
+        await asyncio.sleep(0.02)
