@@ -15,7 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-from perdure.log.kafka.client import Client, Consumer, Record, errors, partition_in
+from perdure.log.kafka.client import Client, Consumer, Partition, Record, errors, partition_in
 from perdure.log.protocol import Batch, Failed, Sink
 
 log = logging.getLogger("perdure.log.kafka")
