@@ -17,13 +17,12 @@ from tests.log.conformance import Conformance
 class KafkaBench:
     """Topics of its own, and a pod's next lives on one disk."""
 
-    def __init__(self, address: Address, disk: Path) -> None:
+    def __init__(self, address: Address) -> None:
         self.address = address
-        self._disk = disk
         self.log: Log = self.next()
 
     def next(self) -> Log:
-        self.log = self.kafka = KafkaLog(self.address, "shop", self._disk, partitions=2)
+        self.log = self.kafka = KafkaLog(self.address, "shop", partitions=2)
         return self.log
 
     async def reopen(self) -> Log:
@@ -40,7 +39,7 @@ class KafkaBench:
 class TestKafka(Conformance):
     @pytest.fixture
     async def bench(self, kafka: str, tmp_path: Path) -> AsyncGenerator[KafkaBench]:
-        bench = KafkaBench(parse(f"kafka://{kafka}/test-{uuid4().hex[:12]}?session=1s"), tmp_path)
+        bench = KafkaBench(parse(f"kafka://{kafka}/test-{uuid4().hex[:12]}?session=1s&data={tmp_path}"))
         await bench.log.open()
         yield bench
         await bench.log.close()

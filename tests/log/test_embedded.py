@@ -198,7 +198,7 @@ async def test_a_closed_log_says_so(log: EmbeddedLog) -> None:
 async def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for url, path in ((f"embedded://{tmp_path}/deep/a", "deep/a"), ("embedded://deep/b", "deep/b")):
-        log = open_log(url, partitions=3)
+        log = open_log(url, app="shop", partitions=3)
         assert log.partitions == 3
         await log.open()
         await log.close()

@@ -123,20 +123,24 @@ async def test_a_log_that_is_not_open_says_so() -> None:
 
 
 def test_how_long_the_log_is_kept_for_people() -> None:
-    assert open_log("embedded://data").retention_ms == 7 * 86_400_000
-    assert open_log("embedded://data?retention=36h").retention_ms == 36 * 3_600_000
-    assert open_log("embedded://data?retention=forever").retention_ms is None
+    assert open_log("embedded://data", app="shop").retention_ms == 7 * 86_400_000
+    assert open_log("embedded://data?retention=36h", app="shop").retention_ms == 36 * 3_600_000
+    assert open_log("embedded://data?retention=forever", app="shop").retention_ms is None
 
 
 def test_urls() -> None:
-    assert isinstance(open_log("memory://", partitions=7), MemoryLog)
-    assert open_log("memory://", partitions=7).partitions == 7
+    assert isinstance(open_log("memory://", app="shop", partitions=7), MemoryLog)
+    assert open_log("memory://", app="shop", partitions=7).partitions == 7
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("kafka://localhost:9092", "later release"),
+        ("kafka://", "names no broker.*kafka://localhost:9092"),
+        ("kafka://localhost/a b", "namespace 'a b'"),
+        ("kafka://localhost?sesion=1s", "no setting 'sesion'.*session"),
+        ("kafka://localhost?replication=three", "replication=three: give a number"),
+        ("kafka://localhost?session=1", "session"),
         ("redis://localhost", "redis.*embedded.*memory"),
         ("/var/lib/shop", "not a log URL"),
         ("embedded://", "directory"),
@@ -147,4 +151,4 @@ def test_urls() -> None:
 )
 def test_urls_that_name_no_log(url: str, message: str) -> None:
     with pytest.raises(LogError, match=message):
-        open_log(url)
+        open_log(url, app="shop")

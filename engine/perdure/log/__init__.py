@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 
-def open_log(url: str, *, partitions: int = 4) -> Log:
-    """The log that `url` names; `await log.open()` is the caller's.
+def open_log(url: str, *, app: str, partitions: int = 4) -> Log:
+    """The log that `url` names for an app; `await log.open()` is the caller's.
 
     `memory://`, `embedded:///absolute/path` or `embedded://relative/path`; the latter may say for how long people find
     in the log what the engine needs no more: `embedded://data?retention=30d`, or `forever` (7 days if it says nothing).
-    Raises `LogError` for anything else.
+    `kafka://broker:9092/namespace?data=/var/lib/shop`: see `log/kafka/address.py`. Raises `LogError` for anything else.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -56,8 +56,10 @@ def open_log(url: str, *, partitions: int = 4) -> Log:
 
         return EmbeddedLog(path, partitions, retention_ms=_retention_ms(query) if query else RETENTION_MS)
     if scheme == "kafka":
-        raise LogError("kafka:// comes with a later release: use embedded:///path on one machine until then")
-    raise LogError(f"{url!r}: no log is called {scheme}://; there are embedded:///path and memory://")
+        from perdure.log.kafka import KafkaLog, parse
+
+        return KafkaLog(parse(url), app, partitions)
+    raise LogError(f"{url!r}: no log is called {scheme}://; there are embedded:///path, kafka://broker and memory://")
 
 
 def _retention_ms(query: str) -> int | None:

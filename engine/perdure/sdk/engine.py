@@ -78,7 +78,7 @@ class Engine(Client):
         return LocalPort(node)
 
     def _node(self, app: App) -> Node:
-        log = open_log(_log_of(self._log_url, app, len(self.apps)), partitions=self._partitions)
+        log = open_log(_log_of(self._log_url, app, len(self.apps)), app=app.name, partitions=self._partitions)
         return Node(app, log, queues=self._queues)
 
     async def _close(self) -> None:

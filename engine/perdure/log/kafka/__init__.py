@@ -5,6 +5,7 @@ lanes.py what waits · writer.py sends it · feed.py reads for all who follow ·
 snapshots.py commands.py the other topics · state.py the stores, on this pod's disk
 """
 
+from perdure.log.kafka.address import parse
 from perdure.log.kafka.log import KafkaLog
 
-__all__ = ["KafkaLog"]
+__all__ = ["KafkaLog", "parse"]

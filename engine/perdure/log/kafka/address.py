@@ -18,7 +18,7 @@ PASSED = frozenset({
     "security_protocol", "sasl_mechanism", "sasl_plain_username", "sasl_plain_password", "sasl_kerberos_service_name",
     "sasl_kerberos_domain_name", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password", "client_id",
 })  # fmt: skip
-OURS = frozenset({"replication", "retention", "session", "create"})
+OURS = frozenset({"data", "replication", "retention", "session", "create"})
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 RETENTION_MS = 7 * 86_400_000
 SESSION_MS = 10_000
@@ -38,6 +38,8 @@ class Address:
     """A pod that the brokers have not heard of for so long has lost its partitions."""
     create: bool = True
     """Topics that are missing are made."""
+    data: str = ".perdure"
+    """The folder of this pod's own disk under which state is kept."""
     client: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def topic(self, *names: str) -> str:
@@ -66,6 +68,7 @@ def parse(url: str) -> Address:
         _retention_ms(given.get("retention")),
         _duration_ms("session", given["session"]) if "session" in given else SESSION_MS,
         given.get("create", "yes") != "no",
+        given.get("data") or ".perdure",
         {name: value for name, value in given.items() if name in PASSED},
     )
 

@@ -73,6 +73,7 @@ class Group:
         while True:
             consumer = self._client.consumer(
                 group_id=self._name,
+                auto_offset_reset="earliest",
                 session_timeout_ms=self._client.address.session_ms,
                 heartbeat_interval_ms=max(100, self._client.address.session_ms // 4),
                 # It never polls, and must not be taken for one that hangs.

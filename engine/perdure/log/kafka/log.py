@@ -31,12 +31,12 @@ _LAST_SECONDS = 20.0
 
 
 class KafkaLog:
-    """The journal of `app` in `address.namespace`; state lies in `directory`, which is this pod's own."""
+    """The journal of `app` in `address.namespace`; state lies under `address.data`, which is this pod's own."""
 
-    def __init__(self, address: Address, app: str, directory: str | Path, partitions: int = 4) -> None:
+    def __init__(self, address: Address, app: str, partitions: int = 4) -> None:
         self._address = address
         self._app = app
-        self._directory = Path(directory)
+        self._directory = Path(address.data) / address.topic(app)
         self._partitions = partitions
         self._journal = address.topic(app, "journal")
         self._places = [partition_in(self._journal, number) for number in range(partitions)]
