@@ -15,7 +15,7 @@ from perdure.flow import decode
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.log.memory import MemoryLog, MemoryStore
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, SnapshotWriter, Store
+from perdure.log.protocol import Batch, Commands, Events, Failed, Member, Reader, Sink, Snapshots, SnapshotWriter, Store
 from perdure.log.readers import Follower, Readers
 from perdure.log.tickets import Waiters
 from perdure.sdk.local_port import LocalPort
@@ -412,6 +412,10 @@ class SharedLog:
     def snapshots(self) -> Snapshots | None:
         topics = self._cluster.snapshots
         return None if topics is None else SharedSnapshots(self, topics)
+
+    @property
+    def events(self) -> Events | None:
+        return None
 
     @property
     def commands(self) -> Commands | None:

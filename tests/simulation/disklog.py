@@ -15,7 +15,7 @@ from perdure.errors import LogError, LogFull
 from perdure.log.alone import Alone
 from perdure.log.commands import Consumer, Queues, Stored
 from perdure.log.encoding import decode, encode
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store, Take
+from perdure.log.protocol import Batch, Commands, Events, Failed, Member, Reader, Sink, Snapshots, Store, Take
 from perdure.log.readers import Readers
 from perdure.log.tickets import Waiters
 from tests.simulation.disk import SimDisk
@@ -59,6 +59,7 @@ class DiskLog:
         self._place = 0
         self._queues = Queues(self._commands_from, lambda queue, place: self._done.append(_command_key(queue, place)))
         self.commands: Commands | None = _Commands(self, self._queues)
+        self.events: Events | None = None
         self.snapshots: Snapshots | None = None
 
     @property

@@ -17,7 +17,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.errors import Fenced, LogError
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, SnapshotWriter, Store, Take
+from perdure.log.protocol import (
+    Batch,
+    Commands,
+    Events,
+    Failed,
+    Member,
+    Reader,
+    Sink,
+    Snapshots,
+    SnapshotWriter,
+    Store,
+    Take,
+)
 from perdure.log.tickets import Waiters
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import SimDisk
@@ -143,6 +155,7 @@ class SimLog:
         self._joining = 0
         self.snapshots: Snapshots | None = _Snapshots(self)
         self.commands: Commands | None = _Commands(self)
+        self.events: Events | None = None
 
     # The wire
 

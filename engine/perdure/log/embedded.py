@@ -27,7 +27,7 @@ from perdure.log.embedded_store import EmbeddedStore
 from perdure.log.encoding import KEY, encode, split, start_key
 from perdure.log.flight import Entry, Flight, Lists
 from perdure.log.flusher import Flusher
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
+from perdure.log.protocol import Batch, Commands, Events, Failed, Member, Reader, Sink, Snapshots, Store
 from perdure.log.readers import Readers
 from perdure.log.side import SideRecord, SideTopics
 from perdure.log.tickets import Waiters
@@ -250,6 +250,10 @@ class EmbeddedLog:
 
     @property
     def snapshots(self) -> Snapshots | None:
+        return None
+
+    @property
+    def events(self) -> Events | None:
         return None
 
     @property

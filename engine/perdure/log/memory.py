@@ -13,7 +13,7 @@ from perdure.errors import LogError
 from perdure.log.alone import Alone
 from perdure.log.clock import Clock
 from perdure.log.commands import Consumer, Queues, Stored
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store, Take
+from perdure.log.protocol import Batch, Commands, Events, Failed, Member, Reader, Sink, Snapshots, Store, Take
 from perdure.log.readers import Readers
 from perdure.log.tickets import Waiters
 
@@ -272,6 +272,10 @@ class MemoryLog:
 
     @property
     def snapshots(self) -> Snapshots | None:
+        return None
+
+    @property
+    def events(self) -> Events | None:
         return None
 
     @property

@@ -158,6 +158,37 @@ class Commands(Protocol):
         ...
 
 
+class Arrived(Command, Protocol):
+    """An event as its producer wrote it, in the hands of one pod of this app."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+    @property
+    def origin(self) -> tuple[str, int, int]:
+        """Topic, partition and offset: the same each time that it is read."""
+        ...
+
+
+class Events(Protocol):
+    """A topic beside the journals, to which any service writes, and which every app of the namespace reads for itself.
+
+    What is put here is taken in by this app as well: it arrives at one of its pods.
+    """
+
+    def put(self, event: str, value: bytes) -> int:
+        """Append the event of this id; its ticket is numbered and acknowledged as that of `Log.append`."""
+        ...
+
+    def subscribe(self, take: Callable[[Arrived], None]) -> Reader:
+        """Take part in reading: `take` gets each event that no pod of the app has said `done` of. At least once."""
+        ...
+
+    def refuse(self, arrived: Arrived, reason: str) -> None:
+        """Nobody can read it: its place and the reason go to `dead-letters`, durable before it counts as done."""
+        ...
+
+
 class Log(Protocol):
     """See the module's text. All methods are called on the loop's thread."""
 
@@ -283,6 +314,11 @@ class Log(Protocol):
     @property
     def commands(self) -> Commands | None:
         """None where no pool can join."""
+        ...
+
+    @property
+    def events(self) -> Events | None:
+        """None where events come through this process alone."""
         ...
 
 

@@ -37,6 +37,7 @@ class Record(Protocol):
     timestamp: int
     key: bytes | None
     value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 class Appended(Protocol):
@@ -118,16 +119,17 @@ class Client:
     def admin(self) -> Any:
         return admin().AIOKafkaAdminClient(**self._shared)
 
-    def listener(self) -> type[Any]:
-        """The base class of who is told of rebalances."""
-        return cast("type[Any]", self._library.ConsumerRebalanceListener)
-
     def sticky(self) -> object:
         return _library("aiokafka.coordinator.assignors.sticky.sticky_assignor").StickyPartitionAssignor
 
 
 def partition_in(topic: str, partition: int) -> Partition:
     return cast("Partition", structs().TopicPartition(topic, partition))
+
+
+def listener() -> type[Any]:
+    """The base class of who is told of rebalances."""
+    return cast("type[Any]", _library("aiokafka").ConsumerRebalanceListener)
 
 
 def admin() -> Any:

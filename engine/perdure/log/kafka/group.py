@@ -13,7 +13,7 @@ from contextvars import Context
 from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import Client, Consumer, Partition
+from perdure.log.kafka.client import Client, Consumer, Partition, listener
 from perdure.log.kafka.feed import stop
 from perdure.log.protocol import Member
 
@@ -97,7 +97,7 @@ class Group:
     def _listener(self, consumer: Consumer) -> object:
         group = self
 
-        class Listener(self._client.listener()):  # type: ignore[misc]
+        class Listener(listener()):  # type: ignore[misc]
             """In aiokafka's words."""
 
             async def on_partitions_revoked(self, revoked: Iterable[Partition]) -> None:

@@ -12,14 +12,16 @@ from perdure.log.kafka.address import Address
 from perdure.log.kafka.client import REQUEST_BYTES, Client, Consumer, Partition, errors, partition_in
 from perdure.log.kafka.commands import PARTITIONS as QUEUE_PARTITIONS
 from perdure.log.kafka.commands import KafkaCommands
+from perdure.log.kafka.events import KafkaEvents
 from perdure.log.kafka.feed import Feed, batches_of, end_of, stop
 from perdure.log.kafka.group import Group
+from perdure.log.kafka.hands import Members
 from perdure.log.kafka.lanes import Lane, Lanes
 from perdure.log.kafka.snapshots import KafkaSnapshots
 from perdure.log.kafka.state import StateDisk
 from perdure.log.kafka.topics import SIDES, Topics
 from perdure.log.kafka.writer import Writer
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
+from perdure.log.protocol import Batch, Commands, Events, Failed, Member, Reader, Sink, Snapshots, Store
 from perdure.log.tickets import Waiters
 
 log = logging.getLogger("perdure.log.kafka")
@@ -71,15 +73,18 @@ class KafkaLog:
             return
         self._client = client = Client(self._address)
         self._topics = Topics(client)
-        await self._topics.ensure(self._wanted())
+        there = await self._topics.ensure(self._wanted())
         self._state = StateDisk(self._directory, self._partitions)
         self._lanes = Lanes()
         self._waiters = Waiters()
-        self._writer = Writer(client, self._lanes, self._queue, self._landed, self._failed)
+        self._writer = Writer(client, self._lanes, self._ensured, self._landed, self._failed)
         self._feed = Feed(client, self._journal, self._partitions, self.fetch, self._seen)
         self._group = Group(client, self._address.topic(self._app), self._journal, self._written)
         self._snapshots = KafkaSnapshots(client, self._address.topic(self._app, "snapshots"))
-        self._commands = KafkaCommands(client, self._lanes, self._put, self._queue, self._app)
+        self._members = Members(client, self._lanes, self._ensured)
+        self._commands = KafkaCommands(self._members, self._queue, self._put)
+        self._events = KafkaEvents(self._members, self._address, self._app, self._put)
+        self._events.partitions = there[self._events.topic]
         self._asking: Consumer | None = None
         self._asked = asyncio.Lock()
         try:
@@ -94,13 +99,17 @@ class KafkaLog:
 
     def _wanted(self) -> dict[str, tuple[str, int]]:
         kinds = ("journal", "snapshots", *SIDES)
-        return {self._address.topic(self._app, kind): (kind, self._partitions) for kind in kinds}
+        own = {self._address.topic(self._app, kind): (kind, self._partitions) for kind in kinds}
+        return own | {self._address.topic("events"): ("events", self._partitions)}
+
+    def _queue(self, queue: str) -> str:
+        return self._address.topic(self._app, "commands", queue)
 
     async def close(self) -> None:
         if not self._opened:
             return
         await self._group.leave()
-        await self._commands.close()
+        await self._members.close()
         with suppress(LogError, TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
                 await self.acknowledge(self._lanes.ticket)
@@ -113,7 +122,7 @@ class KafkaLog:
         """As a process that dies: nothing more is said to anybody."""
         self._opened = False
         await self._group.abandon()
-        await self._commands.abandon()
+        await self._members.abandon()
         await self._shut()
 
     async def _shut(self) -> None:
@@ -161,7 +170,7 @@ class KafkaLog:
             partition = lane.place.partition
             self._ends[partition] = max(self._ends[partition], offset + count)
         self._waiters.release(self._lanes.acknowledged)
-        self._commands.advance()
+        self._members.advance()
 
     def _failed(self, error: LogError) -> None:
         self._failure = error
@@ -298,5 +307,10 @@ class KafkaLog:
     def commands(self) -> Commands:
         return self._commands
 
-    async def _queue(self, topic: str) -> None:
+    @property
+    def events(self) -> Events:
+        return self._events
+
+    async def _ensured(self, topic: str) -> None:
+        """Of the topics that are not there from the beginning: those of queues."""
         await self._topics.ensure_one(topic, "commands", QUEUE_PARTITIONS)

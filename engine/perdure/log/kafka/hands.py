@@ -1,0 +1,290 @@
+"""A member of a consumer group that is given records, and says of each when nobody else need see it.
+
+Progress of a partition is committed as far as there is no gap. What stands above a gap is given out again when the
+partition changes hands, and so is what was in hand: at least once.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from typing import Any
+
+from perdure.log.kafka.client import Client, Consumer, Partition, Record, listener, partition_in
+from perdure.log.kafka.feed import stop
+from perdure.log.kafka.lanes import Lanes
+
+log = logging.getLogger("perdure.log.kafka")
+_POLL_MS = 500
+_COMMIT_SECONDS = 0.05
+_AGAIN_SECONDS = 0.5
+
+Ensure = Callable[[str], Awaitable[None]]
+
+
+class Members:
+    """All memberships of this process in groups of consumers."""
+
+    def __init__(self, client: Client, lanes: Lanes, ensure: Ensure) -> None:
+        self._client = client
+        self._lanes = lanes
+        self._ensure = ensure
+        self._hands: list[Hands] = []
+
+    def join(
+        self,
+        take: Callable[["InHand"], None],
+        *,
+        what: str,
+        topic: str,
+        group: str,
+        limit: int,
+        first: str = "earliest",
+    ) -> "Hands":
+        """`what` it takes, in the words of people; a new group begins at its `earliest` or `latest` record."""
+        make = partial(self._consumer, group, first)
+        hands = Hands(make, self._lanes, partial(self._ensure, topic), take, what, topic, limit)
+        self._hands.append(hands)
+        return hands
+
+    def _consumer(self, group: str, first: str) -> Consumer:
+        session_ms = self._client.address.session_ms
+        return self._client.consumer(
+            group_id=group,
+            auto_offset_reset=first,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=max(100, session_ms // 4),
+            max_poll_interval_ms=1 << 30,
+        )
+
+    def advance(self) -> None:
+        """More is durable than before."""
+        for hands in self._hands:
+            hands.advance()
+
+    async def close(self) -> None:
+        for hands in self._hands:
+            hands.close()
+        await asyncio.gather(*(hands.ended() for hands in self._hands))
+
+    async def abandon(self) -> None:
+        """As a process that dies: what is done and not committed yet is given out again."""
+        for hands in self._hands:
+            hands.abandon()
+        await self.close()
+
+
+class MemberFailed(Exception):
+    """Who took the commands raised: it is given none any more."""
+
+
+class InHand:
+    """See `Command` and `Arrived`."""
+
+    def __init__(self, hands: "Hands", place: Partition, record: Record) -> None:
+        self._hands = hands
+        self._record = record
+        self.place = place
+
+    @property
+    def value(self) -> bytes:
+        return self._record.value or b""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        return self._record.headers
+
+    @property
+    def origin(self) -> tuple[str, int, int]:
+        return self.place.topic, self.place.partition, self._record.offset
+
+    def done(self) -> None:
+        self._hands.done(self)
+
+
+class Progress:
+    """What of one partition was given out, and how far it is done."""
+
+    def __init__(self, position: int) -> None:
+        self.committed = position
+        self.position = position
+        self._done: dict[int, bool] = {}
+
+    def give(self, offset: int) -> bool:
+        """Whether it was not given out before."""
+        if offset < self.position:
+            return False
+        self.position = offset + 1
+        self._done[offset] = False
+        return True
+
+    def done(self, offset: int) -> None:
+        if offset in self._done:
+            self._done[offset] = True
+
+    def upto(self) -> int:
+        """Everything below is done."""
+        for offset in list(self._done):
+            if not self._done[offset]:
+                return offset
+            del self._done[offset]
+        return self.position
+
+
+class Hands:
+    """One membership; see `Members.join`."""
+
+    def __init__(
+        self,
+        make: Callable[[], Consumer],
+        lanes: Lanes,
+        ensure: Callable[[], Awaitable[None]],
+        take: Callable[[InHand], None],
+        what: str,
+        topic: str,
+        limit: int,
+    ) -> None:
+        self._make, self._lanes, self._ensure, self._take = make, lanes, ensure, take
+        self._what, self._topic, self._limit = what, topic, limit
+        self._free = asyncio.Event()
+        self._free.set()
+        self._in_hand: set[tuple[int, int]] = set()
+        self._waiting: deque[tuple[int, InHand]] = deque()
+        """Done, and committed once everything up to the ticket is durable."""
+        self._progress: dict[int, Progress] = {}
+        self._closed = self._abandoned = False
+        self._consumer: Consumer | None = None
+        self._committing: asyncio.Task[None] | None = None
+        self._task = _spawn(self._work())
+
+    def close(self) -> None:
+        """What is in hand goes to others; what is done stays done."""
+        if not self._closed:
+            self._closed = True
+            self._task.cancel()
+
+    def abandon(self) -> None:
+        self._abandoned = True
+
+    async def ended(self) -> None:
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    def done(self, command: InHand) -> None:
+        _, *numbers = command.origin
+        place = numbers[0], numbers[1]
+        if self._closed or place not in self._in_hand:
+            return
+        self._in_hand.discard(place)
+        self._free.set()
+        self._waiting.append((self._lanes.ticket, command))
+        self.advance()
+
+    def advance(self) -> None:
+        moved = False
+        while self._waiting and self._waiting[0][0] <= self._lanes.acknowledged:
+            _, command = self._waiting.popleft()
+            progress = self._progress.get(command.place.partition)
+            if progress is not None:
+                progress.done(command.origin[2])
+                moved = True
+        if moved and (self._committing is None or self._committing.done()):
+            self._committing = _spawn(self._commit_soon())
+
+    async def _commit_soon(self) -> None:
+        await asyncio.sleep(_COMMIT_SECONDS)
+        await self._commit()
+
+    async def _commit(self) -> None:
+        consumer, offsets = self._consumer, dict[Partition, int]()
+        for partition, progress in self._progress.items():
+            upto = progress.upto()
+            if upto > progress.committed:
+                offsets[partition_in(self._topic, partition)] = progress.committed = upto
+        if consumer is None or not offsets or self._abandoned:
+            return
+        try:
+            await consumer.commit(offsets)
+        except Exception as error:
+            # What was not committed is given out again, and refused by whoever leased it: nothing is lost.
+            log.warning("%s: %s", self._what, error)
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                try:
+                    await self._member()
+                except MemberFailed:
+                    return
+                except Exception as error:
+                    log.warning("%s cannot be read at present: %s", self._what, error)
+                    await asyncio.sleep(_AGAIN_SECONDS)
+        finally:
+            await self._leave()
+
+    async def _member(self) -> None:
+        await self._ensure()
+        self._progress.clear()
+        consumer = self._consumer = self._make()
+        try:
+            await consumer.start()
+            consumer.subscribe([self._topic], listener=self._listener())
+            while True:
+                await self._free.wait()
+                room = self._limit - len(self._in_hand)
+                if room <= 0:
+                    self._free.clear()
+                    continue
+                found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=room)
+                for place, records in found.items():
+                    for record in records:
+                        self._give(place, record)
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        consumer = self._consumer
+        if consumer is not None:
+            await self._commit()
+            self._consumer = None
+            await stop(consumer)
+
+    def _give(self, place: Partition, record: Record) -> None:
+        offset = record.offset
+        progress = self._progress.get(place.partition)
+        if progress is None:
+            progress = self._progress[place.partition] = Progress(offset)
+        if not progress.give(offset):
+            return
+        self._in_hand.add((place.partition, offset))
+        try:
+            self._take(InHand(self, place, record))
+        except Exception as error:
+            message = f"a member of {self._what} stopped"
+            asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+            self._progress.clear()  # what it had goes to others
+            self._closed = True
+            raise MemberFailed from error
+
+    def _listener(self) -> object:
+        hands = self
+
+        class Listener(listener()):  # type: ignore[misc]
+            """In aiokafka's words."""
+
+            async def on_partitions_revoked(self, revoked: Iterable[Partition]) -> None:
+                await hands._commit()
+
+            async def on_partitions_assigned(self, assigned: Iterable[Partition]) -> None:
+                # Who had it meanwhile may have gone further, or given back what we had.
+                kept = {place.partition for place in assigned}
+                hands._progress = {number: one for number, one in hands._progress.items() if number in kept}
+
+        return Listener()
+
+
+def _spawn(coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    return Context().run(asyncio.get_running_loop().create_task, coroutine)
