@@ -165,6 +165,11 @@ class Arrived(Command, Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
     @property
+    def timestamp_ms(self) -> int:
+        """Of the log's clock."""
+        ...
+
+    @property
     def origin(self) -> tuple[str, int, int]:
         """Topic, partition and offset: the same each time that it is read."""
         ...

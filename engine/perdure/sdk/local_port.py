@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import cast
 
+import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from perdure.errors import NotOwned, UnknownFunction, UnknownRun
@@ -31,6 +32,8 @@ from perdure_schemas.records import (
     V,
 )
 
+_ENCODE = msgspec.json.Encoder().encode
+
 
 class LocalPort:
     """See `Port`."""
@@ -40,11 +43,13 @@ class LocalPort:
 
     async def send(self, events: Sequence[EventBody]) -> list[str]:
         self._refuse_while_failing()
-        ticket = 0
+        log, ticket = self._node.log, 0
         for event in events:
-            partition = partition_of(event.id, self._node.log.partitions)
-            ticket = max(ticket, self._node.append(partition, EventReceived(event, v=V)))
-        await self._node.log.acknowledge(ticket)
+            if log.events is not None:
+                ticket = log.events.put(event.id, _ENCODE(event))
+            else:
+                ticket = self._node.append(partition_of(event.id, log.partitions), EventReceived(event, v=V))
+        await log.acknowledge(ticket)
         return [event.id for event in events]
 
     def _refuse_while_failing(self) -> None:

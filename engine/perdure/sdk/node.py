@@ -19,6 +19,7 @@ from perdure.partition import Ownership, Processor
 from perdure.sdk.app import App
 from perdure.sdk.elsewhere import Elsewhere
 from perdure.sdk.handle import RunHandle
+from perdure.sdk.ingest import Ingest, born_ms
 from perdure.sdk.prepare import prepare
 from perdure.worker import Worker
 from perdure.worker.pool import Member
@@ -83,6 +84,7 @@ class Node:
         self._timer_when = 0.0
         self._loop: asyncio.AbstractEventLoop
         self.halted: dict[int, str] = {}
+        self._ingest: Reader | None = None
         self._commands = count(1)
         self._command_prefix = secrets.token_hex(16)
 
@@ -114,6 +116,9 @@ class Node:
             if self._ticking:
                 self._tick = self._loop.call_later(TICK_SECONDS, self._ticked, context=Context())
             await (self._first_activated() if self.log.shared else self._wait_active())
+            if self.log.events is not None:
+                # Not before: an event that no definition has been told of would trigger nothing.
+                self._ingest = self.log.events.subscribe(Ingest(self.log, await born_ms(self.log)).take)
         except BaseException:
             await self.kill()
             await self.log.close()
@@ -333,6 +338,8 @@ class Node:
         for handle in (self._tick, self._timer):
             if handle is not None:
                 handle.cancel()
+        if self._ingest is not None:
+            self._ingest.close()
         await self.pools.close()
         await self.worker.close()
         try:

@@ -3,6 +3,7 @@
 The library is imported when a Kafka log is opened, not before.
 """
 
+import asyncio
 import importlib
 import ssl
 from collections.abc import Mapping, Sequence
@@ -144,6 +145,13 @@ def errors() -> Any:
 
 def structs() -> Any:
     return _library("aiokafka.structs")
+
+
+async def stop(consumer: Consumer) -> None:
+    """`stop` of aiokafka waits for brokers that may be away."""
+    with suppress(Exception):
+        async with asyncio.timeout(5):
+            await consumer.stop()
 
 
 def _library(name: str) -> Any:

@@ -1,12 +1,13 @@
 """The topic of events, which anybody may write to and every app of the namespace reads. See `Events`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from perdure.flow.routing import partition_of
 from perdure.log.kafka.address import Address
 from perdure.log.kafka.client import Partition, partition_in
-from perdure.log.kafka.hands import Members
+from perdure.log.kafka.hands import Hands, Members
+from perdure.log.kafka.topics import Topics
 from perdure.log.protocol import Arrived, Reader
 
 IN_HAND = 5_000
@@ -16,10 +17,16 @@ IN_HAND = 5_000
 class KafkaEvents:
     """See `Events`."""
 
-    def __init__(self, members: Members, address: Address, app: str, put_on: Callable[[Partition, bytes], int]) -> None:
+    def __init__(
+        self, members: Members, topics: Topics, address: Address, app: str, put_on: Callable[[Partition, bytes], int]
+    ) -> None:
         self._members = members
+        self._topics = topics
+        self._hands: Hands | None = None
         self._put_on = put_on
         self._group = address.topic(app, "ingest")
+        # A group that nobody is a member of: brokers take no offsets from outside for one that has members.
+        self._skipped = address.topic(app, "ingest", "skipped")
         self._letters = partition_in(address.topic(app, "dead-letters"), 0)
         self.topic = address.topic("events")
         self.partitions = 1
@@ -29,10 +36,22 @@ class KafkaEvents:
         return self._put_on(partition_in(self.topic, partition_of(event, self.partitions)), value)
 
     def subscribe(self, take: Callable[[Arrived], None]) -> Reader:
-        # An app that is new here begins with what comes; from then on its place is kept.
-        return self._members.join(
-            take, what="the events", topic=self.topic, group=self._group, limit=IN_HAND, first="latest"
+        self._hands = self._members.join(
+            take, what="events", topic=self.topic, group=self._group, limit=IN_HAND, known_gaps=self._known_gaps
         )
+        return self._hands
+
+    @property
+    def gaps(self) -> Mapping[int, tuple[int, int]]:
+        """Partition → offsets, from and to, that are gone and were never taken in; it is not read from there on."""
+        return {} if self._hands is None else self._hands.waiting
+
+    async def skip_gap(self, partition: int, offset: int) -> None:
+        """Somebody knows that what stood below `offset` is gone: whoever has the partition goes on."""
+        await self._topics.place_group(self._skipped, partition_in(self.topic, partition), offset)
+
+    async def _known_gaps(self) -> Mapping[int, int]:
+        return await self._topics.places_of(self._skipped, self.topic)
 
     def refuse(self, arrived: Arrived, reason: str) -> None:
         topic, partition, offset = arrived.origin

@@ -15,7 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-from perdure.log.kafka.client import Client, Consumer, Partition, Record, errors, partition_in
+from perdure.log.kafka.client import Client, Consumer, Partition, Record, errors, partition_in, stop
 from perdure.log.protocol import Batch, Failed, Sink
 
 log = logging.getLogger("perdure.log.kafka")
@@ -244,13 +244,6 @@ class Feed:
             if not self._live[number]:
                 consumer.pause(place)
         return consumer
-
-
-async def stop(consumer: Consumer) -> None:
-    """`stop` of aiokafka waits for brokers that may be away."""
-    with suppress(Exception):
-        async with asyncio.timeout(5):
-            await consumer.stop()
 
 
 def _spawn(coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -13,8 +13,7 @@ from contextvars import Context
 from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import Client, Consumer, Partition, listener
-from perdure.log.kafka.feed import stop
+from perdure.log.kafka.client import Client, Consumer, Partition, listener, stop
 from perdure.log.protocol import Member
 
 log = logging.getLogger("perdure.log.kafka")

@@ -7,22 +7,24 @@ partition changes hands, and so is what was in hand: at least once.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from typing import Any
 
-from perdure.log.kafka.client import Client, Consumer, Partition, Record, listener, partition_in
-from perdure.log.kafka.feed import stop
+from perdure.log.kafka.client import Client, Consumer, Partition, Record, listener, partition_in, stop
 from perdure.log.kafka.lanes import Lanes
 
 log = logging.getLogger("perdure.log.kafka")
 _POLL_MS = 500
 _COMMIT_SECONDS = 0.05
 _AGAIN_SECONDS = 0.5
+_LOOK_SECONDS = 2.0
 
 Ensure = Callable[[str], Awaitable[None]]
+KnownGaps = Callable[[], Awaitable[Mapping[int, int]]]
+"""Partition → below this offset somebody knows that records are gone."""
 
 
 class Members:
@@ -42,19 +44,21 @@ class Members:
         topic: str,
         group: str,
         limit: int,
-        first: str = "earliest",
+        known_gaps: KnownGaps | None = None,
     ) -> "Hands":
-        """`what` it takes, in the words of people; a new group begins at its `earliest` or `latest` record."""
-        make = partial(self._consumer, group, first)
-        hands = Hands(make, self._lanes, partial(self._ensure, topic), take, what, topic, limit)
+        """`what` it takes, in the words of people.
+
+        Records that are gone before anybody took them are skipped, or wait to be among the `known_gaps`.
+        """
+        make = partial(self._consumer, group)
+        hands = Hands(make, self._lanes, partial(self._ensure, topic), take, what, topic, limit, known_gaps)
         self._hands.append(hands)
         return hands
 
-    def _consumer(self, group: str, first: str) -> Consumer:
+    def _consumer(self, group: str) -> Consumer:
         session_ms = self._client.address.session_ms
         return self._client.consumer(
             group_id=group,
-            auto_offset_reset=first,
             session_timeout_ms=session_ms,
             heartbeat_interval_ms=max(100, session_ms // 4),
             max_poll_interval_ms=1 << 30,
@@ -96,6 +100,10 @@ class InHand:
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]:
         return self._record.headers
+
+    @property
+    def timestamp_ms(self) -> int:
+        return self._record.timestamp
 
     @property
     def origin(self) -> tuple[str, int, int]:
@@ -146,13 +154,19 @@ class Hands:
         what: str,
         topic: str,
         limit: int,
+        known_gaps: KnownGaps | None,
     ) -> None:
         self._make, self._lanes, self._ensure, self._take = make, lanes, ensure, take
         self._what, self._topic, self._limit = what, topic, limit
+        self._gaps_matter = known_gaps is not None
+        self._known_gaps = known_gaps or _none_known
+        self.waiting: dict[int, tuple[int, int]] = {}
+        """Partition → what of it is gone, from and to (exclusive): it is not read until somebody says so."""
+        self._looked = 0.0
         self._free = asyncio.Event()
         self._free.set()
         self._in_hand: set[tuple[int, int]] = set()
-        self._waiting: deque[tuple[int, InHand]] = deque()
+        self._settling: deque[tuple[int, InHand]] = deque()
         """Done, and committed once everything up to the ticket is durable."""
         self._progress: dict[int, Progress] = {}
         self._closed = self._abandoned = False
@@ -180,13 +194,13 @@ class Hands:
             return
         self._in_hand.discard(place)
         self._free.set()
-        self._waiting.append((self._lanes.ticket, command))
+        self._settling.append((self._lanes.ticket, command))
         self.advance()
 
     def advance(self) -> None:
         moved = False
-        while self._waiting and self._waiting[0][0] <= self._lanes.acknowledged:
-            _, command = self._waiting.popleft()
+        while self._settling and self._settling[0][0] <= self._lanes.acknowledged:
+            _, command = self._settling.popleft()
             progress = self._progress.get(command.place.partition)
             if progress is not None:
                 progress.done(command.origin[2])
@@ -231,13 +245,14 @@ class Hands:
         consumer = self._consumer = self._make()
         try:
             await consumer.start()
-            consumer.subscribe([self._topic], listener=self._listener())
+            consumer.subscribe([self._topic], listener=self._listener(consumer))
             while True:
                 await self._free.wait()
                 room = self._limit - len(self._in_hand)
                 if room <= 0:
                     self._free.clear()
                     continue
+                await self._look_at_gaps(consumer)
                 found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=room)
                 for place, records in found.items():
                     for record in records:
@@ -269,7 +284,7 @@ class Hands:
             self._closed = True
             raise MemberFailed from error
 
-    def _listener(self) -> object:
+    def _listener(self, consumer: Consumer) -> object:
         hands = self
 
         class Listener(listener()):  # type: ignore[misc]
@@ -282,8 +297,45 @@ class Hands:
                 # Who had it meanwhile may have gone further, or given back what we had.
                 kept = {place.partition for place in assigned}
                 hands._progress = {number: one for number, one in hands._progress.items() if number in kept}
+                await hands._begin(consumer, list(assigned))
 
         return Listener()
+
+    async def _begin(self, consumer: Consumer, places: Sequence[Partition]) -> None:
+        """A group that is new begins with what is kept; the others where they were, if that is still there."""
+        self.waiting.clear()
+        starts = await consumer.beginning_offsets(places)
+        for place in places:
+            at, start = await consumer.committed(place), starts[place]
+            if at is None or (at < start and not self._gaps_matter):
+                consumer.seek(place, start)
+            elif at < start:
+                consumer.pause(place)
+                consumer.seek(place, start)
+                self.waiting[place.partition] = at, start
+                log.error(
+                    "%s: partition %d of %s begins at offset %d, and was read up to %d: what stood between is gone, "
+                    "and was never taken in. Nothing of this partition is, until somebody says that this is known: "
+                    "perdure topics skip-gap --partition %d --offset %d",
+                    self._what, place.partition, self._topic, start, at, place.partition, start,
+                )  # fmt: skip
+        self._looked = asyncio.get_running_loop().time()
+
+    async def _look_at_gaps(self, consumer: Consumer) -> None:
+        """Whether somebody has said so."""
+        now = asyncio.get_running_loop().time()
+        if not self.waiting or now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        known = await self._known_gaps()
+        for partition, (_, start) in list(self.waiting.items()):
+            if known.get(partition, -1) >= start:
+                del self.waiting[partition]
+                consumer.resume(partition_in(self._topic, partition))
+
+
+async def _none_known() -> Mapping[int, int]:
+    return {}
 
 
 def _spawn(coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

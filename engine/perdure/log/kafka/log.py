@@ -9,11 +9,11 @@ from pathlib import Path
 from perdure.errors import LogError
 from perdure.log.clock import Clock
 from perdure.log.kafka.address import Address
-from perdure.log.kafka.client import REQUEST_BYTES, Client, Consumer, Partition, errors, partition_in
+from perdure.log.kafka.client import REQUEST_BYTES, Client, Consumer, Partition, errors, partition_in, stop
 from perdure.log.kafka.commands import PARTITIONS as QUEUE_PARTITIONS
 from perdure.log.kafka.commands import KafkaCommands
 from perdure.log.kafka.events import KafkaEvents
-from perdure.log.kafka.feed import Feed, batches_of, end_of, stop
+from perdure.log.kafka.feed import Feed, batches_of, end_of
 from perdure.log.kafka.group import Group
 from perdure.log.kafka.hands import Members
 from perdure.log.kafka.lanes import Lane, Lanes
@@ -21,7 +21,7 @@ from perdure.log.kafka.snapshots import KafkaSnapshots
 from perdure.log.kafka.state import StateDisk
 from perdure.log.kafka.topics import SIDES, Topics
 from perdure.log.kafka.writer import Writer
-from perdure.log.protocol import Batch, Commands, Events, Failed, Member, Reader, Sink, Snapshots, Store
+from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
 from perdure.log.tickets import Waiters
 
 log = logging.getLogger("perdure.log.kafka")
@@ -36,7 +36,7 @@ class KafkaLog:
     """The journal of `app` in `address.namespace`; state lies under `address.data`, which is this pod's own."""
 
     def __init__(self, address: Address, app: str, partitions: int = 4) -> None:
-        self._address = address
+        self.address = address
         self._app = app
         self._directory = Path(address.data) / address.topic(app)
         self._partitions = partitions
@@ -66,24 +66,24 @@ class KafkaLog:
 
     @property
     def retention_ms(self) -> int | None:
-        return self._address.retention_ms
+        return self.address.retention_ms
 
     async def open(self) -> None:
         if self._opened:
             return
-        self._client = client = Client(self._address)
-        self._topics = Topics(client)
-        there = await self._topics.ensure(self._wanted())
+        self._client = client = Client(self.address)
+        self.topics = Topics(client)
+        there = await self.topics.ensure(self._wanted())
         self._state = StateDisk(self._directory, self._partitions)
         self._lanes = Lanes()
         self._waiters = Waiters()
         self._writer = Writer(client, self._lanes, self._ensured, self._landed, self._failed)
         self._feed = Feed(client, self._journal, self._partitions, self.fetch, self._seen)
-        self._group = Group(client, self._address.topic(self._app), self._journal, self._written)
-        self._snapshots = KafkaSnapshots(client, self._address.topic(self._app, "snapshots"))
+        self._group = Group(client, self.address.topic(self._app), self._journal, self._written)
+        self._snapshots = KafkaSnapshots(client, self.address.topic(self._app, "snapshots"))
         self._members = Members(client, self._lanes, self._ensured)
         self._commands = KafkaCommands(self._members, self._queue, self._put)
-        self._events = KafkaEvents(self._members, self._address, self._app, self._put)
+        self._events = KafkaEvents(self._members, self.topics, self.address, self._app, self._put)
         self._events.partitions = there[self._events.topic]
         self._asking: Consumer | None = None
         self._asked = asyncio.Lock()
@@ -99,11 +99,11 @@ class KafkaLog:
 
     def _wanted(self) -> dict[str, tuple[str, int]]:
         kinds = ("journal", "snapshots", *SIDES)
-        own = {self._address.topic(self._app, kind): (kind, self._partitions) for kind in kinds}
-        return own | {self._address.topic("events"): ("events", self._partitions)}
+        own = {self.address.topic(self._app, kind): (kind, self._partitions) for kind in kinds}
+        return own | {self.address.topic("events"): ("events", self._partitions)}
 
     def _queue(self, queue: str) -> str:
-        return self._address.topic(self._app, "commands", queue)
+        return self.address.topic(self._app, "commands", queue)
 
     async def close(self) -> None:
         if not self._opened:
@@ -178,7 +178,7 @@ class KafkaLog:
 
     def side(self, topic: str, partition: int, value: bytes) -> None:
         if self._opened and self._failure is None:
-            self._writer.say(partition_in(self._address.topic(self._app, topic), partition), value)
+            self._writer.say(partition_in(self.address.topic(self._app, topic), partition), value)
 
     # Reading
 
@@ -217,7 +217,7 @@ class KafkaLog:
     async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
         if topic not in SIDES:
             return []
-        place = partition_in(self._address.topic(self._app, topic), partition)
+        place = partition_in(self.address.topic(self._app, topic), partition)
         start, end = await self._bounds(place)
         return await self._fetch(place, max(start, offset), end, limit_bytes)
 
@@ -277,7 +277,7 @@ class KafkaLog:
         offset = min(offset, self._ends[partition])
         if offset > self._starts[partition]:
             with self._explained():
-                start = await self._topics.trim(self._places[partition], offset)
+                start = await self.topics.trim(self._places[partition], offset)
             self._starts[partition] = max(start, self._starts[partition])
 
     def store(self, partition: int) -> Store:
@@ -308,9 +308,9 @@ class KafkaLog:
         return self._commands
 
     @property
-    def events(self) -> Events:
+    def events(self) -> KafkaEvents:
         return self._events
 
     async def _ensured(self, topic: str) -> None:
         """Of the topics that are not there from the beginning: those of queues."""
-        await self._topics.ensure_one(topic, "commands", QUEUE_PARTITIONS)
+        await self.topics.ensure_one(topic, "commands", QUEUE_PARTITIONS)

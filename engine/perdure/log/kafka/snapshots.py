@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from perdure.errors import Fenced, LogError
-from perdure.log.kafka.client import BATCH_BYTES, BatchBuilder, Client, Partition, Producer, errors, partition_in
-from perdure.log.kafka.feed import stop
+from perdure.log.kafka.client import BATCH_BYTES, BatchBuilder, Client, Partition, Producer, errors, partition_in, stop
 
 COMMIT_SECONDS = 30.0
 

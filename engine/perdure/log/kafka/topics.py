@@ -14,7 +14,7 @@ from typing import Any
 
 from perdure.errors import LogError, LogMismatch
 from perdure.log.kafka.address import Address
-from perdure.log.kafka.client import REQUEST_BYTES, Client, errors, structs
+from perdure.log.kafka.client import REQUEST_BYTES, Client, Partition, errors, stop, structs
 from perdure.log.kafka.client import admin as admin_library
 
 log = logging.getLogger("perdure.log.kafka")
@@ -77,13 +77,29 @@ class Topics:
         if topic not in self._known:
             await self.ensure({topic: (kind, partitions)})
 
-    async def trim(self, place: Any, offset: int) -> int:
+    async def trim(self, place: Partition, offset: int) -> int:
         """Delete what lies below `offset`; where the partition begins now."""
         async with self._admin() as admin:
             records = admin_library().RecordsToDelete(before_offset=offset)
             partition = structs().TopicPartition(place.topic, place.partition)
             done: dict[Any, int] = await admin.delete_records({partition: records})
             return done[partition]
+
+    async def place_group(self, group: str, place: Partition, offset: int) -> None:
+        """Where a group without members is to go on."""
+        consumer = self._client.consumer(group_id=group)
+        try:
+            await consumer.start()
+            consumer.assign([place])
+            await consumer.commit({place: offset})
+        finally:
+            await stop(consumer)
+
+    async def places_of(self, group: str, topic: str) -> dict[int, int]:
+        """Partition → where the group goes on."""
+        async with self._admin() as admin:
+            found = await admin.list_consumer_group_offsets(group)
+        return {place.partition: where.offset for place, where in found.items() if place.topic == topic}
 
     async def delete_all(self) -> None:
         """Every topic of the namespace."""
