@@ -15,6 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
+from perdure.errors import LogError
 from perdure.log.kafka.client import Client, Consumer, Partition, Record, errors, partition_in, stop
 from perdure.log.protocol import Batch, Failed, Sink
 
@@ -27,6 +28,8 @@ _AGAIN_SECONDS = 0.2
 
 Fetch = Callable[[int, int], Coroutine[Any, Any, list[Batch]]]
 """(partition, offset) → batches, asked of the brokers."""
+Look = Callable[[int], Coroutine[Any, Any, object]]
+"""Learns where a partition begins and ends by now."""
 
 
 def batches_of(partition: int, records: Iterable[Record]) -> list[Batch]:
@@ -101,11 +104,12 @@ class Feed:
     """See the module's text. `seen` is told of each batch before its followers are."""
 
     def __init__(
-        self, client: Client, topic: str, partitions: int, fetch: Fetch, seen: Callable[[Batch], None]
+        self, client: Client, topic: str, partitions: int, fetch: Fetch, look: Look, seen: Callable[[Batch], None]
     ) -> None:
         self._client = client
         self._places = [partition_in(topic, number) for number in range(partitions)]
         self._fetch = fetch
+        self._look = look
         self._seen = seen
         self._positions = [0] * partitions
         self._live: list[tuple[Follower, ...]] = [()] * partitions
@@ -191,7 +195,7 @@ class Feed:
                     consumer = self._consumer = await self._made()
                 found = await consumer.getmany(timeout_ms=POLL_MS, max_records=MOST_RECORDS)
             except errors().OffsetOutOfRangeError as error:
-                self._out_of_range(error)
+                await self._out_of_range(error)
                 continue
             except Exception as error:
                 log.warning("reading from Kafka failed, it is tried again: %s", error)
@@ -213,15 +217,20 @@ class Feed:
         for follower in self._live[partition]:
             follower.give(batch)
 
-    def _out_of_range(self, error: Any) -> None:
+    async def _out_of_range(self, error: Any) -> None:
         """What they want next is gone: they cannot go on, and nothing may be skipped."""
         gone: Mapping[Partition, int] = error.args[0]
         for place, offset in gone.items():
-            reason = f"offset {offset} of partition {place.partition} is not there any more: the log was trimmed"
-            for follower in self._live[place.partition]:
-                follower.fail(IndexError(reason))
-            assert self._consumer is not None
+            partition = place.partition
+            if offset != self._positions[partition] or self._consumer is None:
+                continue  # of a fetch from before the feed was moved
             self._consumer.pause(place)
+            live, self._live[partition] = self._live[partition], ()
+            with suppress(LogError):
+                await self._look(partition)
+            reason = f"offset {offset} of partition {partition} is not there any more: the log was trimmed"
+            for follower in live:
+                follower.fail(IndexError(reason))
 
     async def _again(self) -> None:
         """With a new consumer, from where the feed is."""

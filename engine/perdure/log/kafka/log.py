@@ -78,7 +78,7 @@ class KafkaLog:
         self._lanes = Lanes()
         self._waiters = Waiters()
         self._writer = Writer(client, self._lanes, self._ensured, self._landed, self._failed)
-        self._feed = Feed(client, self._journal, self._partitions, self.fetch, self._seen)
+        self._feed = Feed(client, self._journal, self._partitions, self.fetch, self.latest, self._seen)
         self._group = Group(client, self.address.topic(self._app), self._journal, self._written)
         self._snapshots = KafkaSnapshots(client, self.address.topic(self._app, "snapshots"))
         self._members = Members(client, self._lanes, self._ensured)
