@@ -124,3 +124,24 @@ async def test_a_gap_is_not_skipped_before_somebody_says_so(
     await until(lambda: bool(second.values))
     assert (second.values, log.events.gaps) == ([b"3"], {})
     await log.close()
+
+
+async def test_a_gap_that_opens_while_events_are_read(
+    make: Callable[[], KafkaLog], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The app lags behind by more than is kept."""
+    taken: list[Arrived] = []
+    log = make()
+    await log.open()
+    reader = log.events.subscribe(taken.append)
+    await produce(log, b"0")
+    await until(lambda: bool(taken))
+    consumer = getattr(reader, "_consumer")  # noqa: B009 - what falls behind
+    consumer.pause(partition_in(log.events.topic, 0))
+    await asyncio.sleep(0.5)
+    await produce(log, b"1", b"2", b"3")
+    await log.topics.trim(partition_in(log.events.topic, 0), 3)
+    consumer.resume(partition_in(log.events.topic, 0))
+    await until(lambda: "skip-gap --partition 0 --offset 3" in caplog.text)
+    assert [arrived.value for arrived in taken] == [b"0"]
+    await log.close()

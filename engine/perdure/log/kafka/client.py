@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
+from xxhash import xxh3_64_intdigest
+
 from perdure.errors import LogError
 from perdure.log.kafka.address import Address
 
@@ -131,6 +133,11 @@ def partition_in(topic: str, partition: int) -> Partition:
 def listener() -> type[Any]:
     """The base class of who is told of rebalances."""
     return cast("type[Any]", _library("aiokafka").ConsumerRebalanceListener)
+
+
+def spread(key: str, partitions: int) -> int:
+    """The partition of a key: the same in every process, whatever client library it has."""
+    return xxh3_64_intdigest(key.encode()) % partitions
 
 
 def admin() -> Any:

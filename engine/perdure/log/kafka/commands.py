@@ -6,8 +6,7 @@ given out twice is claimed once: its lease has an owner.
 
 from collections.abc import Callable
 
-from perdure.flow.routing import partition_of
-from perdure.log.kafka.client import Partition, partition_in
+from perdure.log.kafka.client import Partition, partition_in, spread
 from perdure.log.kafka.hands import Members
 from perdure.log.protocol import Reader, Take
 
@@ -30,7 +29,7 @@ class KafkaCommands:
         return False
 
     def put(self, queue: str, key: str, value: bytes) -> int:
-        return self._put_on(partition_in(self._topic_of(queue), partition_of(key, PARTITIONS)), value)
+        return self._put_on(partition_in(self._topic_of(queue), spread(key, PARTITIONS)), value)
 
     def subscribe(self, queue: str, take: Take, *, limit: int) -> Reader:
         topic = self._topic_of(queue)

@@ -3,9 +3,8 @@
 import json
 from collections.abc import Callable, Mapping
 
-from perdure.flow.routing import partition_of
 from perdure.log.kafka.address import Address
-from perdure.log.kafka.client import Partition, partition_in
+from perdure.log.kafka.client import Partition, partition_in, spread
 from perdure.log.kafka.hands import Hands, Members
 from perdure.log.kafka.topics import Topics
 from perdure.log.protocol import Arrived, Reader
@@ -33,7 +32,7 @@ class KafkaEvents:
         """The topic may be others', with as many as they like."""
 
     def put(self, event: str, value: bytes) -> int:
-        return self._put_on(partition_in(self.topic, partition_of(event, self.partitions)), value)
+        return self._put_on(partition_in(self.topic, spread(event, self.partitions)), value)
 
     def subscribe(self, take: Callable[[Arrived], None]) -> Reader:
         self._hands = self._members.join(

@@ -59,6 +59,8 @@ class Members:
         session_ms = self._client.address.session_ms
         return self._client.consumer(
             group_id=group,
+            # Of a group that is new, or where records are gone: `Hands` looks for gaps by itself.
+            auto_offset_reset="earliest",
             session_timeout_ms=session_ms,
             heartbeat_interval_ms=max(100, session_ms // 4),
             max_poll_interval_ms=1 << 30,
@@ -163,6 +165,10 @@ class Hands:
         self.waiting: dict[int, tuple[int, int]] = {}
         """Partition → what of it is gone, from and to (exclusive): it is not read until somebody says so."""
         self._looked = 0.0
+        self._begun = asyncio.Event()
+        """Where to begin is known; records may have come before."""
+        self._wrong: Exception | None = None
+        """Why it is not known."""
         self._free = asyncio.Event()
         self._free.set()
         self._in_hand: set[tuple[int, int]] = set()
@@ -242,6 +248,8 @@ class Hands:
     async def _member(self) -> None:
         await self._ensure()
         self._progress.clear()
+        self._wrong = None
+        self._begun.clear()
         consumer = self._consumer = self._make()
         try:
             await consumer.start()
@@ -254,9 +262,13 @@ class Hands:
                     continue
                 await self._look_at_gaps(consumer)
                 found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=room)
+                await self._begun.wait()
+                if self._wrong is not None:
+                    raise self._wrong
                 for place, records in found.items():
-                    for record in records:
-                        self._give(place, record)
+                    if not await self._is_gap(consumer, place, records[0].offset):
+                        for record in records:
+                            self._give(place, record)
         finally:
             await self._leave()
 
@@ -270,10 +282,8 @@ class Hands:
     def _give(self, place: Partition, record: Record) -> None:
         offset = record.offset
         progress = self._progress.get(place.partition)
-        if progress is None:
-            progress = self._progress[place.partition] = Progress(offset)
-        if not progress.give(offset):
-            return
+        if progress is None or not progress.give(offset):
+            return  # of a partition that went away meanwhile, and is read elsewhere, or given before
         self._in_hand.add((place.partition, offset))
         try:
             self._take(InHand(self, place, record))
@@ -291,13 +301,18 @@ class Hands:
             """In aiokafka's words."""
 
             async def on_partitions_revoked(self, revoked: Iterable[Partition]) -> None:
+                hands._begun.clear()
                 await hands._commit()
 
             async def on_partitions_assigned(self, assigned: Iterable[Partition]) -> None:
                 # Who had it meanwhile may have gone further, or given back what we had.
                 kept = {place.partition for place in assigned}
                 hands._progress = {number: one for number, one in hands._progress.items() if number in kept}
-                await hands._begin(consumer, list(assigned))
+                try:
+                    await hands._begin(consumer, list(assigned))
+                except Exception as error:  # aiokafka would log it, and go on
+                    hands._wrong = error
+                hands._begun.set()
 
         return Listener()
 
@@ -306,20 +321,39 @@ class Hands:
         self.waiting.clear()
         starts = await consumer.beginning_offsets(places)
         for place in places:
-            at, start = await consumer.committed(place), starts[place]
-            if at is None or (at < start and not self._gaps_matter):
-                consumer.seek(place, start)
-            elif at < start:
-                consumer.pause(place)
-                consumer.seek(place, start)
-                self.waiting[place.partition] = at, start
-                log.error(
-                    "%s: partition %d of %s begins at offset %d, and was read up to %d: what stood between is gone, "
-                    "and was never taken in. Nothing of this partition is, until somebody says that this is known: "
-                    "perdure topics skip-gap --partition %d --offset %d",
-                    self._what, place.partition, self._topic, start, at, place.partition, start,
-                )  # fmt: skip
+            at = await consumer.committed(place)
+            if at is not None and at < starts[place]:
+                self._miss(consumer, place, at, starts[place])
+            elif place.partition not in self._progress:
+                self._progress[place.partition] = Progress(starts[place] if at is None else at)
+
+    async def _is_gap(self, consumer: Consumer, place: Partition, first: int) -> bool:
+        """Whether records are gone before the `first` that was read. Marks of transactions are no records."""
+        progress = self._progress.get(place.partition)
+        if progress is None or first <= progress.position:
+            return False
+        start = (await consumer.beginning_offsets([place]))[place]
+        if start <= progress.position:
+            return False
+        self._miss(consumer, place, progress.position, start)
+        return self._gaps_matter
+
+    def _miss(self, consumer: Consumer, place: Partition, at: int, start: int) -> None:
+        """What stood from `at` to `start` is gone, and nobody took it."""
+        partition = place.partition
+        self._progress[partition] = Progress(start)
+        consumer.seek(place, start)
+        if not self._gaps_matter:
+            return
+        consumer.pause(place)
+        self.waiting[partition] = at, start
         self._looked = asyncio.get_running_loop().time()
+        log.error(
+            "%s: partition %d of %s begins at offset %d, and was read up to %d: what stood between is gone, and was "
+            "never taken in. Nothing of this partition is, until somebody says that this is known: "
+            "perdure topics skip-gap --partition %d --offset %d",
+            self._what, partition, self._topic, start, at, partition, start,
+        )  # fmt: skip
 
     async def _look_at_gaps(self, consumer: Consumer) -> None:
         """Whether somebody has said so."""
