@@ -3,7 +3,7 @@
 import pytest
 
 from perdure.flow import ops
-from perdure.flow.effects import Attempted, Deliver, Retry
+from perdure.flow.effects import Attempted, Closed, Deliver, Retry
 from perdure.flow.routing import partition_of_run, run_id
 from perdure_schemas.records import (
     CancelRun,
@@ -93,7 +93,8 @@ def test_only_the_current_attempt_fails(world: World) -> None:
 def test_a_step_closed_before_its_outcome_has_none(world: World) -> None:
     run = world.request()
     close = OpClosed(run, "0/a#0", v=V)
-    assert world.to_run(run, close, completed(run, "0/a#0"), failed(run, "0/a#0"), close) == []
+    acts = world.to_run(run, close, completed(run, "0/a#0"), failed(run, "0/a#0"), close)
+    assert acts == [Closed(run, "0/a#0", taken=False)]
     assert [line.record for line in world.view_of(run).lines.load(run)] == [close]
 
 

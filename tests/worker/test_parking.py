@@ -1,5 +1,6 @@
 """On replay a run must ask for what the log holds, with the same arguments; if not, it is parked, and says how."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -7,12 +8,25 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from perdure import App, Context, Event, Function
+from perdure import App, Context, Event, Function, Retry
 from perdure.flow.routing import run_id
 from perdure.testing import TestEngine
+from perdure.worker.execution import Execution
 from perdure.worker.lineage import here
-from perdure_schemas.payload import Payload
-from perdure_schemas.records import Call, Opening, OpOpened, Record, Send, Sleep, StepCompleted, V, Wait
+from perdure_schemas.payload import ErrorInfo, Payload
+from perdure_schemas.records import (
+    Call,
+    OpClosed,
+    Opening,
+    OpOpened,
+    Record,
+    Send,
+    Sleep,
+    StepCompleted,
+    StepFailed,
+    V,
+    Wait,
+)
 from tests.worker.helpers import deploy
 
 Body = Callable[[Context, Event], Coroutine[Any, Any, str]]
@@ -420,3 +434,110 @@ async def test_an_op_that_another_owner_opened_with_the_same_arguments_parks_not
         await flow.enqueue()
         await engine.finish()
         assert engine.run(flow).status == "completed"
+
+
+def another_owner_writes(write: Callable[[Execution], Record]) -> None:
+    """Now, in a run or a body of its steps: an owner of other code, who does not know of this one."""
+    branch = here.get()
+    assert branch is not None
+    branch.execution.processor.append(write(branch.execution))
+
+
+def closing(op: str) -> Callable[[Execution], Record]:
+    return lambda execution: OpClosed(execution.run_id, op, v=V)
+
+
+async def parked_alone(app: App, flow: Function[[], Any], *, event: str = "") -> str:
+    """Why the run is parked, without a replay."""
+    async with TestEngine(app) as engine:
+        await flow.enqueue()
+        if event:
+            await engine.send(event, {})
+        await engine.advance("1m")
+        run = engine.run(flow)
+        assert run.status == "parked", run.status
+        return (await engine.port.run(run.id)).parked
+
+
+async def test_an_op_that_an_owner_of_other_code_gave_up_parks_the_run_that_waits_for_it() -> None:
+    """As its replay would be; else it waited for ever."""
+    app = App("shop")
+
+    @app.step
+    async def beside() -> None:
+        another_owner_writes(closing("0/sleep#1"))
+
+    @app.background
+    async def flow(ctx: Context) -> None:
+        await asyncio.gather(ctx.sleep("10s"), beside())
+
+    assert "'0/sleep#1' (sleep) was closed before, and is waited for now" in await parked_alone(app, flow)
+
+
+async def test_a_step_that_an_owner_of_other_code_gave_up_as_it_ran_parks_the_run() -> None:
+    app = App("shop")
+
+    @app.step
+    async def work() -> int:
+        another_owner_writes(closing("0/work#1"))
+        return 1
+
+    @app.background
+    async def flow() -> int:
+        return await work()
+
+    assert "'0/work#1' (work) was closed before" in await parked_alone(app, flow)
+
+
+async def test_a_wait_that_was_closed_after_its_event_was_handed_out_parks_the_run() -> None:
+    """The event is free again: another wait may take it."""
+    app = App("shop")
+
+    @app.step
+    async def after() -> None:
+        another_owner_writes(closing("0/wait:paid#1"))
+
+    @app.background(waits=["paid"])
+    async def flow(ctx: Context) -> None:
+        await ctx.wait_for_event("paid")
+        await after()
+        await ctx.sleep("1h")
+
+    assert "'0/wait:paid#1' (wait:paid) was closed, and its event" in await parked_alone(app, flow, event="paid")
+
+
+async def test_what_another_owner_closed_and_this_run_closes_too_parks_nothing() -> None:
+    """A zombie of the same code came to it first."""
+    app = App("shop")
+
+    @app.step
+    async def first() -> str:
+        another_owner_writes(closing("0/sleep#1"))
+        return "first"
+
+    @app.background
+    async def flow(ctx: Context) -> str:
+        _, won = await ctx.race(ctx.sleep("1h"), first())
+        return str(won)
+
+    async with TestEngine(app) as engine:
+        await flow.enqueue()
+        await engine.finish()
+        assert engine.run(flow).output == "first"
+
+
+async def test_a_failure_of_other_arguments_that_comes_while_the_step_runs_parks_the_run() -> None:
+    """A further attempt would be one of what other code asked for."""
+    app = App("shop")
+
+    @app.step(retries=Retry(3, first="1s"))
+    async def double(n: int) -> int:
+        error = ErrorInfo("ConnectionError", "by the other code")
+        another_owner_writes(lambda run: StepFailed(run.run_id, "0/double#1", 1, "x3:other", error, 1_000, v=V))
+        raise ConnectionError("by this one")
+
+    @app.background
+    async def flow() -> int:
+        return await double(1)
+
+    assert "'0/double#1' (double) was recorded with other arguments" in await parked_alone(app, flow)

@@ -43,6 +43,14 @@ class Opened(Struct, frozen=True, tag=True, gc=False):
     digest: str
 
 
+class Closed(Struct, frozen=True, tag=True, gc=False):
+    """User code gave the op up. `taken`: it had its outcome, an event that is given back."""
+
+    run: str
+    op: str
+    taken: bool
+
+
 class Retry(Struct, frozen=True, tag=True, gc=False):
     """The backoff is over: run the step's attempt `attempt`."""
 
@@ -108,7 +116,7 @@ class OwnerKnown(Struct, frozen=True, tag=True, gc=False):
 
 Duty = Schedule | OwnerKnown | Activated | Answer | Parked | Attempted
 """What the processor itself has to see to, also where it concerns the worker too."""
-Act = Start | Deliver | Opened | Retry | Ended | Refused | Duty
+Act = Start | Deliver | Opened | Closed | Retry | Ended | Refused | Duty
 
 
 class Effects:

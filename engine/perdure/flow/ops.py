@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from perdure.flow import queues
 from perdure.flow.definitions import timer_key
-from perdure.flow.effects import Attempted, Deliver, Opened, Outcome
+from perdure.flow.effects import Attempted, Closed, Deliver, Opened, Outcome
 from perdure.flow.ending import end, heir_of
 from perdure.flow.lines import NewLine, is_immediate
 from perdure.flow.routing import is_run_id
@@ -265,7 +265,11 @@ def run_answered(view: View, record: RunAnswered, at: int) -> None:
 
 def op_closed(view: View, record: OpClosed, at: int) -> None:
     run = view.live(record.run)
-    if run is not None and close_op(view, run, record.op):
+    if run is None:
+        return
+    taken = record.op in run.got
+    if close_op(view, run, record.op):
+        view.effects.acts.append(Closed(run.id, record.op, taken))
         view.lines.done(run.id).add(record.op)
         view.lines.add(NewLine(run.id, record.op, record, at, view.offset, view.raw))
 

@@ -163,7 +163,7 @@ class Execution(Struct, eq=False):
             raise type(self.signal)
         known = self.recorded.get(op)
         if known is not None and known != asked:
-            self.park(op, AskedOp(op, known), AskedOp(op, asked), "was recorded with other arguments")
+            self.differ(op, known, asked)
             raise Diverged
         queue = self.queue
         if queue:
@@ -299,11 +299,24 @@ class Execution(Struct, eq=False):
             return
         asked = self.recorded.get(op) or self.deferred.get(op)
         if asked is not None and asked != digest:
-            self.park(op, AskedOp(op, digest), AskedOp(op, asked), "was recorded with other arguments")
+            self.differ(op, digest, asked)
             return
         self.recorded[op] = digest
         if asked is None:
             self._overtaken()
+
+    def given_up(self, op: str, *, taken: bool) -> None:
+        """An op.closed of another owner, or of an earlier one, was read. `taken`: the op had its outcome by then."""
+        if self.signal is not None:
+            return
+        if taken and not self.decided(op):
+            self.park(op, AskedOp(op, self.recorded.get(op, "")), None, "was closed, and its event is in use here")
+            return
+        self.closed = self.closed or set()
+        self.closed.add(op)
+        if taken:
+            self.queue = deque(one for one in self.queue if one.op != op)
+        self._overtaken()
 
     def _overtaken(self) -> None:
         """The log is ahead of us: another owner, or an earlier one, did what this run has not asked for yet."""
@@ -410,6 +423,10 @@ class Execution(Struct, eq=False):
         self.park(op, AskedOp(op, held), AskedOp(new) if new else None, why)
 
     # Ending
+
+    def differ(self, op: str, recorded: str, asked: str) -> None:
+        """The log has the op with another digest than it is asked for with."""
+        self.park(op, AskedOp(op, recorded), AskedOp(op, asked), "was recorded with other arguments")
 
     def park(self, op: str, recorded: AskedOp, requested: AskedOp | None, why: str) -> None:
         """This code and the log differ: stop, and say how. The run goes on under other code, or by command."""

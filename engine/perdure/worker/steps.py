@@ -111,7 +111,7 @@ async def run_step(
                 task.uncancel()
             # 4: as `execution.wait`, without a coroutine of its own
             future = execution.waiting[op] = execution.loop.create_future()
-            if execution.queue:
+            if execution.queue or op in execution.closed:
                 execution.worker.settler.watch(execution)
             try:
                 answer = await future
@@ -140,7 +140,7 @@ def value_of(execution: Execution, op: str, spec: StepSpec, asked: str, delivere
     outcome = delivered.outcome
     if isinstance(outcome, StepCompleted | StepFailed) and outcome.digest != asked:
         # Written by an owner of other code, before it knew of this one.
-        execution.park(op, AskedOp(op, outcome.digest), AskedOp(op, asked), "was recorded with other arguments")
+        execution.differ(op, outcome.digest, asked)
         raise Diverged
     if type(outcome) is StepCompleted:
         return _recorded(execution, op, spec, asked, outcome.result)
@@ -198,6 +198,10 @@ class _Attempt(InStep, eq=False):
             return await execution.wait(self.op)
         opened = execution.state.open.get(self.op)
         if opened is not None:
+            if opened.digest != self.asked:
+                # Its last attempt was one of other code, which wrote its failure before it knew of this one.
+                execution.differ(self.op, opened.digest, self.asked)
+                raise Diverged
             self.attempt = opened.attempt
             if opened.due is not None or opened.type == QUEUED:
                 execution.worker.may_rest(execution)

@@ -14,7 +14,19 @@ from typing import Any, Protocol
 
 from msgspec import Raw
 
-from perdure.flow.effects import Act, Activated, Attempted, Deliver, Ended, Opened, OwnerKnown, Parked, Retry, Start
+from perdure.flow.effects import (
+    Act,
+    Activated,
+    Attempted,
+    Closed,
+    Deliver,
+    Ended,
+    Opened,
+    OwnerKnown,
+    Parked,
+    Retry,
+    Start,
+)
 from perdure.flow.states import OpenOp, RunState
 from perdure.partition import Processor
 from perdure.worker import asking, asyncio_in_runs, lineage
@@ -177,6 +189,8 @@ class Worker:
                 self._start(partition, act.run)  # type: ignore[union-attr]
             elif kind is Opened:
                 self._opened(act)  # type: ignore[arg-type]
+            elif kind is Closed:
+                self._closed(act)  # type: ignore[arg-type]
             elif isinstance(act, Retry | Attempted):
                 self._go(partition, act)
             elif isinstance(act, Parked):
@@ -213,6 +227,13 @@ class Worker:
             if execution.idle:
                 self._wake(execution)
             execution.opened(act.op, act.digest)
+
+    def _closed(self, act: Closed) -> None:
+        execution = self.executions.get(act.run)
+        if execution is not None and act.op not in execution.closed:
+            if execution.idle:
+                self._wake(execution)
+            execution.given_up(act.op, taken=act.taken)
 
     def _go(self, partition: int, act: Retry | Attempted) -> None:
         execution = self.executions.get(act.run)

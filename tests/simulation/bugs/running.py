@@ -151,12 +151,18 @@ def arguments_are_not_compared(patch: Patch) -> None:
             self.recorded[op] = asked
         return right(self, op, asked)
 
+    opened = Execution.opened
+
+    def opened_alike(self: Execution, op: str, digest: str) -> None:
+        opened(self, op, self.recorded.get(op) or self.deferred.get(op) or digest)
+
     handed_out = steps.value_of
 
     def value_of(execution: Execution, op: str, spec: Any, asked: str, delivered: Any) -> Any:
         return handed_out(execution, op, spec, getattr(delivered.outcome, "digest", asked), delivered)
 
     patch.setattr(Execution, "ask", ask)
+    patch.setattr(Execution, "opened", opened_alike)
     patch.setattr(steps, "value_of", value_of)
     patch.setattr(queued, "value_of", value_of)
 
