@@ -5,7 +5,8 @@ import contextvars
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import pytest
 import uvicorn
@@ -24,9 +25,13 @@ from perdure import (
     OutsideRun,
     PayloadError,
     RunFailed,
+    RunHandle,
     SyncClient,
     UnknownRun,
 )
+from perdure.log.kafka.client import Client as KafkaClient
+from perdure.log.kafka.client import partition_in
+from perdure.log.kafka.log import KafkaLog
 from perdure.testing import TestEngine
 
 R = TypeVar("R")
@@ -86,36 +91,54 @@ class Shop:
         self.fail, self.broken, self.late, self.nap, self.fulfil = fail, broken, late, nap, fulfil
 
 
+async def started(client: Client, function: Function[..., R], event_id: str) -> list[RunHandle[R]]:
+    """The runs of an event. A shared log takes it in a moment later."""
+    async with asyncio.timeout(30):
+        while not (found := await client.runs(function, event_id=event_id)):
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def records_in(log: KafkaLog) -> int:
+    """How many records the topic of events has."""
+    consumer = KafkaClient(log.address).consumer()
+    await consumer.start()
+    places = [partition_in(log.events.topic, number) for number in range(log.events.partitions)]
+    ends = await consumer.end_offsets(places)
+    await consumer.stop()
+    return sum(ends.values())
+
+
 # In the engine's own process
 
 
-async def test_an_engine_serves_the_functions_of_its_app() -> None:
+async def test_an_engine_serves_the_functions_of_its_app(log_url: str) -> None:
     shop = Shop()
-    async with Engine(shop.app, log="memory://"):
+    async with Engine(shop.app, log=log_url):
         assert await shop.pay.call(Order("o1")) == Order("o1", 100)
         handle = await shop.pay.enqueue(Order("o2"), times=3)
         assert await handle.result() == Order("o2", 300)
         assert await handle.status() == "completed"
 
 
-async def test_an_engine_takes_events() -> None:
+async def test_an_engine_takes_events(log_url: str) -> None:
     shop = Shop()
-    async with Engine(shop.app, log="memory://") as engine:
+    async with Engine(shop.app, log=log_url) as engine:
         event_id = await engine.send(PLACED(Order("o1")))
-        (handle,) = await engine.runs(shop.fulfil, event_id=event_id)
+        (handle,) = await started(engine, shop.fulfil, event_id)
         assert await handle.result() == "shop o1"
         assert await engine.send_many([PLACED(Order("o2"), id="a"), PLACED(Order("o3"), id="b")]) == ["a", "b"]
 
 
-async def test_timers_go_by_the_wall_clock() -> None:
+async def test_timers_go_by_the_wall_clock(log_url: str) -> None:
     shop = Shop()
-    async with Engine(shop.app, log="memory://"):
+    async with Engine(shop.app, log=log_url):
         assert await shop.nap.options(metadata={"who": "ada"}, delay="10ms").call() == "ada"
 
 
-async def test_failures_come_out_of_call() -> None:
+async def test_failures_come_out_of_call(log_url: str) -> None:
     shop = Shop()
-    async with Engine(shop.app, log="memory://"):
+    async with Engine(shop.app, log=log_url):
         with pytest.raises(SoldOut, match="cups"):
             await shop.fail.call("sold out")
         with pytest.raises(RunFailed, match="down") as caught:
@@ -140,9 +163,9 @@ async def test_without_an_engine_a_call_says_what_to_do() -> None:
         await shop.pay.handle("x").status()
 
 
-async def test_a_closed_engine_serves_nobody() -> None:
+async def test_a_closed_engine_serves_nobody(log_url: str) -> None:
     shop = Shop()
-    async with Engine(shop.app, log="memory://") as engine:
+    async with Engine(shop.app, log=log_url) as engine:
         pass
     with pytest.raises(OutsideRun, match="no engine for 'shop'"):
         await shop.pay.call(Order("o1"))
@@ -150,27 +173,38 @@ async def test_a_closed_engine_serves_nobody() -> None:
         await engine.send("x", {})
 
 
-async def test_an_engine_is_found_from_every_context() -> None:
+async def test_an_engine_is_found_from_every_context(log_url: str) -> None:
     """FastAPI runs handlers in contexts that the lifespan's never reach."""
     shop = Shop()
     empty = contextvars.Context()
-    async with Engine(shop.app, log="memory://"):
+    async with Engine(shop.app, log=log_url):
         task = empty.run(asyncio.ensure_future, shop.pay.call(Order("o1")))
         assert await task == Order("o1", 100)
 
 
-async def test_an_engine_of_several_apps() -> None:
+async def test_an_engine_of_several_apps(log_url: str) -> None:
     shop, depot = Shop("shop"), Shop("depot")
-    async with Engine(shop.app, depot.app, log="memory://") as engine:
+    async with Engine(shop.app, depot.app, log=log_url) as engine:
         event_id = await engine.send(PLACED(Order("o1")))
         for one in (shop, depot):
-            (handle,) = await engine.runs(one.fulfil, event_id=event_id)
+            (handle,) = await started(engine, one.fulfil, event_id)
             assert await handle.result() == f"{one.app.name} o1"
             assert await one.pay.call(Order("o1")) == Order("o1", 100)
             late = await one.late.enqueue()
             await late.cancel()
             assert await late.status() == "cancelled"
             assert await (await handle.rerun()).result() == f"{one.app.name} o1"
+
+
+async def test_apps_that_share_a_topic_of_events_are_sent_each_event_once(kafka: str, tmp_path: Path) -> None:
+    shop, depot = Shop("shop"), Shop("depot")
+    log = f"kafka://{kafka}/test-{uuid4().hex[:12]}?data={tmp_path}"
+    async with Engine(shop.app, depot.app, log=log) as engine:
+        event_id = await engine.send(PLACED(Order("o1")))
+        for one in (shop, depot):
+            (handle,) = await started(engine, one.fulfil, event_id)
+            assert await handle.result() == f"{one.app.name} o1"
+        assert await records_in(cast("KafkaLog", engine.nodes[0].log)) == 1
 
 
 async def test_an_engine_of_several_apps_keeps_each_ones_log(tmp_path: Path) -> None:
@@ -182,13 +216,13 @@ async def test_an_engine_of_several_apps_keeps_each_ones_log(tmp_path: Path) -> 
         assert [await handle.result() for handle in handles] == ["nobody", "nobody"]
 
 
-async def test_engines_of_several_apps_beside_each_other() -> None:
+async def test_engines_of_several_apps_beside_each_other(log_url: str) -> None:
     shop, depot = Shop("shop"), Shop("depot")
-    async with Engine(shop.app, log="memory://"), Engine(depot.app, log="memory://"):
+    async with Engine(shop.app, log=log_url), Engine(depot.app, log=log_url):
         assert await shop.pay.call(Order("o1")) == await depot.pay.call(Order("o1"))
 
 
-async def test_a_run_of_one_app_may_call_a_function_of_another_by_a_step() -> None:
+async def test_a_run_of_one_app_may_call_a_function_of_another_by_a_step(log_url: str) -> None:
     shop, depot = Shop("shop"), Shop("depot")
 
     @shop.app.step
@@ -199,27 +233,27 @@ async def test_a_run_of_one_app_may_call_a_function_of_another_by_a_step() -> No
     async def order(order: Order) -> int:
         return (await ask(order)).cents
 
-    async with Engine(shop.app, depot.app, log="memory://"):
+    async with Engine(shop.app, depot.app, log=log_url):
         assert await order.call(Order("o1")) == 100
 
 
-async def test_a_call_of_another_apps_function_in_a_run_says_what_to_do() -> None:
+async def test_a_call_of_another_apps_function_in_a_run_says_what_to_do(log_url: str) -> None:
     shop, depot = Shop("shop"), Shop("depot")
 
     @shop.app.background
     async def order(order: Order) -> int:
         return (await depot.pay.call(order)).cents
 
-    async with Engine(shop.app, depot.app, log="memory://"):
+    async with Engine(shop.app, depot.app, log=log_url):
         with pytest.raises(RunFailed, match=r"'pay' is a function of another app: .* call it in a step"):
             await order.call(Order("o1"))
 
 
-async def test_a_client_in_the_engines_process_asks_the_engine() -> None:
+async def test_a_client_in_the_engines_process_asks_the_engine(log_url: str) -> None:
     shop = Shop()
-    async with Engine(shop.app, log="memory://") as engine, Client(shop.app) as client:
+    async with Engine(shop.app, log=log_url) as engine, Client(shop.app) as client:
         event_id = await client.send(PLACED(Order("o1")))
-        (handle,) = await client.runs(shop.fulfil, event_id=event_id)
+        (handle,) = await started(client, shop.fulfil, event_id)
         assert await handle.result() == "shop o1"
         assert await engine.runs(shop.fulfil) == [handle]
 
@@ -230,7 +264,7 @@ async def test_a_client_of_an_embedded_log_says_what_to_do() -> None:
             pass
 
 
-async def test_the_lifespan_is_around_the_engine() -> None:
+async def test_the_lifespan_is_around_the_engine(log_url: str) -> None:
     seen: list[str] = []
 
     @asynccontextmanager
@@ -240,13 +274,13 @@ async def test_the_lifespan_is_around_the_engine() -> None:
         seen.append("closed")
 
     shop = Shop(lifespan=lifespan)
-    async with Engine(shop.app, log="memory://"):
+    async with Engine(shop.app, log=log_url):
         await shop.pay.call(Order("o1"))
         assert seen == ["open"]
     assert seen == ["open", "closed"]
 
 
-async def test_a_lifespan_that_fails_leaves_nothing_open() -> None:
+async def test_a_lifespan_that_fails_leaves_nothing_open(log_url: str) -> None:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         raise OSError("no database")
@@ -254,7 +288,7 @@ async def test_a_lifespan_that_fails_leaves_nothing_open() -> None:
 
     shop = Shop(lifespan=lifespan)
     with pytest.raises(OSError, match="no database"):
-        async with Engine(shop.app, log="memory://"):
+        async with Engine(shop.app, log=log_url):
             pass
     with pytest.raises(OutsideRun):
         await shop.pay.call(Order("o1"))
@@ -325,7 +359,7 @@ async def test_a_client_sends_events_and_finds_their_runs() -> None:
     shop = Shop()
     async with remote(shop) as (client, _):
         event_id = await client.send(PLACED(Order("o1")))
-        (handle,) = await client.runs(shop.fulfil, event_id=event_id)
+        (handle,) = await started(client, shop.fulfil, event_id)
         assert await handle.result() == "shop o1"
         assert await client.send("other", {"n": 1}, id="mine") == "mine"
         assert await client.send_many([PLACED(Order("o2"), id="a"), PLACED(Order("o3"), id="b")]) == ["a", "b"]

@@ -58,7 +58,10 @@ class Engine(Client):
         except BaseException:
             await self._close()
             raise
-        return next(iter(self._ports.values())) if len(self.apps) == 1 else ManyPorts(self._ports)
+        if len(self.apps) == 1:
+            return next(iter(self._ports.values()))
+        # One URL for all: either each of them has such a topic or none.
+        return ManyPorts(self._ports, shared_events=any(node.log.events is not None for node in self.nodes))
 
     def _stand_in(self, app: App) -> Port | None:
         """The port of the test engine that serves the app in this process, if there is one."""
@@ -130,13 +133,17 @@ class Engine(Client):
 
 
 class ManyPorts:
-    """Several apps in one process: events go to all, runs are found where they are."""
+    """Several apps in one process: events go to all, runs are found where they are.
 
-    def __init__(self, ports: Mapping[str, Port]) -> None:
+    `shared_events`: what one of them writes to their topic of events, all of them read.
+    """
+
+    def __init__(self, ports: Mapping[str, Port], *, shared_events: bool = False) -> None:
         self._ports = ports
+        self._shared_events = shared_events
 
     async def send(self, events: Sequence[EventBody]) -> list[str]:
-        for port in self._ports.values():
+        for port in list(self._ports.values())[: 1 if self._shared_events else None]:
             await port.send(events)
         return [event.id for event in events]
 

@@ -149,6 +149,7 @@ class LocalPort:
 
     async def _find(self, run: str) -> RunState:
         """The run, also one whose request is on its way from another partition."""
+        await self._node.caught_up(run, own=True)
         try:
             return self.known(run)
         except UnknownRun:

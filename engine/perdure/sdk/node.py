@@ -266,20 +266,29 @@ class Node:
         return state
 
     async def effects(self) -> None:
-        """Returns when all that was folded so far has reached the partitions that it concerns."""
+        """Returns when what this process wrote, as far as it owns it, was folded and has reached whom it concerns."""
+        if self.log.shared:
+            for processor in self.processors:
+                with suppress(NotOwned, PartitionHalted):
+                    await self._folded(processor.partition, self.log.end(processor.partition))
         await self.log.acknowledge(max((processor.last_ticket for processor in self.processors), default=0))
 
-    async def caught_up(self, run: str) -> None:
+    async def caught_up(self, run: str, *, own: bool = False) -> None:
         """Returns when all that a shared log holds by now of the run's partition was folded: an owner may lag behind
 
-        what others have appended. Raises `NotOwned`, `PartitionHalted`.
+        what others have appended. `own`: only what this process knows of, so that it sees what it wrote itself.
+        Raises `NotOwned`, `PartitionHalted`.
         """
         if not self.log.shared:
             return
         with suppress(ValueError):
-            target = await self.log.latest(partition_of_run(run, self.log.partitions))
-            while self.processor_of(run).offset < target:  # noqa: ASYNC110 - a processor tells nobody how far it has read
-                await asyncio.sleep(READ_SECONDS)
+            partition = partition_of_run(run, self.log.partitions)
+            await self._folded(partition, self.log.end(partition) if own else await self.log.latest(partition))
+
+    async def _folded(self, partition: int, upto: int) -> None:
+        """Raises `NotOwned`, `PartitionHalted`."""
+        while self.processor(partition).offset < upto:  # noqa: ASYNC110 - a processor tells nobody how far it has read
+            await asyncio.sleep(READ_SECONDS)
 
     def new_command(self) -> str:
         """An id for a command that brought none: unique in this process by counting, and in the world by chance."""
