@@ -80,9 +80,12 @@ def fold_with_repetitions(everything: Records, partition: int, partitions: int, 
     repeated, stride = 0, len(everything) // (5 * CLOSELY) + 1
     for offset, stamp_ms, raw in everything:
         record = decode(raw)
+        source, n = record.from_ or (0, 0)
+        gap = n > view.meta.inseq.get(source, 0) + 1
         fold(view, record, raw, offset, stamp_ms)
-        # A fire that came early is refused, and counts when it comes again: so it is meant.
-        refused = any(isinstance(act, Refused) for act in view.effects.acts)
+        # A fire that came early is refused, and so is what overtook another of its source. They count when they come
+        # again: so it is meant.
+        refused = gap or any(isinstance(act, Refused) for act in view.effects.acts)
         if rng.random() < 0.2 and (record.from_ is not None or isinstance(record, (*REPEATED, *PASSED_ON))):
             again += [] if refused else [(offset, view.at, raw)]
         while again and rng.random() < 0.3:
