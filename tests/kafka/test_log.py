@@ -10,6 +10,7 @@ import pytest
 from perdure.errors import LogError, LogMismatch
 from perdure.log.kafka.address import parse
 from perdure.log.kafka.log import KafkaLog
+from perdure.log.protocol import Batch
 from tests.kafka.broker import Broker
 from tests.log.tools import Reading, fetch_all, write
 
@@ -61,6 +62,26 @@ async def test_a_late_follower_meets_the_feed(pods: tuple[KafkaLog, KafkaLog]) -
     await write(theirs, values[300:])
     assert await first.until(500) == values
     assert await second.until(490) == values[10:]
+
+
+async def test_a_sink_that_begins_anew_misses_nothing(pods: tuple[KafkaLog, KafkaLog]) -> None:
+    """In the midst of what one fetch brought: the rest of it is not what the new follower wants next."""
+    ours, theirs = pods
+    again = Reading()
+    first = Reading()
+
+    def once(batch: Batch) -> None:
+        reader.close()
+        ours.follow(0, 0, again)
+
+    values = [b"%d" % index for index in range(50)]
+    for value in values:
+        await write(theirs, [value])
+        await asyncio.sleep(0.002)  # a time of its own, and so a batch of its own
+    await ours.latest(0)
+    ours.follow(1, 0, first)
+    reader = ours.follow(0, 5, once)
+    assert await again.until(50) == values
 
 
 async def test_another_number_of_partitions_is_refused(pods: tuple[KafkaLog, KafkaLog], tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ class Feed:
         self._look = look
         self._seen = seen
         self._positions = [0] * partitions
+        self._moved: set[int] = set()
+        """Partitions that were put elsewhere since the last fetch came: what it has of them is not what follows."""
         self._live: list[tuple[Follower, ...]] = [()] * partitions
         """Tuples are replaced, never changed: a sink may open and close readers while one is walked through."""
         self._late: dict[Follower, asyncio.Task[None]] = {}
@@ -160,6 +162,7 @@ class Feed:
             return
         if not self._live[partition]:
             self._positions[partition] = follower.position
+            self._moved.add(partition)
             if consumer is not None:
                 consumer.seek(self._places[partition], follower.position)
                 consumer.resume(self._places[partition])
@@ -201,9 +204,11 @@ class Feed:
                 log.warning("reading from Kafka failed, it is tried again: %s", error)
                 await self._again()
                 continue
+            self._moved.clear()  # of what was moved before, aiokafka has thrown away what it had
             for place, records in found.items():
                 for batch in batches_of(place.partition, records):
-                    self._give(batch)
+                    if place.partition not in self._moved:
+                        self._give(batch)
             # What is there already is given without waiting: others need their turn.
             await asyncio.sleep(0)
 
