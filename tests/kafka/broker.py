@@ -91,6 +91,12 @@ def _fetch(folder: Path) -> None:
     part.rename(folder)
 
 
+def java_tool(main: str, *arguments: str) -> list[str]:
+    """The command line of one of Kafka's own tools."""
+    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    return ["java", "-Xmx256m", quiet, "-cp", f"{jars()}/*", main, *arguments]
+
+
 class Broker:
     """One broker. It keeps its port and its data over `kill` and `start`."""
 
@@ -133,10 +139,6 @@ class Broker:
 
     def said(self) -> str:
         return (self.folder / "said").read_text(errors="replace")[-2000:]
-
-    def tool(self, main: str, *arguments: str) -> list[str]:
-        """The command line of one of Kafka's own tools."""
-        return ["java", "-Xmx256m", "-cp", f"{self._jars}/*", main, *arguments]
 
     def _java(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:
         quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
