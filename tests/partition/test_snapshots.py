@@ -312,6 +312,35 @@ async def test_while_the_journal_is_whole_a_snapshot_of_other_folds_is_replaced(
         assert {key: value for key, value in topic.read() if key[:2] not in local} == disk
 
 
+async def test_a_checkpoint_across_another_owners_watermark_is_followed_by_a_whole_round() -> None:
+    """What that owner's snapshot has, and was over before the checkpoint, stands in no list of what it changed."""
+    cluster = Cluster(snapshots=True)
+    cluster.retention_ms = None
+    one = await pod_with(cluster, "one")
+    await rounds(cluster)
+    one.log.cut_off = True
+    one.log.freeze()
+    other = await pod_with(cluster, "other")
+    write_event(cluster, "placed", "order", n=1, cart=7)
+    await rounds(cluster)
+    other.log.commits = lambda: "failed"
+    write_event(cluster, "paid", "payment", cart=7)
+    await cluster.settle()
+    await other.kill()
+    assert [run.status for run in cluster.runs()] == ["completed"]
+    # The group had given the partitions to the one that was silent: it reads all of that at once.
+    cluster.hands = {"one": range(4)}
+    one.log.cut_off = False
+    one.log.thaw()
+    await rounds(cluster)
+    assert one.owned() == list(range(4))
+    assert cluster.snapshots is not None
+    for topic, disk in zip(cluster.snapshots, one.disks, strict=True):
+        local = (b"!a", b"!c", b"!s", b"a/")
+        rows = {key for key, _ in topic.read() if key[:2] not in local}
+        assert rows == {key for key, _ in disk.scan(b"") if key[:2] not in local}
+
+
 async def test_changes_are_listed_until_a_round_has_them() -> None:
     cluster = Cluster(snapshots=True)
     one = await pod_with(cluster, "one")

@@ -143,8 +143,16 @@ class Rounds(Keeper):
 
     def _learn(self, found: "Found") -> None:
         """What the topic holds. Its keys are needed only if the next round replaces all of it."""
-        self._whole = not found.usable or self._since > found.watermark
+        self._whole = not found.usable or self._since > found.watermark or not self._stood_at(found.watermark)
         self._found = found if self._whole else found._replace(keys=frozenset())
+
+    def _stood_at(self, watermark: int) -> bool:
+        """Whether a checkpoint of this store ended there.
+
+        One that goes across another owner's watermark does not list a row that came before it and went after it.
+        """
+        rows = self._store.scan(CHANGED_PREFIX, CHANGED_PREFIX)
+        return watermark == self._since or any(_DECODE_CHANGED(raw).offset == watermark for _, raw in rows)
 
     def _changes(self, position: Position) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
         """What the next round has: every key that changed since the watermark, as the store has it now."""
