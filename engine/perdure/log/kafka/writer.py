@@ -172,7 +172,9 @@ class Writer:
         self._drop()
         self._lanes.ground()
         self._woken.set()
-        self._failed(LogError(f"Kafka takes no records at present: {error}. They are kept, and sent when it does"))
+        # What waits will land, and tell that all is well again. Of best effort alone nobody would ever say so.
+        if self._lanes.waiting():
+            self._failed(LogError(f"Kafka takes no records at present: {error}. They are kept, and sent when it does"))
 
     def _drop(self) -> None:
         producer, self._producer = self._producer, None
