@@ -62,6 +62,10 @@ class NotOwned(LogError):
     """Another pod owns the partition, or it is changing hands: what its runs do is known there."""
 
 
+class KeepsNothing(PerdureError):
+    """Asked of a process that owns no partitions, and never will: a gateway, or a member of pools alone."""
+
+
 class PartitionHalted(LogError):
     """A partition met what it must not skip (an unknown kind or version) and stopped."""
 

@@ -19,11 +19,12 @@ PATIENCE_S = 30.0
 class EngineProcess:
     """A process of the command line, on a port of its own, with what it printed."""
 
-    def __init__(self, folder: Path, *args: str) -> None:
+    def __init__(self, folder: Path, *args: str, port_option: str = "--port", output: str = "output.txt") -> None:
         self.folder = folder
         self.args = args
         self.port = 0
-        self.output = folder / "output.txt"
+        self.port_option = port_option
+        self.output = folder / output
         self._seen = 0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -32,7 +33,7 @@ class EngineProcess:
         self._seen = self.output.stat().st_size if self.output.exists() else 0
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "perdure", *self.args, "--port", str(self.port), "--json"],
+                [sys.executable, "-m", "perdure", *self.args, self.port_option, str(self.port), "--json"],
                 cwd=self.folder,
                 env=environment(),
                 stdout=output,

@@ -29,9 +29,7 @@ ROUTES = [
     Route("/v1/functions", functions.listing, methods=["GET"]),
     Route("/v1/functions/{function_id:path}/runs", functions.enqueue, methods=["POST"]),
     Route("/v1/cancellations", cancellations.create, methods=["POST"]),
-    Route("/livez", health.livez, methods=["GET"]),
-    Route("/readyz", health.readyz, methods=["GET"]),
-    Route("/metrics", health.metrics, methods=["GET"]),
+    *health.ROUTES,
 ]
 
 

@@ -1,9 +1,15 @@
 """For supervisors and scrapers."""
 
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
+from perdure.errors import PerdureError
+from perdure.sdk.port import Port
 from perdure_connectors.http.answers import json_answer, port_of
+from perdure_connectors.http.problems import on_error, on_http_error
 
 
 async def livez(request: Request) -> Response:
@@ -29,6 +35,23 @@ async def metrics(request: Request) -> Response:
         *(f"perdure_not_ready{{what={_quoted(name)}}} 1" for name in sorted(waiting)),
     ]
     return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+ROUTES = [
+    Route("/livez", livez, methods=["GET"]),
+    Route("/healthz", livez, methods=["GET"]),
+    Route("/readyz", readyz, methods=["GET"]),
+    Route("/metrics", metrics, methods=["GET"]),
+]
+
+
+def health_checks(port: Port, app_name: str) -> Starlette:
+    """These alone, for a process without a gateway. They tell nothing of what users sent, so anybody may ask."""
+    app = Starlette(routes=ROUTES, exception_handlers={PerdureError: on_error, HTTPException: on_http_error})
+    app.router.redirect_slashes = False
+    app.state.port = port
+    app.state.app_name = app_name
+    return app
 
 
 def _quoted(label: str) -> str:

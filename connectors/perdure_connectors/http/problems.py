@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from perdure.errors import (
     DefinitionError,
+    KeepsNothing,
     LogError,
     LogFull,
     OutsideRun,
@@ -28,6 +29,7 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (DefinitionError, 400),
     (UnknownRun, 404),
     (UnknownFunction, 404),
+    (KeepsNothing, 501),
     (LogFull, 507),
     (LogError, 503),
     (OutsideRun, 503),

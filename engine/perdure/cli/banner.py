@@ -4,7 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.cli.functions import starts
-from perdure.cli.orders import Ready
+from perdure.cli.orders import PodReady, Ready
 from perdure.cli.output import console, print_json, release, styled
 
 
@@ -32,6 +32,28 @@ def announce(ready: Ready, *, note: str, as_json: bool) -> None:
         at = "" if ready.url == "http://127.0.0.1:8288" else f" --url {ready.url}"
         screen.print(styled(f"try: perdure send {trigger} --data '{{}}'{at}", "dim"))
     screen.print("Ctrl-C stops; what is running goes on at the next start.", style="dim")
+
+
+def announce_pod(ready: PodReady, *, as_json: bool) -> None:
+    """What one of many processes does."""
+    if as_json:
+        print_json({"ready": ready})
+        return
+    screen = console()
+    table = Table.grid(padding=(0, 2))
+    if ready.url:
+        asks = "events: POST /e/KEY" if ready.role == "gateway" else "/healthz, /readyz, /metrics"
+        table.add_row(Text("answers", "bold"), styled(f"{ready.url}  ({asks})"))
+    table.add_row(Text("log", "bold"), styled(ready.log))
+    if ready.queues:
+        queues = ", ".join(f"{name} ({slots} at a time)" for name, slots in ready.queues.items())
+        table.add_row(Text("queues", "bold"), styled(queues))
+    else:
+        table.add_row(Text("functions", "bold"), styled(", ".join(view.id for view in ready.functions) or "none yet"))
+    screen.print(
+        Text.assemble(("Perdure ", "bold green"), release(), "  ", styled(f"{ready.app} {ready.role}", "bold"))
+    )
+    screen.print(table)
 
 
 def announce_again(ready: Ready, took_s: float, *, as_json: bool) -> None:

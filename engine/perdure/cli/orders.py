@@ -39,3 +39,16 @@ class Started(Struct):
     """What the engine process answers once it is ready: folders whose changes count, beside the current one."""
 
     watch: list[str]
+
+
+class PodReady(Struct, omit_defaults=True):
+    """One of many processes, and what it does now."""
+
+    app: str
+    role: str
+    """`worker`, `pool` or `gateway`."""
+    log: str
+    url: str = ""
+    """Where it answers, if it does."""
+    queues: dict[str, int] = {}
+    functions: list[FunctionView] = []

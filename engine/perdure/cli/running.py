@@ -48,16 +48,28 @@ class Stopping:
         self.asked.set()
         self._on_stop()
 
+    def listen(self) -> None:
+        """To SIGINT and SIGTERM, unless whoever started this process keeps them to itself."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self.signalled)
+
 
 def run(served: Served, listener: socket.socket, ready: Callable[[Ready], None], on_stop: Callable[[], None]) -> None:
     """Returns after a signal, when all has drained. `ready` is called once, when requests are taken."""
     app = load_app(served.app)
+    turn(_run(app, served, listener, ready, Stopping(on_stop)))
+
+
+def turn(main: Coroutine[Any, Any, None]) -> None:
+    """A process that does nothing but this, on the fastest loop there is."""
     # A step allocates much that lives on for a while and little that is cyclic: with the default thresholds the
     # collector takes 1.9 µs of each step (SPEED.md, finding 1). Cycles are freed later, and the engine makes none.
     gc.set_threshold(10_000, 50, 1_000)
     log_to_stderr()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(app, served, listener, ready, Stopping(on_stop)))
+        runner.run(main)
 
 
 async def _run(
@@ -67,24 +79,21 @@ async def _run(
     ready: Callable[[Ready], None],
     stopping: Stopping,
 ) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, stopping.signalled)
+    stopping.listen()
     async with Engine(app, log=served.log, partitions=served.partitions) as engine:
         gateway = engine.asgi()
-        server = GatewayServer(_config(gateway))
+        server = server_of(gateway)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         functions = await engine.port.functions()
         ready(Ready(app.name, url_of(listener), served.log, functions))
         asked = asyncio.create_task(stopping.asked.wait())
         await asyncio.wait([serving, asked], return_when=asyncio.FIRST_COMPLETED)
-        _close_gateway(gateway)
+        close_gateway(gateway)
         server.should_exit = True
         await serving
 
 
-def _close_gateway(gateway: object) -> None:
+def close_gateway(gateway: object) -> None:
     """Long polls would hold the server for as long as they may wait."""
     state = getattr(gateway, "state", None)
     closing = getattr(state, "closing", None)
@@ -92,9 +101,10 @@ def _close_gateway(gateway: object) -> None:
         closing.set()
 
 
-def _config(gateway: Callable[..., Coroutine[Any, Any, None]] | Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        gateway,
+def server_of(asgi: Callable[..., Coroutine[Any, Any, None]] | Any) -> GatewayServer:
+    """To be served on a socket that listens already."""
+    config = uvicorn.Config(
+        asgi,
         http="httptools",
         ws="none",
         lifespan="off",
@@ -103,6 +113,7 @@ def _config(gateway: Callable[..., Coroutine[Any, Any, None]] | Any) -> uvicorn.
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
     )
+    return GatewayServer(config)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -130,4 +141,5 @@ def log_to_stderr() -> None:
     handler.setFormatter(InertFormatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # The banner says what it would say.
+    for talkative in ("uvicorn", "aiokafka"):  # What of it people need, the banner and our own lines say.
+        logging.getLogger(talkative).setLevel(logging.WARNING)

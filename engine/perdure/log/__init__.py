@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-def open_log(url: str, *, app: str, partitions: int = 4) -> Log:
+def open_log(url: str, *, app: str, partitions: int = 4, stores: bool = True) -> Log:
     """The log that `url` names for an app; `await log.open()` is the caller's.
 
     `memory://`, `embedded:///absolute/path` or `embedded://relative/path`; the latter may say for how long people find
@@ -58,7 +58,7 @@ def open_log(url: str, *, app: str, partitions: int = 4) -> Log:
     if scheme == "kafka":
         from perdure.log.kafka import KafkaLog, parse
 
-        return KafkaLog(parse(url), app, partitions)
+        return KafkaLog(parse(url), app, partitions, stores=stores)
     raise LogError(f"{url!r}: no log is called {scheme}://; there are embedded:///path, kafka://broker and memory://")
 
 

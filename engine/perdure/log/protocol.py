@@ -79,7 +79,10 @@ class Member(Protocol):
     """
 
     def assigned(self, partitions: Sequence[int], /) -> None:
-        """These are ours from here on, as far as the group knows: another may still believe the same of itself."""
+        """These are ours from here on, as far as the group knows: another may still believe the same of itself.
+
+        None, for a member that there is no partition left for.
+        """
         ...
 
     def revoked(self, partitions: Sequence[int], /) -> None:

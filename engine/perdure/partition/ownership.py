@@ -52,6 +52,8 @@ class Ownership:
         self._host = host
         self._owned = owned
         self.grace_seconds = GRACE_SECONDS
+        self.joined = False
+        """The group has told us which partitions are ours."""
         self._assigned: set[int] = set()
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -62,6 +64,7 @@ class Ownership:
     # Member
 
     def assigned(self, partitions: Sequence[int], /) -> None:
+        self.joined = True
         self._assigned.update(partitions)
         if self.log.shared:
             for partition in partitions:
@@ -72,6 +75,7 @@ class Ownership:
             self._tasks.update(dict.fromkeys(partitions, task))
 
     def revoked(self, partitions: Sequence[int], /) -> None:
+        self.joined = False
         self._assigned.difference_update(partitions)
         for partition in partitions:
             self._stop_waiting(partition)
@@ -84,6 +88,12 @@ class Ownership:
             self._timers[partition] = self._loop.call_later(
                 self.grace_seconds, self._drop, partition, context=Context()
             )
+
+    @property
+    def on_the_way(self) -> list[int]:
+        """Partitions that are ours by the group's word, and not by the log's yet."""
+        there = {number for number, one in self.processors.items() if one.performing and one.current}
+        return sorted(self._assigned - there)
 
     # The way to a partition
 

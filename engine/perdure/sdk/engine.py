@@ -129,7 +129,12 @@ class Engine(Client):
         """The gateway as an ASGI app, to mount under any path. Needs `pip install perdure[server]`."""
         from perdure_connectors.http import gateway
 
-        return gateway(cast("Port", _Late(self)), self.apps[0].name)
+        return gateway(self.late, self.apps[0].name)
+
+    @property
+    def late(self) -> Port:
+        """What this engine can be asked once it is open; `OutsideRun` until then."""
+        return cast("Port", _Late(self))
 
 
 class ManyPorts:

@@ -89,7 +89,8 @@ _REBUILT: dict[str, type[PerdureError]] = {
     for kind in (
         *(errors.DefinitionError, errors.OutsideRun, errors.NonDeterminism, errors.PayloadError),
         *(errors.UnknownRun, errors.UnknownFunction, errors.LogError, errors.LogFull, errors.LogCorrupt),
-        *(errors.LogInUse, errors.LogMismatch, errors.NotOwned, errors.PartitionHalted, PayloadTooLarge),
+        *(errors.LogInUse, errors.LogMismatch, errors.NotOwned, errors.PartitionHalted, errors.KeepsNothing),
+        PayloadTooLarge,
     )
 }
 

@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from perdure.errors import NotOwned, UnknownFunction, UnknownRun
+from perdure.errors import KeepsNothing, NotOwned, UnknownFunction, UnknownRun
 from perdure.flow import routing
 from perdure.flow.definitions import CRON
 from perdure.flow.ending import heir_of
@@ -206,6 +206,7 @@ class LocalPort:
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:
         """Newest first. Looks at every run that the window keeps: the history service indexes them."""
+        self._refuse_without_state()
         await self._node.effects()
         found: list[RunSummary] = []
         for processor in self._node.processors:
@@ -236,6 +237,7 @@ class LocalPort:
         )
 
     async def run(self, run_id: str) -> RunDetail:
+        self._refuse_without_state()
         state = await self._find(run_id)
         node = self._node
         reader = RunReader(node.processor_of(run_id), node.worker)
@@ -255,8 +257,17 @@ class LocalPort:
         )
 
     async def knows_event(self, event_id: str) -> bool:
+        self._refuse_without_state()
         processor = self._node.processor(partition_of(event_id, self._node.log.partitions))
         return processor.view.seen.get(event_id) is not None
+
+    def _refuse_without_state(self) -> None:
+        """To ask again would change nothing."""
+        if not self._node.owns:
+            raise KeepsNothing(
+                "this process keeps no runs: it can start, cancel and await them, and tell their status and result; "
+                "what happened to them stands in the journal: `perdure topics tail --run ID`"
+            )
 
     async def functions(self) -> list[FunctionView]:
         node = self._node
@@ -292,7 +303,7 @@ class LocalPort:
         )
 
     def ready(self) -> Mapping[str, str]:
-        missing = {f"partition {partition}": reason for partition, reason in self._node.partitions_ready()}
+        missing = dict(self._node.waiting())
         failure = self._node.log.failure
         if failure is not None:
             missing["log"] = str(failure)

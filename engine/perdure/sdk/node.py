@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import Context
 from itertools import count
@@ -45,6 +45,9 @@ class Node:
 
     `queues`: those whose steps this process runs, each with how many at a time; all that there are if None. `name` is
     what people see of it.
+
+    `owns`: without it a node is assigned no partitions and keeps no state, and which code the app runs is for others to
+    say: a gateway, or a member of pools alone.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Node:
         activate: bool | None = None,
         queues: Mapping[str, int] | None = None,
         name: str = "",
+        owns: bool = True,
     ) -> None:
         app.load()
         self.app = app
@@ -71,6 +75,7 @@ class Node:
         self.pools: Member
         self._queues = queues
         self._name = name
+        self.owns = owns
         self.ownership: Ownership
         self._processors: dict[int, Processor] = {}
         self.waiters: dict[str, list[asyncio.Future[None]]] = {}
@@ -109,14 +114,15 @@ class Node:
             code = self.definition.digest
             self.worker.processors = self._processors
             self.ownership = Ownership(self.log, self.worker, code, self._processors, owned=self._owned)
-            self.log.join(self.ownership)
-            await self.ownership.settled()
+            if self.owns:
+                self.log.join(self.ownership)
+                await self.ownership.settled()
+                self.append(0, AppDefined(self.definition, activate=self._activate, v=V))
             self._serve()
-            self.append(0, AppDefined(self.definition, activate=self._activate, v=V))
             if self._ticking:
                 self._tick = self._loop.call_later(TICK_SECONDS, self._ticked, context=Context())
             await (self._first_activated() if self.log.shared else self._wait_active())
-            if self.log.events is not None:
+            if self.owns and self.log.events is not None:
                 # Not before: an event that no definition has been told of would trigger nothing.
                 self._ingest = self.log.events.subscribe(Ingest(self.log, await born_ms(self.log)).take)
         except BaseException:
@@ -342,6 +348,13 @@ class Node:
             if processor.performing:
                 processor.timers.tick()
 
+    async def drain(self) -> None:
+        """Begin no step, take no more from queues; returns when none runs. `close` is to follow."""
+        self.worker.drain()
+        self.pools.drain()
+        while self.worker.in_steps() or self.pools.busy:  # noqa: ASYNC110 - who runs has nobody to tell
+            await asyncio.sleep(READ_SECONDS)
+
     async def close(self) -> None:
         """Stop taking work, write what is in memory, say that the stop was clean."""
         for handle in (self._tick, self._timer):
@@ -371,9 +384,13 @@ class Node:
         await self.worker.close()
         self.ownership.stop()
 
-    def partitions_ready(self) -> Sequence[tuple[int, str]]:
-        """Partitions that are halted, with the reason."""
-        return sorted(self.halted.items())
+    def waiting(self) -> Mapping[str, str]:
+        """What is not ready, or has halted, with the reason; empty when all that is ours is caught up and current."""
+        if not self.owns:
+            return {}
+        found = {} if self.ownership.joined else {"group": "it has not said yet which partitions are ours"}
+        ours = dict.fromkeys(self.ownership.on_the_way, "it is being taken up") | self.halted
+        return found | {f"partition {partition}": reason for partition, reason in sorted(ours.items())}
 
 
 def _not_owned(partition: int) -> NotOwned:

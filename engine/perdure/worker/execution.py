@@ -334,6 +334,11 @@ class Execution(Struct, eq=False):
         return any(one.op == op for one in self.queue)
 
     @property
+    def may_begin(self) -> bool:
+        """Steps of this run are ours to begin at present."""
+        return self.processor.performing and not self.worker.draining
+
+    @property
     def bodies(self) -> dict[str, InStep]:
         """Steps whose bodies run, by op."""
         branches = (self.branch, *list(self.tasks.values()))

@@ -127,6 +127,13 @@ class Member:
             self._told.add(about)
             log.warning("%s", text)
 
+    def drain(self) -> None:
+        """What was taken and has not begun goes back, and nothing more is taken; what runs comes to its end."""
+        self.closing = True
+        for work in list(self._work):
+            if work.task is None:
+                work.stop()
+
     async def close(self) -> None:
         """Give back what is under way, so that others have it at once; no step counts a death."""
         self.closing = True

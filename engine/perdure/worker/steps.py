@@ -179,7 +179,7 @@ class _Attempt(InStep, eq=False):
         """Of a run that ended meanwhile, given up before this replay, decided, or not ours to begin at present."""
         execution = self.execution
         given_up = execution.signal is not None or self.op in execution.closed
-        return given_up or not execution.processor.performing or execution.decided(self.op)
+        return given_up or not execution.may_begin or execution.decided(self.op)
 
     async def gate(self) -> Delivered | Go | None:
         """What comes before an attempt that is not simply the first. None: go ahead."""
@@ -191,7 +191,7 @@ class _Attempt(InStep, eq=False):
             # Given up before this replay: it does not run again (I6), and will be given up again.
             execution.worker.settler.watch(execution)
             return await execution.wait(self.op)
-        if not execution.processor.performing:
+        if not execution.may_begin:
             return await self._until_performed()
         if execution.decided(self.op):
             # Another owner's outcome was read between the word to go on and this.
@@ -211,7 +211,7 @@ class _Attempt(InStep, eq=False):
             if self.alone:
                 execution.worker.suspects.leave(self)
                 self.alone = False
-            answer = await (execution.wait(self.op) if execution.processor.performing else self._until_performed())
+            answer = await (execution.wait(self.op) if execution.may_begin else self._until_performed())
         self.began = monotonic_ns()
         return answer
 

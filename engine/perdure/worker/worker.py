@@ -115,6 +115,7 @@ class Worker:
         """Run → partition: what may have died with the process before."""
         self._fresh: dict[str, Execution] = {}
         self._closing = False
+        self.draining = False
         lineage.install(self.loop)
         asyncio_in_runs.install()
 
@@ -280,7 +281,7 @@ class Worker:
         state = processor.view.live(run)
         if state is None or state.status != "running" or "retry" in state.timers:
             return
-        if self._closing:
+        if self._closing or self.draining:
             processor.wake(run)  # what comes while we leave is folded, perhaps stored: the next owner must begin it
             return
         known = self.executions.get(run)
@@ -403,6 +404,16 @@ class Worker:
 
     def payload_bytes(self, processor: Processor, payload: Payload, field: str = "result") -> bytes:
         return decoded(self._codec, processor.payload(payload, field=field), encoded=payload.encoded)
+
+    def drain(self) -> None:
+        """No step begins any more: those that run come to their end, and what follows is for others."""
+        self.draining = True
+        for execution in self.executions.values():
+            execution.plain = False
+
+    def in_steps(self) -> bool:
+        """A step's body runs here."""
+        return any(execution.bodies for execution in self.executions.values())
 
     async def close(self) -> None:
         """Evict everyone: their results are in the log. Steps in flight are cancelled, and run again later."""

@@ -125,7 +125,7 @@ class Group:
     def _assign(self, partitions: Iterable[int]) -> None:
         self._mine = frozenset(partitions)
         self._beaten = time.monotonic()
-        if self._member is not None and self._mine:
+        if self._member is not None:
             Context().run(self._member.assigned, sorted(self._mine))
 
     async def _revoke(self) -> None:

@@ -33,13 +33,18 @@ _LAST_SECONDS = 20.0
 
 
 class KafkaLog:
-    """The journal of `app` in `address.namespace`; state lies under `address.data`, which is this pod's own."""
+    """The journal of `app` in `address.namespace`; state lies under `address.data`, which is this pod's own.
 
-    def __init__(self, address: Address, app: str, partitions: int = 4) -> None:
+    Without `stores` it needs no disk, and must not join the group.
+    """
+
+    def __init__(self, address: Address, app: str, partitions: int = 4, *, stores: bool = True) -> None:
         self.address = address
         self._app = app
         self._directory = Path(address.data) / address.topic(app)
         self._partitions = partitions
+        self._stores = stores
+        self._state: StateDisk | None = None
         self._journal = address.topic(app, "journal")
         self._places = [partition_in(self._journal, number) for number in range(partitions)]
         self._clock = Clock()
@@ -74,7 +79,7 @@ class KafkaLog:
         self._client = client = Client(self.address)
         self.topics = Topics(client)
         there = await self.topics.ensure(self._wanted())
-        self._state = StateDisk(self._directory, self._partitions)
+        self._state = StateDisk(self._directory, self._partitions) if self._stores else None
         self._lanes = Lanes()
         self._waiters = Waiters()
         self._writer = Writer(client, self._lanes, self._ensured, self._landed, self._failed)
@@ -132,7 +137,8 @@ class KafkaLog:
         self._waiters.refuse(lambda: LogError("the log was closed before this was durable"))
         if self._asking is not None:
             await stop(self._asking)
-        self._state.close()
+        if self._state is not None:
+            self._state.close()
 
     # Writing
 
@@ -281,10 +287,15 @@ class KafkaLog:
             self._starts[partition] = max(start, self._starts[partition])
 
     def store(self, partition: int) -> Store:
-        return self._state.stores[partition]
+        return self._disk().stores[partition]
 
     def drop_store(self, partition: int) -> None:
-        self._state.stores[partition].drop()
+        self._disk().stores[partition].drop()
+
+    def _disk(self) -> StateDisk:
+        if self._state is None:
+            raise LogError("no state is kept here: the log is not open, or was opened without stores")
+        return self._state
 
     def join(self, member: Member) -> None:
         if not self._opened:

@@ -8,7 +8,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -73,6 +73,17 @@ class Topics:
             self._known.update(wanted)
             return there
 
+    async def partitions_of(self, topics: Collection[str]) -> dict[str, int]:
+        """How many each has, of those that there are."""
+        async with self._admin() as admin:
+            return await _partitions(admin, list(topics))
+
+    async def names(self) -> list[str]:
+        """Every topic of the namespace."""
+        async with self._admin() as admin:
+            prefix = self._address.topic("")
+            return sorted(topic for topic in await admin.list_topics() if topic.startswith(prefix))
+
     async def ensure_one(self, topic: str, kind: str, partitions: int) -> None:
         if topic not in self._known:
             await self.ensure({topic: (kind, partitions)})
@@ -103,9 +114,9 @@ class Topics:
 
     async def delete_all(self) -> None:
         """Every topic of the namespace."""
+        names = await self.names()
         async with self._admin() as admin:
-            prefix = self._address.topic("")
-            await admin.delete_topics([topic for topic in await admin.list_topics() if topic.startswith(prefix)])
+            await admin.delete_topics(names)
 
     async def _create(self, admin: Any, wanted: Mapping[str, tuple[str, int]]) -> None:
         copies = self._address.replication or min(COPIES, len((await admin.describe_cluster())["brokers"]))
