@@ -17,6 +17,7 @@ from perdure.sdk.app import App
 from perdure.sdk.context import Context
 from perdure.sdk.events import Event, EventType
 from perdure.sdk.function import Function
+from perdure.worker import arguments
 from perdure.worker.arguments import CallOptions, arguments_json, decode_arguments
 
 app = App("calls")
@@ -25,6 +26,10 @@ app = App("calls")
 class Row(Struct):
     id: str
     amount: float = 0
+
+
+class Number(int):
+    pass
 
 
 class Model(BaseModel):
@@ -253,6 +258,29 @@ class TestArguments:
         for event in (ROW(Row("r", 2.0), id="e", ts=NOW), GONE(Model(at=NOW))):
             raw = arguments_json(stored.spec, (event,), {})
             assert decode_arguments(stored.spec, raw) == ((event,), {})
+
+    @pytest.mark.parametrize(
+        ("target", "args"),
+        [
+            (anything, (1,)),
+            (anything, ({"a": [None, 1.5]},)),
+            (crawl, ("u",)),
+            (crawl, ("u", 3)),
+            (by_position, (1, 2)),
+            (nightly, ()),
+        ],
+    )
+    def test_in_one_go_they_are_what_they_are_part_by_part(
+        self, target: Function[..., Any], args: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        raw = arguments_json(target.spec, args, {})
+        read = decode_arguments(target.spec, raw)
+        monkeypatch.setattr(arguments, "_read_at_once", lambda *_: None)
+        assert (bytes(arguments_json(target.spec, args, {})), decode_arguments(target.spec, raw)) == (bytes(raw), read)
+
+    def test_a_subclass_of_a_scalar_is_no_scalar(self) -> None:
+        with pytest.raises(PayloadError, match="would come back different"):
+            arguments_json(anything.spec, (Number(1),), {})
 
     def test_raw_arguments_come_from_anywhere(self) -> None:
         assert decode_arguments(by_position.spec, Raw(b"[[1,2],{}]")) == ((1, 2), {})

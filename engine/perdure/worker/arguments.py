@@ -11,11 +11,15 @@ from msgspec import Raw, Struct, field
 from msgspec.json import Decoder
 
 from perdure.errors import PayloadError
-from perdure.worker.payloads import decoder_for, encode, round_trip, show
+from perdure.worker.payloads import Decode, decoder_for, decoder_of_each, encode, round_trip, show
 from perdure.worker.spec import Callee
 
 _Kind = inspect.Parameter
 _decode_parts = Decoder(tuple[list[Raw], dict[str, Raw]]).decode
+
+
+class _NoKeywords(Struct, forbid_unknown_fields=True, gc=False):
+    """`{}`"""
 
 
 class CallOptions(Struct, frozen=True, omit_defaults=True):
@@ -90,11 +94,14 @@ def arguments_json(spec: Callee, args: Sequence[Any], kwargs: Mapping[str, Any])
 
     Dicts keep the order of their keys: compare calls by `payloads.digest`, which does not depend on it.
     """
+    raw = None if kwargs else _json_at_once(spec, args)
+    return _json_by_parts(spec, args, kwargs) if raw is None else raw
+
+
+def _json_by_parts(spec: Callee, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Raw:
     shape = check_call(spec, args, kwargs)
     names = _names(shape, len(args))
     positional = b",".join([_one(spec, name, value) for name, value in zip(names, args, strict=False)])
-    if not kwargs:
-        return Raw(b"[[%b],{}]" % positional)
     keywords = b",".join(encode(key) + b":" + _one(spec, _at(spec, key, shape), kwargs[key]) for key in sorted(kwargs))
     return Raw(b"[[" + positional + b"],{" + keywords + b"}]")
 
@@ -104,6 +111,17 @@ def decode_arguments(spec: Callee, raw: bytes | Raw) -> tuple[tuple[Any, ...], d
 
     Raises `PayloadError` for arguments that do not fit: they may come from anywhere.
     """
+    read = _read_at_once(spec, spec.fn, spec.takes_context)
+    if read is not None:
+        try:
+            return read(raw)[0], {}
+        except (msgspec.DecodeError, RecursionError):
+            # Some may be left out or named, and what does not fit is to be told.
+            pass
+    return _read_by_parts(spec, raw)
+
+
+def _read_by_parts(spec: Callee, raw: bytes | Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
         positional, keywords = _decode_parts(raw)
     except msgspec.DecodeError as error:
@@ -112,6 +130,28 @@ def decode_arguments(spec: Callee, raw: bytes | Raw) -> tuple[tuple[Any, ...], d
     names = _names(shape, len(positional))
     args = tuple([_read(spec, name, value) for name, value in zip(names, positional, strict=False)])
     return args, {key: _read(spec, _at(spec, key, shape), value) for key, value in keywords.items()}
+
+
+def _json_at_once(spec: Callee, args: Sequence[Any]) -> Raw | None:
+    """Most calls, in one go; None for those that have to be looked at part by part, or refused."""
+    read = _read_at_once(spec, spec.fn, spec.takes_context)
+    if read is None:
+        return None
+    try:
+        raw = b"[%b,{}]" % encode(args)
+        back = read(raw)[0]
+    except (PayloadError, msgspec.DecodeError, RecursionError):
+        return None
+    return Raw(raw) if back == args and [*map(type, back)] == [*map(type, args)] else None
+
+
+@lru_cache(maxsize=4096)
+def _read_at_once(spec: Callee, fn: Callable[..., Any], takes_context: bool) -> Decode | None:
+    """Reads calls that give every parameter by position; None where there is no such call. `fn` may be a fake."""
+    shape = shape_of(fn, takes_context)
+    if shape.full < 0:
+        return None
+    return decoder_of_each([spec.parameters.get(name, Any) for name in shape.positional], _NoKeywords)
 
 
 def _names(shape: Shape, count: int) -> tuple[str, ...]:
@@ -126,11 +166,6 @@ def _at(spec: Callee, key: str, shape: Shape) -> str:
 
 def _one(spec: Callee, name: str, value: object) -> bytes:
     annotation = spec.parameters.get(name, Any)
-    try:
-        return round_trip(value, annotation)[0]
-    except PayloadError:
-        pass
-    # Once more, for the words of the error.
     return round_trip(value, annotation, f"argument {name!r} of {spec.id}()", f"the parameter {name!r}")[0]
 
 

@@ -118,8 +118,23 @@ def decoder_for(annotation: Any) -> Decode:
     return decode
 
 
+def decoder_of_each(annotations: Sequence[Any], then: Any) -> Decode | None:
+    """JSON `[[a value of each annotation…], then]` in one go; None if one of them is not read by msgspec alone."""
+    if any(hasattr(one, "__perdure_decode__") or hasattr(one, "model_validate_json") for one in annotations):
+        return None
+    types = tuple([Any if _is_untyped(one) else one for one in annotations])
+    try:
+        return _build(tuple[tuple[types], then])  # type: ignore[valid-type]
+    except DefinitionError:
+        return None
+
+
+def _is_untyped(annotation: Any) -> bool:
+    return annotation in _UNTYPED or isinstance(annotation, str | TypeVar | ParamSpec)
+
+
 def _build(annotation: Any) -> Decode:
-    if annotation in _UNTYPED or isinstance(annotation, str | TypeVar | ParamSpec):
+    if _is_untyped(annotation):
         return _decode_any
     own = getattr(annotation, "__perdure_decode__", None)
     if own is not None:

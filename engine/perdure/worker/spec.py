@@ -35,9 +35,10 @@ class Callee(Protocol):
     def takes_context(self) -> bool: ...
     @property
     def parameters(self) -> Mapping[str, Any]: ...
+    def __hash__(self) -> int: ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class StepSpec:
     """A piece of work. `returns` is the annotation that results are decoded into; `Any` if there is none."""
 
@@ -65,7 +66,7 @@ class StepSpec:
         return False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FunctionSpec:
     """A function with all that running it needs."""
 
