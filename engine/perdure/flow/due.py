@@ -29,7 +29,7 @@ class DueIndex:
 
     def add(self, due: int, key: bytes) -> None:
         """`due` in milliseconds since the epoch."""
-        self._puts[self._row(due, key)] = None
+        self._puts[self.prefix + due.to_bytes(8, "big") + key] = None
         if due <= self._loaded_until:
             self._near[key] = due
             heappush(self._heap, (due, key))

@@ -48,12 +48,28 @@ def end(
     run.result = result
     if status != "completed":
         run.error = error or error_of(status, reason, run)
-    _let_go(view, run)
+    if run.open or run.timers or run.waits or run.rules:
+        _let_go(view, run)
     if status != "completed":
         _start_handler(view, run)
     if status == "failed":
         _send_failed(view, run)
-    if status == "continued":
+    if run.parent is not None or run.watchers:
+        _tell(view, run)
+    if run.parked is not None:
+        view.parked.delete(run.id)
+        run.parked = None
+    if run.waits or run.keys or run.taken or run.got or run.crashes or run.copies:
+        run.waits, run.keys, run.taken, run.got, run.crashes, run.copies = {}, {}, {}, {}, {}, {}
+    view.lines.clear(run.id)
+    view.runs.touch(run.id)
+    forget_later(view, run, at)
+    view.effects.acts.append(Ended(run.id, status))
+
+
+def _tell(view: View, run: RunState) -> None:
+    """Who called the run, and who watches it."""
+    if run.status == "continued":
         # Whoever called it is the successor's parent already.
         for watcher in run.watchers:
             watch_heir(view, run, watcher.run, watcher.op)
@@ -62,17 +78,8 @@ def end(
             answer(view, run, run.parent.run, run.parent.op)
         for watcher in run.watchers:
             answer(view, run, watcher.run, watcher.op)
-    if run.parked is not None:
-        view.parked.delete(run.id)
-        run.parked = None
     if run.watchers:
         run.watchers = []
-    if run.waits or run.keys or run.taken or run.got or run.crashes or run.copies:
-        run.waits, run.keys, run.taken, run.got, run.crashes, run.copies = {}, {}, {}, {}, {}, {}
-    view.lines.clear(run.id)
-    view.runs.touch(run.id)
-    forget_later(view, run, at)
-    view.effects.acts.append(Ended(run.id, status))
 
 
 def heir_of(run: str) -> str:

@@ -9,6 +9,7 @@ Who asks which ops are done need not read what they brought.
 from typing import NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from perdure.flow.effects import Deliver, Line
 from perdure.flow.tables import Backing
@@ -70,14 +71,11 @@ class NewLine(NamedTuple):
 _New = Deliver | NewLine
 
 
-class _Known:
+class _Known(Struct, eq=False):
     """What is in memory of one run's lines: the ops that have an outcome or are closed; lines that no seal took."""
 
-    __slots__ = ("done", "new")
-
-    def __init__(self, done: set[str] | None) -> None:
-        self.done = done
-        self.new: list[_New] = []
+    done: set[str] | None
+    new: list[_New] = []
 
 
 class Lines:

@@ -52,7 +52,7 @@ SKEW_MS = 3_600_000
 
 def shorten(view: View, payload: Payload) -> Payload:
     """A large payload of the record that is folded is kept once, as that record, and referred to by its entity."""
-    if payload.ref is not None:
+    if payload.ref is not None or len(view.raw) <= INLINE_LIMIT_BYTES:
         return payload
     inline = payload.inline
     if isinstance(inline, msgspec.Raw) and len(memoryview(inline)) > INLINE_LIMIT_BYTES:

@@ -3,7 +3,7 @@
 import re
 from hashlib import blake2b
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 _ROUTE_DIGITS = 4
 _RUN_ID_LENGTH = _ROUTE_DIGITS + 32
@@ -21,7 +21,7 @@ def run_id(*parts: str) -> str:
     Four hex digits of routing, then blake2b-128 of the parts.
     """
     name = blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
-    return f"{xxh3_64_intdigest(name.encode()) & 0xFFFF:04x}{name}"
+    return xxh3_64_hexdigest(name.encode())[-_ROUTE_DIGITS:] + name
 
 
 def is_run_id(text: str) -> bool:
@@ -33,4 +33,9 @@ def partition_of_run(run: str, partitions: int) -> int:
     """Partition of a run: its id carries its routing. Raises ValueError if `run` is not a run id."""
     if not is_run_id(run):
         raise ValueError(f"{run!r} is not a run id: those have {_RUN_ID_LENGTH} hex digits")
+    return route_of(run, partitions)
+
+
+def route_of(run: str, partitions: int) -> int:
+    """`partition_of_run` for what is known to be a run id."""
     return int(run[:_ROUTE_DIGITS], 16) % partitions
