@@ -47,6 +47,7 @@ from perdure_schemas.records import (
     Record,
     RunFinished,
     RunParked,
+    RunRequested,
     StepAnswered,
     StepAttempted,
     StepCommand,
@@ -398,6 +399,12 @@ class Processor:
         self._set_aside(raw)
         return 0
 
+    def append_known(self, record: RunRequested) -> int:
+        """`append` for a run that is asked for here, while performing. Read back, the record needs no decoding."""
+        raw = _ENCODE(record)
+        self._own.append((raw, record))
+        return self.log.append(self.partition, raw)
+
     def append_outcome(self, record: StepCompleted | RunFinished) -> None:
         """`append` for the commonest records. Nothing in them ever changes: read back, they need no decoding."""
         raw = _ENCODE(record)
@@ -441,8 +448,10 @@ class Processor:
         if rested is None:
             return False
         self.keeper.tend(checkpointer.stored)
+        resident, forget, release = self._host.resident, self.view.runs.forget, self.view.lines.release
         for run in rested:
-            self._forget(run)
+            if not resident(run) and forget(run):
+                release(run)
         return not self._since_checkpoint
 
     def wake(self, run: str) -> None:
@@ -455,9 +464,6 @@ class Processor:
 
     def release_run(self, run: str) -> None:
         """The run's user code left memory; its state may leave too."""
-        self._forget(run)
-
-    def _forget(self, run: str) -> None:
         if not self._host.resident(run) and self.view.runs.forget(run):
             self.view.lines.release(run)
 

@@ -58,10 +58,10 @@ def bound(app: str) -> Caller | None:
     return stack[-1] if stack else None
 
 
-def client_for(app: str, what: str = "") -> Caller:
-    """The client opened last for `app`. `what` wanted it, for the message. Raises `OutsideRun`."""
-    client = bound(app)
-    if client is None:
-        wanted = f"{what}: " if what else ""
+def client_for(app: str, *what: str) -> Caller:
+    """The client opened last for `app`. `what`, in parts, wanted it, for the message. Raises `OutsideRun`."""
+    stack = _bound.get(app)
+    if not stack:
+        wanted = f"{''.join(what)}: " if what else ""
         raise OutsideRun(f"{wanted}no engine for {app!r} in this process: open Engine(app) or Client(app)")
-    return client
+    return stack[-1]

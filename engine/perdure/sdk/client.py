@@ -147,5 +147,5 @@ def enqueue_request(
 def result_from(function: Function[..., R], outcome: RunOutcome) -> R:
     """The value of a completed run; raises for one that failed or was cancelled."""
     if outcome.status == "completed" and outcome.result is not UNSET:
-        return cast("R", read(outcome.result, function.spec.returns, f"run {outcome.run_id}"))
+        return cast("R", read(outcome.result, function.spec.returns, outcome.run_id))
     raise rebuild_run_failed(outcome.error, outcome.run_id)

@@ -22,6 +22,7 @@ from perdure.sdk.sender import Sender, event_body
 from perdure.sdk.signatures import local_names, type_hints
 from perdure.sdk.step import Step, check_for_pool, is_async
 from perdure.sdk.timeouts import DurableTimeout
+from perdure.sdk.trigger import trigger_of
 from perdure.sdk.waiting import WaitKey, wait_key
 from perdure.worker import Execution, current, payloads
 from perdure.worker.lineage import current_branch, in_step
@@ -43,10 +44,8 @@ class Context(Sender):
     run_id: str
     metadata: Mapping[str, str]
 
-    def __init__(self, execution: Execution, trigger: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        self._trigger = trigger
-        """What waits compare with; made when a wait asks for it."""
         self.run_id = execution.run_id
         self.metadata = dict(execution.state.metadata)
         self._random: dict[str, random.Random] = {}
@@ -151,7 +150,7 @@ class Context(Sender):
         `match="data.x"`: `data.x` equals the trigger's; a mapping compares with values; `where` is an expression.
         """
         execution = self._inside()
-        key = wait_key(execution.function.defined, event, match, where, self._trigger())
+        key = wait_key(execution.function.defined, event, match, where, trigger_of(execution))
         timeout_ms = None if timeout is None else parse_ms(timeout, what="timeout")
         return execution.open(
             f"wait:{key.event}",
@@ -315,7 +314,15 @@ def current_run() -> Context:
     execution = current()
     if execution is None:
         raise OutsideRun("current_run() is for code of a function, not for steps or code outside runs")
-    return cast("Context", execution.context)
+    return context_of(execution)
+
+
+def context_of(execution: Execution) -> Context:
+    """Made when it is first asked for: many functions take none."""
+    context = cast("Context | None", execution.context)
+    if context is None:
+        context = execution.context = Context(execution)
+    return context
 
 
 class StepInfo:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, cast
 
+from msgspec import Raw
+
 from perdure.errors import Failed, RunFailed
 from perdure.sdk.events import Event
 from perdure.sdk.function import Function
@@ -23,7 +25,7 @@ class Ended:
     error: Failed | None
     event: Event[Any] | None
 
-    def __init__(self, ending: Ending, event: Event[Any] | None, read: Callable[[Payload], bytes]) -> None:
+    def __init__(self, ending: Ending, event: Event[Any] | None, read: Callable[[Payload], Raw]) -> None:
         self._ending = ending
         self._read = read
         self.run_id = ending.run

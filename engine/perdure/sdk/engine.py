@@ -10,7 +10,7 @@ from perdure.errors import DefinitionError, UnknownRun
 from perdure.log import open_log
 from perdure.sdk import binding
 from perdure.sdk.app import App
-from perdure.sdk.client import Client, enqueue_request, result_from
+from perdure.sdk.client import Client, result_from
 from perdure.sdk.events import Event
 from perdure.sdk.function import Function
 from perdure.sdk.handle import RunHandle
@@ -18,7 +18,8 @@ from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import SLOTS, Node
 from perdure.sdk.options import check_queue
 from perdure.sdk.port import Enqueue, FunctionView, Port, RunDetail, RunOutcome, RunStatus, RunSummary
-from perdure.worker.arguments import CallOptions
+from perdure.worker.arguments import CallOptions, arguments_json
+from perdure.worker.asking import read
 from perdure_schemas.event import EventBody
 
 R = TypeVar("R")
@@ -102,13 +103,14 @@ class Engine(Client):
         port = self._ports[function.app]
         if not isinstance(port, LocalPort):
             return await self._stand_ins[function.app].call(function, args, kwargs, options)
-        run, ticket = port.request(enqueue_request(function, args, kwargs, options), checked=True)
+        run, ticket = port.call(function.id, arguments_json(function.spec, args, kwargs), options)
         node = port.node
         if options.idempotency_key or node.log.shared:
             await node.log.acknowledge(ticket)
             return await self.result_of(function, run, None)
-        await node.waiter(run)
-        state = port.known(run)
+        state = await node.waiter(run)
+        if state.status == "completed" and state.result is not None:
+            return cast("R", read(port.json_of(state, state.result), function.spec.returns, run))
         if state.status == "continued":
             return await self.result_of(function, run, None)
         return result_from(function, port.outcome_of(state))

@@ -52,7 +52,7 @@ class Function(Generic[P, R_co]):
         execution = current()
         if execution is not None:
             return execution.call(self.spec, args, kwargs, self._options, awaited=True)
-        return client_for(self.app, f"{self.id}.call()").call(self, args, kwargs, self._options)
+        return client_for(self.app, self.id, ".call()").call(self, args, kwargs, self._options)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> "Coroutine[object, object, RunHandle[R_co]]":
         """Starts a run and goes on with a handle of it, once the run is in the log."""
@@ -60,7 +60,7 @@ class Function(Generic[P, R_co]):
         execution = current()
         if execution is not None:
             return execution.call(self.spec, args, kwargs, self._options, awaited=False)
-        return client_for(self.app, f"{self.id}.enqueue()").enqueue(self, args, kwargs, self._options)
+        return client_for(self.app, self.id, ".enqueue()").enqueue(self, args, kwargs, self._options)
 
     @property
     def call_options(self) -> CallOptions:

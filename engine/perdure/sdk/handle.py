@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from perdure import worker
 from perdure.errors import Duration, UnknownRun
 from perdure.flow.routing import run_id
+from perdure.sdk.context import context_of
 from perdure.sdk.port import RunStatus
 from perdure.worker.asking import result_of
 from perdure_schemas.records import CancelRun, OpOpened, RerunRun, RunAnswered, Watch
@@ -36,8 +37,7 @@ class RunHandle(Generic[R_co]):
             found: R_co = await _client(self._function).result_of(self._function, self.id, timeout)
             return found
         if timeout is not None:
-            context = execution.context
-            async with context.timeout(timeout):
+            async with context_of(execution).timeout(timeout):
                 return await self.result()
         answer = await execution.open("result", (self.id,), lambda op: Watch(self.id, "result", self._via), self._known)
         return cast("R_co", result_of(execution, answer, self._function.spec.returns))

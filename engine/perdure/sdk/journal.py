@@ -161,7 +161,7 @@ class RunReader:
             op.status, op.ended_at = status, at
 
     def _raw(self, payload: Payload) -> Raw:
-        return Raw(self._worker.payload_bytes(self._processor, payload))
+        return self._worker.payload_json(self._processor, payload)
 
 
 async def records_of(log: Log, partition: int, state: RunState) -> list[tuple[int, AnyRecord]]:

@@ -18,9 +18,10 @@ from perdure.flow.states import TERMINAL, RunState
 from perdure.sdk.journal import RunReader, records_of
 from perdure.sdk.node import Node
 from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
-from perdure.worker.arguments import decode_arguments
+from perdure.worker.arguments import CallOptions, decode_arguments
 from perdure.worker.asking import rules_of_call
 from perdure.worker.coding import decoded
+from perdure.worker.spec import FunctionSpec
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import Payload
 from perdure_schemas.records import (
@@ -58,35 +59,42 @@ class LocalPort:
         if failure is not None:
             raise failure
 
-    def request(self, request: Enqueue, *, checked: bool = False) -> tuple[str, int]:
-        """Append a background run. Its id and the ticket; `UnknownFunction`, `PayloadError`.
+    def request(self, request: Enqueue) -> tuple[str, int]:
+        """Append a background run. Its id and the ticket; `UnknownFunction`, `PayloadError`."""
+        spec = self._spec(request.function)
+        decode_arguments(spec, request.arguments)
+        return self._start(spec, request.arguments, request)
 
-        `checked`: the arguments were just written by the function's own signature in this process.
-        """
+    def call(self, function: str, arguments: Raw, options: CallOptions) -> tuple[str, int]:
+        """As `request`, of arguments that were just written by the function's own signature in this process."""
+        return self._start(self._spec(function), arguments, options)
+
+    def _spec(self, function: str) -> FunctionSpec:
+        spec = self._node.specs.get(function)
+        if spec is None or spec.kind == "handler":
+            known = ", ".join(sorted(one.id for one in self._node.specs.values() if one.kind != "handler"))
+            raise UnknownFunction(f"no function {function!r} in app {self._node.app.name!r} (has {known})")
+        return spec
+
+    def _start(self, spec: FunctionSpec, arguments: Raw, options: Enqueue | CallOptions) -> tuple[str, int]:
         self._refuse_while_failing()
         node = self._node
-        spec = node.specs.get(request.function)
-        if spec is None or spec.kind == "handler":
-            known = ", ".join(sorted(one.id for one in node.specs.values() if one.kind != "handler"))
-            raise UnknownFunction(f"no function {request.function!r} in app {node.app.name!r} (has {known})")
-        if not checked:
-            decode_arguments(spec, request.arguments)
-        key = request.idempotency_key
+        key = options.idempotency_key
         command = f"key:{key}" if key else node.new_command()
         run = routing.run_id(node.app.name, spec.id, command)
         record = RunRequested(
             run,
             spec.id,
             "enqueue",
-            arguments=node.worker.payload(request.arguments),
-            rules=rules_of_call(spec, request.arguments),
-            delay_ms=request.delay_ms,
-            discard_after_ms=request.discard_after_ms,
-            metadata=request.metadata,
+            arguments=node.worker.payload(arguments),
+            rules=rules_of_call(spec, arguments) if spec.defined.cancel_on else (),
+            delay_ms=options.delay_ms,
+            discard_after_ms=options.discard_after_ms,
+            metadata=options.metadata,
             command=command,
             v=V,
         )
-        return run, node.append(partition_of_run(run, node.log.partitions), record)
+        return run, node.request(record)
 
     async def enqueue(self, request: Enqueue) -> str:
         run, ticket = self.request(request)
@@ -134,18 +142,15 @@ class LocalPort:
         return self.outcome_of(self.known(run_id))
 
     def outcome_of(self, state: RunState) -> RunOutcome:
-        payload = state.result
-        if payload is None:
-            result: Raw | UnsetType = UNSET
-        elif payload.ref is None and not payload.encoded:
-            result = payload.inline
-        else:
-            result = self._raw(state, payload)
+        result = UNSET if state.result is None else self.json_of(state, state.result)
         return RunOutcome(state.id, _status(state), result, state.error)
 
-    def _raw(self, state: RunState, payload: Payload, field: str = "result") -> Raw:
-        processor = self._node.processor_of(state.id)
-        return Raw(self._node.worker.payload_bytes(processor, payload, field))
+    def json_of(self, state: RunState, payload: Payload, field: str = "result") -> Raw:
+        """A payload of a run. What stands in its state is read, whoever owns the run by now."""
+        inline = payload.inline
+        if type(inline) is Raw and not payload.encoded:
+            return inline
+        return self._node.worker.payload_json(self._node.processor_of(state.id), payload, field)
 
     async def _find(self, run: str) -> RunState:
         """The run, also one whose request is on its way from another partition."""
@@ -233,7 +238,7 @@ class LocalPort:
             state.ended_at,
             state.parent.run if state.parent else "",
             state.rerun_of,
-            state.metadata,
+            dict(state.metadata),
         )
 
     async def run(self, run_id: str) -> RunDetail:
@@ -246,9 +251,9 @@ class LocalPort:
         parked = state.parked.message if state.parked is not None else ""
         return RunDetail(
             self._summary(state),
-            event=self._raw(state, state.event, "event") if state.event is not None else UNSET,
-            arguments=self._raw(state, state.arguments, "arguments") if state.arguments is not None else UNSET,
-            result=self._raw(state, state.result) if state.result is not None else UNSET,
+            event=self.json_of(state, state.event, "event") if state.event is not None else UNSET,
+            arguments=self.json_of(state, state.arguments, "arguments") if state.arguments is not None else UNSET,
+            result=self.json_of(state, state.result) if state.result is not None else UNSET,
             error=state.error,
             ops=ops,
             progress=dict(execution.progress) if execution is not None else {},

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from perdure.errors import LogError, NotOwned, PartitionHalted
-from perdure.flow.routing import partition_of_run
+from perdure.errors import LogError, NotOwned, PartitionHalted, UnknownRun
+from perdure.flow.routing import partition_of_run, route_of
 from perdure.flow.states import RunState
 from perdure.log.protocol import Batch, Log, Reader
 from perdure.partition import Ownership, Processor
@@ -24,7 +24,7 @@ from perdure.sdk.prepare import prepare
 from perdure.worker import Worker
 from perdure.worker.pool import Member
 from perdure.worker.spec import FunctionSpec
-from perdure_schemas.records import AppDefined, Record, StepReleased, V
+from perdure_schemas.records import AppDefined, Record, RunRequested, StepReleased, V
 
 log = logging.getLogger("perdure.engine")
 _ENCODE = msgspec.json.Encoder().encode
@@ -78,7 +78,7 @@ class Node:
         self.owns = owns
         self.ownership: Ownership
         self._processors: dict[int, Processor] = {}
-        self.waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self.waiters: dict[str, list[asyncio.Future[RunState]]] = {}
         self._active = 0
         self._activated: asyncio.Event
         self._ever_active: set[int] = set()
@@ -212,9 +212,17 @@ class Node:
     # Listener of the worker
 
     def run_ended(self, partition: int, run: str) -> None:
-        for waiter in self.waiters.pop(run, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+        waiters = self.waiters.pop(run, None)
+        if waiters is not None:
+            state = self._processors[partition].view.runs.get(run)
+            for waiter in waiters:
+                if waiter.done():
+                    continue
+                if state is None:
+                    # The partition was paused for longer than the window.
+                    waiter.set_exception(UnknownRun(f"no run {run!r}: it ended longer ago than the window"))
+                else:
+                    waiter.set_result(state)
 
     def progressed(self) -> None:
         self._activated.set()
@@ -264,6 +272,14 @@ class Node:
             raise PartitionHalted(self.halted[partition])
         return self.log.append(partition, _ENCODE(record))
 
+    def request(self, record: RunRequested) -> int:
+        """`append` for a run that was asked for here. Returns the ticket."""
+        partition = route_of(record.run, self.log.partitions)
+        processor = self._processors.get(partition)
+        if processor is None or not processor.performing:
+            return self.append(partition, record)
+        return processor.append_known(record)
+
     def state(self, run: str) -> RunState | None:
         processor = self.processor_of(run)
         state = processor.view.runs.get(run)
@@ -300,9 +316,9 @@ class Node:
         """An id for a command that brought none: unique in this process by counting, and in the world by chance."""
         return f"{self._command_prefix}{next(self._commands)}"
 
-    def waiter(self, run: str) -> "asyncio.Future[None]":
-        """Done when the run has ended. Registered before the run is asked for, it misses nothing."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
+    def waiter(self, run: str) -> "asyncio.Future[RunState]":
+        """The run, once it has ended. Registered before the run is asked for, it misses nothing."""
+        waiter: asyncio.Future[RunState] = self._loop.create_future()
         self.waiters.setdefault(run, []).append(waiter)
         return waiter
 

@@ -44,7 +44,7 @@ def run_of(node: Node, state: RunState, status: RunStatus) -> Run[Any]:
     spec = node.specs.get(state.function)
     output = None
     if state.result is not None:
-        raw = node.worker.payload_bytes(processor, state.result)
+        raw = node.worker.payload_json(processor, state.result)
         output = decoder_for(spec.returns if spec else Any)(raw)
     error = rebuild_run_failed(state.error, state.id) if state.error is not None else None
     if error is not None and not isinstance(error, Failed):

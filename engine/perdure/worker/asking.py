@@ -60,16 +60,16 @@ def result_of(execution: Execution, answer: object, returns: Any) -> Any:
     """The value of another run's answer. Raises `RunFailed`, or the `NonRetriable` that it ended with."""
     assert isinstance(answer, RunAnswered), f"I4: a call's outcome is a {type(answer).__name__}"
     if answer.status == "completed" and answer.result is not None:
-        return read(execution.worker.payload_bytes(execution.processor, answer.result), returns, f"run {answer.of}")
+        return read(execution.worker.payload_json(execution.processor, answer.result), returns, answer.of)
     raise rebuild_run_failed(answer.error, answer.of)
 
 
-def read(raw: bytes | Raw, returns: Any, what: str) -> Any:
+def read(raw: bytes | Raw, returns: Any, run: str) -> Any:
     """Another run's result: it may have ended under code that gave another type. Raises `PayloadError`."""
     try:
         return decoder_for(returns)(raw)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise PayloadError(f"the result of {what} does not fit {show(returns)}: {error}") from error
+        raise PayloadError(f"the result of run {run} does not fit {show(returns)}: {error}") from error
 
 
 def _handle(execution: Execution, opened: object, function: FunctionSpec) -> Any:
