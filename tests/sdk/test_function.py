@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,7 +111,7 @@ def client() -> Iterator[Recorder]:
 def run(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(function, "current", lambda: recorder)
-    monkeypatch.setattr(step, "here", ContextVar("here", default=recorder))
+    monkeypatch.setattr(step, "_branch", lambda: recorder)
     monkeypatch.setattr(step, "step", lambda branch, *asked: branch.step(*asked))
     return recorder
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Coroutine
-from functools import cached_property, update_wrapper
+from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from perdure.duration import parse_ms
@@ -17,6 +17,8 @@ from perdure.worker.steps import step
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+_branch, _in_step = here.get, in_step.get
+"""Bound once: of a name that was imported, each call would make the method anew."""
 
 
 class Step(Generic[P, R_co]):
@@ -50,12 +52,19 @@ class Step(Generic[P, R_co]):
                     "through the log; App(codec=…) encrypts them there"
                 )
         self._local = local_names(fn)
+        self._spec: StepSpec | None = None
         self.fn = fn
         update_wrapper(self, fn)
 
-    @cached_property
+    @property
     def spec(self) -> StepSpec:
         """What the worker runs. Made at first use, when the names in annotations are all defined."""
+        spec = self._spec
+        if spec is None:
+            spec = self._spec = self._made()
+        return spec
+
+    def _made(self) -> StepSpec:
         hints = type_hints(self.fn, self._local)
         return StepSpec(
             self.name,
@@ -74,9 +83,9 @@ class Step(Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
         """To be awaited. Not a coroutine function: an op's identity is taken when it is called, not when it runs."""
         # `Coroutine[Any, Any, R_co]` would make mypy's choice among the overloads of asyncio.gather ambiguous.
-        branch = here.get()
-        if branch is not None and in_step.get() is None:
-            spec = self.spec
+        branch = _branch()
+        if branch is not None and _in_step() is None:
+            spec = self._spec or self.spec
             return (queued if spec.queue else step)(branch, spec, args, kwargs)
         if is_async(self.fn):
             plain: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)

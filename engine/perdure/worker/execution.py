@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 _IN_BODY = object()
 _EMPTY = Context()
+_enter = here.set
+"""Bound once: of a name that was imported, each call would make the method anew."""
 _CALLS = count()
-_LATER = cast("asyncio.AbstractEventLoop", None)
 _NOWHERE = Branch(cast("Execution", None), "")
 _NONE_CLOSED = cast("set[str]", frozenset[str]())
 _NO_QUEUE: "deque[Delivered]" = deque()
@@ -57,11 +58,12 @@ class Execution(Struct, eq=False):
     processor: Processor
     state: RunState
     function: FunctionSpec
-    loop: asyncio.AbstractEventLoop = _LATER
-    run_id: str = ""
-    now_ms: int = 0
-    branch: Branch = _NOWHERE
-    root: asyncio.Future[Any] | None = None
+    loop: asyncio.AbstractEventLoop
+    run_id: str
+    now_ms: int
+    coded: bool
+    """The app's codec makes its payloads."""
+    branch: Branch = cast("Branch", None)
     tasks: dict[asyncio.Future[Any], Branch] = {}
     """Tasks that the run created, and the branch that each is."""
     waiting: dict[str, "asyncio.Future[Asked]"] = {}
@@ -80,8 +82,6 @@ class Execution(Struct, eq=False):
     signal: BaseException | None = None
     plain: bool = True
     """It began here, with nothing recorded, and nobody told it to stop: its steps need not ask. Never true again."""
-    coded: bool = False
-    """The app's codec makes its payloads."""
     replaying: bool = False
     suspect: bool = False
     idle: bool = False
@@ -92,18 +92,9 @@ class Execution(Struct, eq=False):
     """The Context that user code has of this run; the sdk's."""
     progress: dict[str, str | int | float | bool | None] = {}
 
-    def __post_init__(self) -> None:
-        state = self.state
-        self.loop, self.run_id, self.now_ms = self.worker.loop, state.id, state.started_at
-        self.coded = self.worker.coded
-        self.branch = Branch(self, "0")
-
     def load(self, lines: Sequence[StoredLine]) -> None:
         """Take what the log holds of this run, before its user code starts."""
         outcomes: list[Delivered] = []
-        if not lines and not self.state.open:
-            self.plain = not self.suspect
-            return
         for line in lines:
             record = line.record or self.processor.view.lines.whole(self.run_id, line)
             if isinstance(record, OpClosed):
@@ -125,11 +116,17 @@ class Execution(Struct, eq=False):
 
     def run(self, main: Coroutine[Any, Any, None]) -> None:
         """Start user code in a context of its own, whose branch is the root."""
+        branch = self.branch = Branch(self, "0")
         context = Context()
-        context.run(here.set, self.branch)
-        self.root = self.branch.task = asyncio.Task(main, loop=self.loop, name=f"run {self.run_id}", context=context)
+        context.run(_enter, branch)
+        branch.task = asyncio.Task(main, loop=self.loop, name=f"run {self.run_id}", context=context)
         if self.queue:
             self.worker.settler.watch(self)
+
+    @property
+    def root(self) -> "asyncio.Task[Any] | None":
+        """None before the run begins, and when its root task is at its end."""
+        return self.branch.task
 
     def adopt(self, task: "asyncio.Future[Any]", coro: Coroutine[Any, Any, Any], branch: Branch) -> None:
         """A task that the run created for `coro`."""
@@ -360,6 +357,10 @@ class Execution(Struct, eq=False):
             self.ending = {branch: body for branch, body in self.ending.items() if branch.gives_up(body)}
         return bool(self.ending) or self.branch.gives_up(self.branch.body)
 
+    def over(self) -> bool:
+        """Whether user code came to its end by itself, and left nothing behind."""
+        return self.root is None and not self.tasks
+
     def gone(self) -> bool:
         return self.signal is not None or self.root is None or self.root.done()
 
@@ -484,7 +485,7 @@ class Execution(Struct, eq=False):
 
     def ended(self) -> None:
         """The root task is at its end. Without the cycles cut here, every run would have to wait for the collector."""
-        self.root = self.context = self.branch.task = None
+        self.branch.task = self.context = None
         self.branch = _NOWHERE
 
     def unread(self) -> list[str]:

@@ -96,7 +96,7 @@ def _encoded(execution: Execution, value: object) -> bytes:
 
 
 def _returned(execution: Execution, encoded: bytes) -> None:
-    if _parked(execution, "the run returned without it"):
+    if execution.replaying and _parked(execution, "the run returned without it"):
         return
     payload = execution.worker.payload(Raw(encoded))
     execution.processor.append_outcome(RunFinished(execution.run_id, "completed", payload, v=V))

@@ -32,6 +32,8 @@ log = logging.getLogger("perdure.worker")
 DEATHS_ALONE = 3
 """A step that died this often with no other suspect beside it is what kills its process: it fails."""
 GRACE_SECONDS = 1.0
+_branch, _enter, _leave = here.get, in_step.set, in_step.reset
+"""Bound once: of a name that was imported, each call would make the method anew."""
 FINAL = (NonRetriable, PayloadError, DefinitionError, OutsideRun)
 
 
@@ -55,7 +57,7 @@ async def run_step(
         delivered = await execution.obtain(op, asked) if execution.replaying else execution.ask(op, asked)
     attempt: _Attempt | None = None
     # The op is the caller's, but in a step is the task that awaits it.
-    inside = here.get() or branch
+    inside = _branch() or branch
     while delivered is None:
         attempt = _Attempt(execution, op, spec.name, 1, False, 0, spec, asked, given, monotonic_ns())
         if not plain and (execution.suspect or op in execution.state.open or attempt.held()):
@@ -72,7 +74,7 @@ async def run_step(
             if cancels:
                 # One on its way is thrown into the body, and is not the body's own.
                 attempt.cancels = cancels - task._must_cancel  # type: ignore[attr-defined]
-            token = in_step.set(attempt)
+            token = _enter(attempt)
             outer, inside.body = inside.body, attempt
             try:
                 if spec.is_async and spec.timeout_ms is None:
@@ -102,7 +104,7 @@ async def run_step(
             finally:
                 inside.body = outer
                 try:  # noqa: SIM105 - `suppress` would cost each step an object
-                    in_step.reset(token)
+                    _leave(token)
                 except ValueError:
                     # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
                     pass
@@ -158,7 +160,7 @@ def _same(outcome: object, record: StepCompleted) -> bool:
 def _recorded(execution: Execution, op: str, spec: StepSpec, asked: str, result: Payload) -> Any:
     """A result from the log. Code that cannot read it is not the code that wrote it."""
     try:
-        return decoder_for(spec.returns)(execution.worker.payload_bytes(execution.processor, result))
+        return decoder_for(spec.returns)(execution.worker.payload_json(execution.processor, result))
     except Exception as error:
         why = f"has a result in the log that cannot be read as {show(spec.returns)} ({error})"
         execution.park(op, AskedOp(op, asked), None, why)

@@ -261,17 +261,19 @@ class Worker:
         execution.processor.wake(execution.run_id)
 
     def _ended(self, partition: int, act: Ended) -> None:
-        execution = self.executions.pop(act.run, None)
-        self.idle.pop(act.run, None)
-        self._unclean.pop(act.run, None)
-        if self.held:
-            self.held.get(partition, set()).discard(act.run)
-        if execution is not None:
+        run = act.run
+        execution = self.executions.pop(run, None)
+        if execution is not None and not execution.over():
+            self.idle.pop(run, None)
             if execution.signal is None:
                 execution.cancel()
             self._see_off(execution)
-        self.processors[partition].rest(act.run)
-        self._listener.run_ended(partition, act.run)
+        if self._unclean:
+            self._unclean.pop(run, None)
+        if self.held:
+            self.held.get(partition, set()).discard(run)
+        self.processors[partition].rest(run)
+        self._listener.run_ended(partition, run)
 
     # Runs
 
@@ -294,10 +296,13 @@ class Worker:
             # Never parked: other code, on this pod later or on another one, takes it further.
             self.held.setdefault(partition, set()).add(run)
             return
-        execution = self.executions[run] = Execution(self, processor, state, function)
-        self._fresh[run] = execution
-        execution.suspect = self._unclean.pop(run, None) is not None
-        execution.load(lines)
+        execution = self.executions[run] = self._fresh[run] = Execution(
+            self, processor, state, function, self.loop, run, state.started_at, self.coded
+        )
+        if self._unclean and self._unclean.pop(run, None) is not None:
+            execution.suspect, execution.plain = True, False
+        if lines or state.open:
+            execution.load(lines)
         execution.run(main(execution))
 
     def finished(self, execution: Execution) -> None:
@@ -402,8 +407,12 @@ class Worker:
     def payload(self, raw: Raw) -> Payload:
         return Payload(raw) if self._codec is None else coded(self._codec, raw)
 
-    def payload_bytes(self, processor: Processor, payload: Payload, field: str = "result") -> bytes:
-        return decoded(self._codec, processor.payload(payload, field=field), encoded=payload.encoded)
+    def payload_json(self, processor: Processor, payload: Payload, field: str = "result") -> Raw:
+        """What user code wrote, wherever it is stored."""
+        inline = payload.inline
+        if type(inline) is Raw and not payload.encoded:
+            return inline
+        return Raw(decoded(self._codec, processor.payload(payload, field=field), encoded=payload.encoded))
 
     def drain(self) -> None:
         """No step begins any more: those that run come to their end, and what follows is for others."""
