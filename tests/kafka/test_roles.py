@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from click.testing import CliRunner
 
 from perdure.cli import main
 from tests.kafka.broker import Broker, NoKafka
-from tests.system.engine_process import EngineProcess, wait_until
+from tests.system.engine_process import EngineProcess, environment, wait_until
 
 SHOP = """
 import asyncio
@@ -206,3 +208,21 @@ def test_a_gateway_acknowledges_nothing_while_the_brokers_are_away(start: Start,
         worker.stop(signal.SIGTERM)
     finally:
         broker.kill()
+
+
+def test_a_tail_goes_on_with_what_comes(start: Start, folder: Path) -> None:
+    folder.joinpath("go").touch()
+    worker, gateway = start("worker"), start("gateway")
+    log = worker.args[3]
+    with folder.joinpath("tail.txt").open("wb") as told:
+        command = [sys.executable, "-m", "perdure", "topics", "tail", "shop", "--log", log, "-f", "--event", "e1"]
+        tail = subprocess.Popen(command, cwd=folder, env=environment(), stdout=told, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: is_ready(worker), "to be ready", worker)
+        answer(gateway, "/e/key", {"name": "shop/order.placed", "data": {"order": "o-1"}, "id": "e1"})
+        wait_until(lambda: "run.finished" in folder.joinpath("tail.txt").read_text(), "to end the run", worker)
+        tail.send_signal(signal.SIGINT)
+        assert tail.wait(30) == 130
+        assert "Traceback" not in folder.joinpath("tail.txt").read_text()
+    finally:
+        tail.kill()

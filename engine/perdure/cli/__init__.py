@@ -6,10 +6,12 @@ from perdure.cli.command import Main
 from perdure.cli.dev import dev
 from perdure.cli.functions import functions
 from perdure.cli.gateway import gateway
+from perdure.cli.letters import dead_letters
 from perdure.cli.output import release
 from perdure.cli.runs import runs
 from perdure.cli.send import send
 from perdure.cli.serve import serve
+from perdure.cli.topics import topics
 from perdure.cli.worker import worker
 
 __all__ = ["main"]
@@ -31,5 +33,5 @@ def main() -> None:
     """Durable Python functions: they outlive the process they started in."""
 
 
-for command in (dev, serve, worker, gateway, send, functions, runs):
+for command in (dev, serve, worker, gateway, send, functions, runs, topics, dead_letters):
     main.add_command(command)

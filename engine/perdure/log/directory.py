@@ -119,6 +119,14 @@ def prepare(directory: Path, partitions: int) -> None:
         )
 
 
+def partitions_of(directory: Path) -> int | None:
+    """How many the log in it was made with; None if there is none, or nobody can tell."""
+    try:
+        return int(json.loads((directory / "perdure.json").read_bytes())["partitions"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def make_directories(directory: Path) -> None:
     """Make `directory` and what is missing above it, so that no power failure takes them away again."""
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]

@@ -50,12 +50,18 @@ class Ingest:
             arrived.done()
             return
         try:
-            event = event_of(arrived)
+            take_in(self._log, arrived)
         except PayloadError as error:
             self._log.events.refuse(arrived, str(error))
             return
-        self._log.append(partition_of(event.id, self._log.partitions), _ENCODE(EventReceived(event, v=V)))
         arrived.done()
+
+
+def take_in(log: Log, arrived: Arrived) -> EventBody:
+    """Append it to the journal. Raises `PayloadError` for what is no event."""
+    event = event_of(arrived)
+    log.append(partition_of(event.id, log.partitions), _ENCODE(EventReceived(event, v=V)))
+    return event
 
 
 async def born_ms(log: Log) -> int:

@@ -19,7 +19,7 @@ from perdure.log.kafka.hands import Members
 from perdure.log.kafka.lanes import Lane, Lanes
 from perdure.log.kafka.snapshots import KafkaSnapshots
 from perdure.log.kafka.state import StateDisk
-from perdure.log.kafka.topics import SIDES, Topics
+from perdure.log.kafka.topics import SIDES, Topics, wanted_of
 from perdure.log.kafka.writer import Writer
 from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
 from perdure.log.tickets import Waiters
@@ -78,7 +78,7 @@ class KafkaLog:
             return
         self._client = client = Client(self.address)
         self.topics = Topics(client)
-        there = await self.topics.ensure(self._wanted())
+        there = await self.topics.ensure(wanted_of(self.address, self._app, self._partitions))
         self._state = StateDisk(self._directory, self._partitions) if self._stores else None
         self._lanes = Lanes()
         self._waiters = Waiters()
@@ -101,11 +101,6 @@ class KafkaLog:
             await self._shut()
             raise
         self._opened = True
-
-    def _wanted(self) -> dict[str, tuple[str, int]]:
-        kinds = ("journal", "snapshots", *SIDES)
-        own = {self.address.topic(self._app, kind): (kind, self._partitions) for kind in kinds}
-        return own | {self.address.topic("events"): ("events", self._partitions)}
 
     def _queue(self, queue: str) -> str:
         return self.address.topic(self._app, "commands", queue)
@@ -181,6 +176,10 @@ class KafkaLog:
     def _failed(self, error: LogError) -> None:
         self._failure = error
         self._waiters.refuse(lambda: LogError(str(error)))
+
+    def put_side(self, topic: str, partition: int, value: bytes) -> int:
+        """As `append`, to a side topic."""
+        return self._put(partition_in(self.address.topic(self._app, topic), partition), value)
 
     def side(self, topic: str, partition: int, value: bytes) -> None:
         if self._opened and self._failure is None:

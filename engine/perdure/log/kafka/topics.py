@@ -14,7 +14,7 @@ from typing import Any
 
 from perdure.errors import LogError, LogMismatch
 from perdure.log.kafka.address import Address
-from perdure.log.kafka.client import REQUEST_BYTES, Client, Partition, errors, stop, structs
+from perdure.log.kafka.client import REQUEST_BYTES, Client, Partition, errors, partition_in, stop, structs
 from perdure.log.kafka.client import admin as admin_library
 
 log = logging.getLogger("perdure.log.kafka")
@@ -37,6 +37,13 @@ def settings_of(kind: str, retention_ms: int | None) -> dict[str, str]:
             return settings | {"cleanup.policy": "compact"}
         case _:
             return settings | {"cleanup.policy": "delete", "retention.ms": kept}
+
+
+def wanted_of(address: Address, app: str, partitions: int) -> dict[str, tuple[str, int]]:
+    """Topics that an app needs from the beginning, for `Topics.ensure`."""
+    kinds = ("journal", "snapshots", *SIDES)
+    own = {address.topic(app, kind): (kind, partitions) for kind in kinds}
+    return own | {address.topic("events"): ("events", partitions)}
 
 
 class Topics:
@@ -77,6 +84,23 @@ class Topics:
         """How many each has, of those that there are."""
         async with self._admin() as admin:
             return await _partitions(admin, list(topics))
+
+    async def bounds_of(self, topics: Collection[str]) -> dict[str, dict[int, tuple[int, int]]]:
+        """Topic → partition → its first offset and its end."""
+        counts = await self.partitions_of(topics)
+        places = [partition_in(topic, number) for topic, count in counts.items() for number in range(count)]
+        if not places:
+            return {}
+        consumer = self._client.consumer()
+        try:
+            await consumer.start()
+            starts, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+        finally:
+            await stop(consumer)
+        found: dict[str, dict[int, tuple[int, int]]] = {topic: {} for topic in counts}
+        for place in places:
+            found[place.topic][place.partition] = starts[place], ends[place]
+        return found
 
     async def names(self) -> list[str]:
         """Every topic of the namespace."""
