@@ -118,7 +118,7 @@ async def test_a_gap_is_not_skipped_before_somebody_says_so(
     await produce(log, b"1", b"2", b"3")
     await log.topics.trim(partition_in(log.events.topic, 0), 3)
     log.events.subscribe(second)
-    await until(lambda: "skip-gap --partition 0 --offset 3" in caplog.text)
+    await until(lambda: "skip-gap APP --partition 0 --offset 3" in caplog.text)
     assert (second.values, log.events.gaps) == ([], {0: (1, 3)})
     await log.events.skip_gap(0, 3)
     await until(lambda: bool(second.values))
@@ -142,6 +142,6 @@ async def test_a_gap_that_opens_while_events_are_read(
     await produce(log, b"1", b"2", b"3")
     await log.topics.trim(partition_in(log.events.topic, 0), 3)
     consumer.resume(partition_in(log.events.topic, 0))
-    await until(lambda: "skip-gap --partition 0 --offset 3" in caplog.text)
+    await until(lambda: "skip-gap APP --partition 0 --offset 3" in caplog.text)
     assert [arrived.value for arrived in taken] == [b"0"]
     await log.close()

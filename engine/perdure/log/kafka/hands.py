@@ -351,7 +351,7 @@ class Hands:
         log.error(
             "%s: partition %d of %s begins at offset %d, and was read up to %d: what stood between is gone, and was "
             "never taken in. Nothing of this partition is, until somebody says that this is known: "
-            "perdure topics skip-gap --partition %d --offset %d",
+            "perdure topics skip-gap APP --partition %d --offset %d",
             self._what, partition, self._topic, start, at, partition, start,
         )  # fmt: skip
 
