@@ -150,6 +150,10 @@ class Broker:
             )
 
 
+_keepers: list[subprocess.Popen[bytes]] = []
+"""They outlive whoever started them: one that is forgotten while it runs is a warning, and so an error of some test."""
+
+
 def shared_broker(folder: Path) -> str:
     """The address of the broker that all workers of this test run share; the first that asks starts it."""
     given = os.environ.get("PERDURE_TEST_KAFKA")
@@ -166,6 +170,7 @@ def shared_broker(folder: Path) -> str:
             root = Path(__file__).parents[2]
             with open(folder / "keeper", "ab") as said:
                 process = subprocess.Popen(command, cwd=root, stdout=said, stderr=said, start_new_session=True)
+            _keepers.append(process)
             while not address.exists():
                 if process.poll() is not None:
                     raise NoKafka((folder / "keeper").read_text())
