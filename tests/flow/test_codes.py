@@ -21,6 +21,11 @@ def advanced_by(world: World, run: str) -> int:
     return view.advanced_by(world.run(run), view.lines.load(run))
 
 
+def begun_by(world: World, run: str) -> int:
+    view = world.view_of(run)
+    return view.begun_by(world.run(run), view.lines.load(run))
+
+
 def meta(world: World, partition: int = 0) -> Meta:
     return world.owners[partition].view.meta
 
@@ -60,6 +65,22 @@ def test_what_it_opened_or_failed_counts_too(world: World) -> None:
     world.checkpoint()
     assert [advanced_by(world, run) for run in (slept_, failed, untouched)] == [2, 2, 1], "from the store, too"
     world.check()
+
+
+def test_a_run_is_begun_by_the_code_of_its_first_step_or_opening(world: World) -> None:
+    """Whichever code was active when it was asked for."""
+    old, new = world.define(OLD), world.define(NEW)
+    stepped, slept_, untouched = (world.request(name) for name in ("one", "two", "three"))
+    for partition in range(world.partitions):
+        owned_by(world, partition, old)
+    assert begun_by(world, stepped) == 0, "nothing was done yet"
+    world.to_run(stepped, completed(stepped, "0/a#1"))
+    world.to_run(slept_, slept(slept_, "0/sleep#1", 1_000))
+    for partition in range(world.partitions):
+        owned_by(world, partition, new)
+    for run in (stepped, slept_, untouched):
+        world.to_run(run, completed(run, "0/b#1"))
+    assert [begun_by(world, run) for run in (stepped, slept_, untouched)] == [1, 1, 2]
 
 
 def test_an_owner_whose_code_is_numbered_later_had_that_number_from_its_start(world: World) -> None:
