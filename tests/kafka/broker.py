@@ -58,10 +58,6 @@ log.retention.check.interval.ms=1000
 """
 
 
-_keepers: list[subprocess.Popen[bytes]] = []
-"""They end by themselves, after this process; one that nobody holds would be warned of."""
-
-
 class NoKafka(Exception):
     """What is missing here, and how to get it."""
 
@@ -174,7 +170,6 @@ def shared_broker(folder: Path) -> str:
             root = Path(__file__).parents[2]
             with open(folder / "keeper", "ab") as said:
                 process = subprocess.Popen(command, cwd=root, stdout=said, stderr=said, start_new_session=True)
-            _keepers.append(process)
             _keepers.append(process)
             while not address.exists():
                 if process.poll() is not None:
