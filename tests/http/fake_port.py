@@ -100,6 +100,10 @@ class FakePort:
         self._check()
         return [FunctionView("order", "event", ("shop/order.placed",)), FunctionView("mail", "background")]
 
+    async def lag(self) -> Mapping[str, int]:
+        self._check()
+        return {"0": 0, "2": 17}
+
     def ready(self) -> Mapping[str, str]:
         return self.waiting
 

@@ -7,6 +7,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from perdure.errors import LogError
 from perdure_connectors.http import gateway
 from perdure_schemas.payload import ErrorInfo
 from tests.http.fake_port import FakePort
@@ -227,3 +228,11 @@ async def test_health(port: FakePort) -> None:
         text = (await client.get("/metrics")).text
     assert 'perdure_ready{app="shop"} 0' in text
     assert 'perdure_not_ready{what="partition 2"} 1' in text
+    assert 'perdure_partition_lag{partition="2"} 17' in text
+
+
+async def test_metrics_while_the_log_cannot_be_asked(port: FakePort) -> None:
+    port.fail = LogError("Kafka does not answer at present")
+    async with client_of(port) as client:
+        answer = await client.get("/metrics")
+    assert (answer.status_code, "partition_lag{" in answer.text) == (200, False)

@@ -102,6 +102,8 @@ def test_a_gateway_takes_what_workers_do(start: Start, folder: Path) -> None:
     worker = start("worker", "--partitions", "3")
     wait_until(lambda: is_ready(worker), "to be ready", worker)
     assert answer(worker, "/healthz")[0] == 200
+    metrics = urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/metrics", timeout=60).read().decode()
+    assert {f'perdure_partition_lag{{partition="{one}"}}' in metrics for one in range(3)} == {True}
     gateway = start("gateway")
     assert [view["id"] for view in gateway.readies()[0]["functions"]] == ["order", "picture"]
     assert answer(gateway, "/e/key", {"name": "shop/order.placed", "data": {"order": "o-1"}})[0] == 200

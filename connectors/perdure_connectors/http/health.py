@@ -1,15 +1,20 @@
 """For supervisors and scrapers."""
 
+import asyncio
+from collections.abc import Mapping
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from perdure.errors import PerdureError
+from perdure.errors import LogError, PerdureError
 from perdure.sdk.port import Port
 from perdure_connectors.http.answers import json_answer, port_of
 from perdure_connectors.http.problems import on_error, on_http_error
+
+LAG_SECONDS = 2.0
 
 
 async def livez(request: Request) -> Response:
@@ -24,8 +29,9 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus text: only whether the engine is ready, until metrics proper come."""
-    waiting = port_of(request).ready()
+    """Prometheus text: whether the engine is ready and how far it lags, until metrics proper come."""
+    port = port_of(request)
+    waiting = port.ready()
     lines = [
         "# HELP perdure_ready Whether all partitions are ready.",
         "# TYPE perdure_ready gauge",
@@ -33,6 +39,9 @@ async def metrics(request: Request) -> Response:
         "# HELP perdure_not_ready What is not ready or has halted.",
         "# TYPE perdure_not_ready gauge",
         *(f"perdure_not_ready{{what={_quoted(name)}}} 1" for name in sorted(waiting)),
+        "# HELP perdure_partition_lag Records of the journal that this process has not folded yet.",
+        "# TYPE perdure_partition_lag gauge",
+        *(f"perdure_partition_lag{{partition={_quoted(one)}}} {lag}" for one, lag in (await _lag(port)).items()),
     ]
     return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -52,6 +61,15 @@ def health_checks(port: Port, app_name: str) -> Starlette:
     app.state.port = port
     app.state.app_name = app_name
     return app
+
+
+async def _lag(port: Port) -> Mapping[str, int]:
+    """None of it while the log cannot be asked: what else there is to tell is told at once."""
+    try:
+        async with asyncio.timeout(LAG_SECONDS):
+            return await port.lag()
+    except (TimeoutError, LogError):
+        return {}
 
 
 def _quoted(label: str) -> str:

@@ -201,6 +201,9 @@ class ManyPorts:
     async def functions(self) -> list[FunctionView]:
         return [view for port in self._ports.values() for view in await port.functions()]
 
+    async def lag(self) -> Mapping[str, int]:
+        return {f"{app} {one}": lag for app, port in self._ports.items() for one, lag in (await port.lag()).items()}
+
     def ready(self) -> Mapping[str, str]:
         return {f"{app} {what}": why for app, port in self._ports.items() for what, why in port.ready().items()}
 

@@ -88,6 +88,10 @@ class HttpPort:
     async def functions(self) -> list[FunctionView]:
         return await self._ask(wire.functions())
 
+    async def lag(self) -> Mapping[str, int]:
+        """Empty, as `ready`: the engine's own `/metrics` has it."""
+        return {}
+
     def ready(self) -> Mapping[str, str]:
         """Empty: whether the engine is ready is for its own `/readyz`; a client waits or fails by itself."""
         return {}

@@ -87,6 +87,10 @@ class SyncHttpPort:
     def functions(self) -> list[FunctionView]:
         return self._ask(wire.functions())
 
+    def lag(self) -> Mapping[str, int]:
+        """Empty, as for `HttpPort`."""
+        return {}
+
     def ready(self) -> Mapping[str, str]:
         """Empty, as for `HttpPort`."""
         return {}

@@ -307,6 +307,11 @@ class LocalPort:
             held,
         )
 
+    async def lag(self) -> Mapping[str, int]:
+        latest = self._node.log.latest
+        processors = self._node.processors
+        return {str(one.partition): max(0, await latest(one.partition) - one.offset) for one in processors}
+
     def ready(self) -> Mapping[str, str]:
         missing = dict(self._node.waiting())
         failure = self._node.log.failure

@@ -152,6 +152,10 @@ class Port(Protocol):
 
     async def functions(self) -> list[FunctionView]: ...
 
+    async def lag(self) -> Mapping[str, int]:
+        """Partition → records that its log has and that were not folded yet, of those at hand."""
+        ...
+
     def ready(self) -> Mapping[str, str]:
         """What is not ready yet or halted, by name (`partition 2` → reason); empty when all is well."""
         ...

@@ -85,5 +85,8 @@ class TestPort:
     async def functions(self) -> list[FunctionView]:
         return await self._engine.asked(lambda: self._local().functions())
 
+    async def lag(self) -> Mapping[str, int]:
+        return await self._local().lag()
+
     def ready(self) -> Mapping[str, str]:
         return self._local().ready()
