@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test check format cov kill faults sim sim-bugs bench clean
+.PHONY: help demo test check format cov kill faults chaos sim sim-bugs bench clean
 
 help:
 	@echo "make demo    see it work: functions that outlive a killed process"
@@ -17,6 +17,7 @@ help:
 	@echo "make cov     coverage of the folds by their own tests; fails below 100%"
 	@echo "make kill    a hundred SIGKILLs of a real engine, and the log read by code of its own"
 	@echo "make faults  the embedded log under a thousand kills and five hundred power failures"
+	@echo "make chaos   workers on a real Kafka under kills, stops and brokers that die"
 	@echo "make sim     two thousand worlds in which whatever can fail does (SEEDS=…)"
 	@echo "make sim-bugs  rules of the engine left out one at a time: do the worlds notice?"
 	@echo "make bench   how fast it is on this machine"
@@ -63,6 +64,11 @@ sim-bugs: $(VENV)/.tests
 faults: $(VENV)/.tests
 	@PERDURE_FAULT_KILLS=1000 PERDURE_FAULT_LOSSES=500 PERDURE_FAULT_ENGINES=50 PERDURE_FAULT_FULL=10 \
 		PERDURE_FAULT_DAMAGES=100 $(PY) -m pytest -s -o faulthandler_timeout=0 tests/system/faults
+
+# The long form of the test on a real Kafka that `make test` runs for under a minute. SEED=17 draws other faults.
+chaos: $(VENV)/.tests
+	@PERDURE_CHAOS_RUNS=5200 PERDURE_CHAOS_KILLS=40 PERDURE_CHAOS_STOPS=10 PERDURE_CHAOS_BROKERS=3 \
+		PERDURE_SEED=$(or $(SEED),3) $(PY) -m pytest -s -o faulthandler_timeout=0 tests/kafka/chaos
 
 bench: $(VENV)/.tests
 	@$(PY) -m benchmarks $(ARGS)

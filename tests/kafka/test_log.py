@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from perdure.errors import LogError, LogMismatch
+from perdure.log.kafka import feed
 from perdure.log.kafka.address import parse
 from perdure.log.kafka.log import KafkaLog
 from perdure.log.protocol import Batch
@@ -84,6 +85,28 @@ async def test_a_sink_that_begins_anew_misses_nothing(pods: tuple[KafkaLog, Kafk
     assert await again.until(50) == values
 
 
+async def test_a_fetcher_that_stands_still_is_replaced(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "STALLED_SECONDS", 0.3)
+    log = KafkaLog(parse(f"kafka://{kafka}/test-{uuid4().hex[:12]}?data={tmp_path}"), "shop", 2)
+    await log.open()
+    reading = Reading()
+    log.follow(0, 0, reading)
+    await write(log, [b"a"])
+    await reading.until(1)
+
+    async def nothing(*_: object, **settings: int) -> dict[object, object]:
+        await asyncio.sleep(settings["timeout_ms"] / 1000)
+        return {}
+
+    monkeypatch.setattr(log._feed._consumer, "getmany", nothing)
+    await asyncio.sleep(feed.POLL_MS / 1000)
+    await write(log, [b"b"])
+    assert await reading.until(2) == [b"a", b"b"]
+    await log.close()
+
+
 async def test_another_number_of_partitions_is_refused(pods: tuple[KafkaLog, KafkaLog], tmp_path: Path) -> None:
     address = pods[0].address
     with pytest.raises(LogMismatch, match=r"has 2 partitions, and 3 were asked for.*partitions=2"):
@@ -118,6 +141,12 @@ async def test_a_broker_that_dies_and_comes_back_has_everything_once_in_order(tm
             log.append(0, value)
         await asyncio.sleep(0.5)
         assert log.acknowledged == 20
+        # Who takes a partition up meanwhile is told so, and tries again.
+        assert log.snapshots is not None
+        with pytest.raises(LogError, match="does not answer at present"):
+            await log.snapshots.fence(0)
+        with pytest.raises(LogError, match="does not answer at present"):
+            await log.snapshots.read(0)
         await asyncio.to_thread(broker.start)
         async with asyncio.timeout(60):
             while log.acknowledged < 40:

@@ -6,8 +6,8 @@ The library is imported when a Kafka log is opened, not before.
 import asyncio
 import importlib
 import ssl
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
 
 from xxhash import xxh3_64_intdigest
@@ -152,6 +152,17 @@ def errors() -> Any:
 
 def structs() -> Any:
     return _library("aiokafka.structs")
+
+
+@contextmanager
+def explained() -> Generator[None]:
+    """What goes wrong with the brokers, as the log says it: they are away, or it is trimmed. It may be tried again."""
+    try:
+        yield
+    except errors().OffsetOutOfRangeError as error:
+        raise IndexError(f"{error}: the log was trimmed") from error
+    except (errors().KafkaError, TimeoutError) as error:
+        raise LogError(f"Kafka does not answer at present: {error!r}") from error
 
 
 async def stop(consumer: Consumer) -> None:

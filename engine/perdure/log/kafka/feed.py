@@ -24,12 +24,13 @@ POLL_MS = 500
 MOST_RECORDS = 5_000
 """In one turn of the loop; more of them wait for the next."""
 STALLED_SECONDS = 10.0
+"""What stands in the journal for so long, and is not read, is taken for the work of a fetcher that hangs."""
 _AGAIN_SECONDS = 0.2
 
 Fetch = Callable[[int, int], Coroutine[Any, Any, list[Batch]]]
 """(partition, offset) → batches, asked of the brokers."""
-Look = Callable[[int], Coroutine[Any, Any, object]]
-"""Learns where a partition begins and ends by now."""
+Look = Callable[[int], Coroutine[Any, Any, int]]
+"""Learns where a partition begins and ends by now; its end."""
 
 
 def batches_of(partition: int, records: Iterable[Record]) -> list[Batch]:
@@ -118,22 +119,21 @@ class Feed:
         """Tuples are replaced, never changed: a sink may open and close readers while one is walked through."""
         self._late: dict[Follower, asyncio.Task[None]] = {}
         self._consumer: Consumer | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         self._consumer = await self._made()
-        self._task = _spawn(self._pump())
+        self._tasks = [_spawn(self._pump()), _spawn(self._watch())]
 
     async def close(self) -> None:
         for follower in [one for live in self._live for one in live]:
             follower.close()
         for follower in list(self._late):
             follower.close()
-        task, self._task = self._task, None
-        if task is not None:
+        for task in self._tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await stop(consumer)
@@ -197,6 +197,8 @@ class Feed:
                 if consumer is None:
                     consumer = self._consumer = await self._made()
                 found = await consumer.getmany(timeout_ms=POLL_MS, max_records=MOST_RECORDS)
+                if consumer is not self._consumer:
+                    continue
             except errors().OffsetOutOfRangeError as error:
                 await self._out_of_range(error)
                 continue
@@ -211,6 +213,23 @@ class Feed:
                         self._give(batch)
             # What is there already is given without waiting: others need their turn.
             await asyncio.sleep(0)
+
+    async def _watch(self) -> None:
+        """aiokafka's fetcher has been seen to stand still while records come: then a new consumer reads on."""
+        behind: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(STALLED_SECONDS)
+            before, behind = behind, {}
+            with suppress(LogError):
+                for partition in range(len(self._places)):
+                    position = self._positions[partition]
+                    if self._live[partition] and position < await self._look(partition):
+                        behind[partition] = position
+            stalled = [one for one, position in behind.items() if before.get(one) == position == self._positions[one]]
+            if stalled:
+                log.warning("partition %d is read no further than offset %d", stalled[0], behind[stalled[0]])
+                behind.clear()
+                await self._again()
 
     def _give(self, batch: Batch) -> None:
         partition = batch.partition

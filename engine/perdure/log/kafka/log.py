@@ -2,14 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from perdure.errors import LogError
 from perdure.log.clock import Clock
 from perdure.log.kafka.address import Address
-from perdure.log.kafka.client import REQUEST_BYTES, Client, Consumer, Partition, errors, partition_in, stop
+from perdure.log.kafka.client import (
+    REQUEST_BYTES,
+    Client,
+    Consumer,
+    Partition,
+    Record,
+    explained,
+    partition_in,
+    stop,
+)
 from perdure.log.kafka.commands import PARTITIONS as QUEUE_PARTITIONS
 from perdure.log.kafka.commands import KafkaCommands
 from perdure.log.kafka.events import KafkaEvents
@@ -28,6 +37,7 @@ log = logging.getLogger("perdure.log.kafka")
 RECORD_BYTES = REQUEST_BYTES // 2
 """A larger record is refused: the brokers would."""
 _FETCH_MS = 1_000
+_FETCH_SECONDS = 15.0
 _LAST_SECONDS = 20.0
 """How long a close waits for the brokers to take what was appended."""
 
@@ -234,7 +244,7 @@ class KafkaLog:
 
     async def _bounds(self, place: Partition) -> tuple[int, int]:
         assert self._asking is not None
-        with self._explained():
+        with explained():
             starts = await self._asking.beginning_offsets([place])
             ends = await self._asking.end_offsets([place])
         return starts[place], ends[place]
@@ -245,35 +255,27 @@ class KafkaLog:
         assert self._asking is not None
         found: list[Batch] = []
         async with self._asked:
-            with self._explained():
-                self._asking.assign([place])
-                self._asking.seek(place, offset)
-                while not found:
-                    records = (await self._asking.getmany(place, timeout_ms=_FETCH_MS)).get(place, ())
-                    size, taken = 0, list[object]()
-                    for record in records:
-                        taken.append(record)
-                        size += len(record.value or b"")
-                        if size >= limit_bytes:
-                            break
-                    found = batches_of(place.partition, taken)  # type: ignore[arg-type]
-                self._asking.assign([])
+            self._asking.assign([place])
+            self._asking.seek(place, offset)
+            try:
+                with explained():
+                    async with asyncio.timeout(_FETCH_SECONDS):
+                        while not found:
+                            records = (await self._asking.getmany(place, timeout_ms=_FETCH_MS)).get(place, ())
+                            found = batches_of(place.partition, _first(records, limit_bytes))
+            except LogError:
+                # aiokafka's fetcher has been seen to stand still while records are there.
+                stalled, self._asking = self._asking, await self._consumer()
+                await stop(stalled)
+                raise
+            self._asking.assign([])
         return found
 
     async def _consumer(self) -> Consumer:
         consumer = self._client.consumer()
-        with self._explained():
+        with explained():
             await consumer.start()
         return consumer
-
-    @contextmanager
-    def _explained(self) -> Generator[None]:
-        try:
-            yield
-        except errors().OffsetOutOfRangeError as error:
-            raise IndexError(f"{error}: the log was trimmed") from error
-        except errors().KafkaError as error:
-            raise LogError(f"Kafka does not answer at present: {error!r}") from error
 
     # What else there is
 
@@ -281,7 +283,7 @@ class KafkaLog:
         await self._look([partition])
         offset = min(offset, self._ends[partition])
         if offset > self._starts[partition]:
-            with self._explained():
+            with explained():
                 start = await self.topics.trim(self._places[partition], offset)
             self._starts[partition] = max(start, self._starts[partition])
 
@@ -324,3 +326,13 @@ class KafkaLog:
     async def _ensured(self, topic: str) -> None:
         """Of the topics that are not there from the beginning: those of queues."""
         await self.topics.ensure_one(topic, "commands", QUEUE_PARTITIONS)
+
+
+def _first(records: Sequence[Record], limit_bytes: int) -> Sequence[Record]:
+    """Of these, the first that reach the limit together."""
+    size = 0
+    for count, record in enumerate(records, 1):
+        size += len(record.value or b"")
+        if size >= limit_bytes:
+            return records[:count]
+    return records

@@ -4,9 +4,22 @@ import asyncio
 from collections.abc import Sequence
 
 from perdure.errors import Fenced, LogError
-from perdure.log.kafka.client import BATCH_BYTES, BatchBuilder, Client, Partition, Producer, errors, partition_in, stop
+from perdure.log.kafka.client import (
+    BATCH_BYTES,
+    BatchBuilder,
+    Client,
+    Consumer,
+    Partition,
+    Producer,
+    errors,
+    explained,
+    partition_in,
+    stop,
+)
 
 COMMIT_SECONDS = 30.0
+READ_SECONDS = 30.0
+"""Nothing came for so long of a snapshot that is not read to its end."""
 
 
 class KafkaSnapshots:
@@ -25,8 +38,9 @@ class KafkaSnapshots:
         producer = self._client.producer(f"{self._topic}.{partition}")
         writer = Writer(producer, place)
         try:
-            async with asyncio.timeout(COMMIT_SECONDS):
-                await producer.start()
+            with explained():
+                async with asyncio.timeout(COMMIT_SECONDS):
+                    await producer.start()
         except BaseException:
             await writer.close()
             raise
@@ -34,10 +48,17 @@ class KafkaSnapshots:
         return writer
 
     async def read(self, partition: int) -> list[tuple[bytes, bytes]]:
-        place = partition_in(self._topic, partition)
-        rows: dict[bytes, bytes] = {}
         consumer = self._client.consumer(isolation_level="read_committed")
         try:
+            with explained():
+                return sorted((await self._rows(consumer, partition_in(self._topic, partition))).items())
+        finally:
+            await stop(consumer)
+
+    async def _rows(self, consumer: Consumer, place: Partition) -> dict[bytes, bytes]:
+        rows: dict[bytes, bytes] = {}
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(READ_SECONDS) as patience:
             await consumer.start()
             consumer.assign([place])
             position = (await consumer.beginning_offsets([place]))[place]
@@ -51,10 +72,9 @@ class KafkaSnapshots:
                             rows[record.key] = record.value
                         elif record.key is not None:
                             rows.pop(record.key, None)
+                    patience.reschedule(loop.time() + READ_SECONDS)
                 position = await consumer.position(place)
-        finally:
-            await stop(consumer)
-        return sorted(rows.items())
+        return rows
 
     async def close(self) -> None:
         for writer in self._writers.values():
