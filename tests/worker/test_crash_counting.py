@@ -354,6 +354,55 @@ async def test_a_suspect_whose_run_ends_in_the_batch_that_lets_it_go_on_does_not
     await node.close()
 
 
+@pytest.mark.parametrize("deaths", [1, 2])
+async def test_a_suspect_whose_outcome_comes_in_the_batch_that_lets_it_go_on_does_not_begin(deaths: int) -> None:
+    """I6: another owner's. It is let go on by one record and decided by the next, before it has its turn."""
+    app = App("shop")
+    begun: list[str] = []
+
+    @app.step
+    async def work(name: str) -> str:
+        begun.append(name)
+        if len(begun) <= 2 * deaths:
+            await asyncio.Event().wait()
+        return "ours"
+
+    @app.background
+    async def flow(name: str) -> str:
+        return await work(name)
+
+    log = MemoryLog(1)
+    append = log.append
+    runs: dict[str, str] = {}
+    asked, _ = digest("work", ("first",), {})
+
+    def and_decided(partition: int, value: bytes) -> int:
+        ticket = append(partition, value)
+        if b'"step.attempted"' in value and runs["first"].encode() in value:
+            theirs = StepCompleted(runs["first"], "0/work#1", 1, asked, Payload(Raw(b'"theirs"')), v=V)
+            append(partition, encode(theirs))
+        return ticket
+
+    for life in range(deaths):
+        node = Node(app, log)
+        await node.open()
+        if not life:
+            for name in ("first", "second"):
+                runs[name] = await LocalPort(node).enqueue(Enqueue("flow", Raw(encode([[name], {}]))))
+        async with asyncio.timeout(20):
+            while len(begun) < 2 * (life + 1):
+                await asyncio.sleep(0)
+        log.crash()
+        await node.kill()
+    log.append = and_decided  # type: ignore[method-assign]
+    node = Node(app, log)
+    await node.open()
+    assert encode((await LocalPort(node).result(runs["first"], 10_000)).result) == b'"theirs"'
+    assert encode((await LocalPort(node).result(runs["second"], 10_000)).result) == b'"ours"'
+    assert begun[2 * deaths :] == ["second"]
+    await node.close()
+
+
 async def test_a_step_that_came_through_is_no_suspect_any_more() -> None:
     """Its deaths are forgotten with its op; the next step of the run starts at none."""
     app = App("shop")

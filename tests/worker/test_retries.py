@@ -5,9 +5,14 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
+from msgspec import Raw
+from msgspec.json import encode
 
 from perdure import App, Context, Event, NonRetriable, Retry, RetryAfter, StepError
 from perdure.testing import TestEngine
+from perdure.worker.payloads import digest
+from perdure_schemas.payload import Payload
+from perdure_schemas.records import StepCompleted, V
 from tests.worker.helpers import both_ways, failure, finished
 
 
@@ -658,3 +663,36 @@ async def test_retry_after_in_a_function_without_steps() -> None:
         await engine.finish()
         assert engine.run(flow).output == "ok"
     assert at == ["00:00", "02:00"]
+
+
+@both_ways
+async def test_an_attempt_whose_outcome_comes_with_the_word_to_go_on_does_not_begin(evict: bool) -> None:
+    """I6: its retry is due, and the next record is another owner's outcome, read before the attempt has its turn."""
+    app = App("shop")
+    begun = 0
+
+    @app.step
+    async def work() -> str:
+        nonlocal begun
+        begun += 1
+        raise RetryAfter("10s")
+
+    @app.background
+    async def flow() -> str:
+        return await work()
+
+    async with TestEngine(app, evict=evict) as engine:
+        run = await flow.enqueue()
+        append, (asked, _) = engine.log.append, digest("work", (), {})
+
+        def and_decided(partition: int, value: bytes) -> int:
+            ticket = append(partition, value)
+            if b'"timer.fired"' in value:
+                theirs = StepCompleted(run.id, "0/work#1", 1, asked, Payload(Raw(b'"theirs"')), v=V)
+                append(partition, encode(theirs))
+            return ticket
+
+        engine.log.append = and_decided  # type: ignore[method-assign]
+        await engine.advance("10s")
+        assert engine.run(flow).output == "theirs"
+        assert begun == 1
