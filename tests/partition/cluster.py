@@ -26,6 +26,7 @@ from tests.simulation.topics import SnapshotTopic
 
 R = TypeVar("R")
 QUIET_TURNS = 50
+MOST_TURNS = 20_000
 
 
 class Cluster:
@@ -83,8 +84,10 @@ class Cluster:
 
     async def settle(self) -> None:
         """Let everything happen that needs no time: until nothing was written or read for some turns of the loop."""
-        quiet = 0
+        quiet = turns = 0
         while quiet < QUIET_TURNS:
+            turns += 1
+            assert turns < MOST_TURNS, "I14: this goes round in circles"
             await asyncio.sleep(0)
             busy = [pod for pod in self.alive() if pod.turn()]
             quiet = 0 if busy else quiet + 1

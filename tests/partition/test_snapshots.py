@@ -29,6 +29,7 @@ from perdure_schemas.event import EventBody
 from perdure_schemas.records import EventReceived, V
 from tests.flow.storm import seeds
 from tests.partition.cluster import Cluster, Pod, RoundWriter, SharedLog
+from tests.simulation.bugs import keeping
 from tests.simulation.topics import SnapshotTopic
 
 SLEEPERS = int(os.environ.get("PERDURE_SLEEPERS", "300"))
@@ -565,6 +566,10 @@ VARIANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
     "changes in memory only": (_changes_in_memory_only, 1),
     "trim above the watermark": (_trim_above_the_watermark, 0),
     "a stale disk goes on": (_stale_disk, 3),
+    "no fence": (keeping.a_zombie_writes_snapshots.plant, 0),
+    "no tombstones": (keeping.rounds_without_tombstones.plant, 0),
+    "rows are missing": (keeping.a_round_misses_rows.plant, 0),
+    "the watermark before its rows": (keeping.rounds_in_two_transactions.plant, 0),
 }
 """With the first seed that noticed."""
 
