@@ -21,6 +21,7 @@ from tests.simulation.topics import Appended, Journal, Queue, SnapshotTopic, Top
 from tests.simulation.trace import Trace
 
 OWNER_STARTED = b'"kind":"owner.started"'
+APP_PATHS = b'"kind":"app.paths"'
 
 
 @dataclass

@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from perdure.errors import LogError
+from perdure.log.protocol import Log
 from perdure.partition import Processor
+from perdure.sdk.app import App
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
 from tests.simulation.disk import SimDisk
@@ -21,6 +23,18 @@ T = TypeVar("T")
 
 class Unanswered(Exception):
     """The pod did not answer: whether it did what it was asked for is not known."""
+
+
+class _Node(Node):
+    """Says what it had folded of a partition when it took that up."""
+
+    def __init__(self, taken_up: dict[str, int], app: App, log: Log, **more: Any) -> None:
+        super().__init__(app, log, **more)
+        self._taken_up = taken_up
+
+    def _owned(self, processor: Processor) -> None:
+        self._taken_up[processor.owner.token] = processor.offset
+        super()._owned(processor)
 
 
 class Pod:
@@ -68,6 +82,7 @@ class Pod:
         self.open = self.stopping = False
         self.running = self.version
         world.pods_by_owner[owner.name] = self
+        world.ran[owner.name] = self.running
         world.trace.note("start", f"{owner.name} {self.running}")
         self.disk.process_is_dead = lambda: owner.dead
         self.disk.die = self.die
@@ -75,8 +90,13 @@ class Pod:
         log = self.log = self._log(owner)
         with world.loop.on_behalf(owner):
             activate, self.activate = self.activate or None, False
-            node = self.node = Node(
-                world.apps[self.running], log, evict=world.swarm.evict, activate=activate, name=owner.name
+            node = self.node = _Node(
+                world.taken_up,
+                world.apps[self.running],
+                log,
+                evict=world.swarm.evict,
+                activate=activate,
+                name=owner.name,
             )
             world.loop.create_task(self._open(owner, node))
 

@@ -32,7 +32,7 @@ SHRINKING_SECONDS = 60.0
 MOST_SHOWN = 5
 STRUCK = (
     "crash", "died", "power", "frozen", "slow", "cut", "rebalance", "deploy", "leapt", "leader", "full", "compact",
-    "empty", "flipped", "lost", "abandon", "late", "again", "severed", "ghost",
+    "empty", "flipped", "lost", "abandon", "late", "again", "severed", "ghost", "parted",
 )  # fmt: skip
 """Kinds of the trace that are faults."""
 Failed = tuple[int, str]

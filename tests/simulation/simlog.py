@@ -31,7 +31,7 @@ from perdure.log.protocol import (
     Take,
 )
 from perdure.log.tickets import Waiters
-from tests.simulation.cluster import Cluster
+from tests.simulation.cluster import APP_PATHS, Cluster
 from tests.simulation.disk import SimDisk
 from tests.simulation.loop import Owner
 from tests.simulation.topics import Appended, Consumer, Task, Topic
@@ -388,12 +388,20 @@ class SimLog:
         chunk.tries += 1
         tries, producer, number = chunk.tries, self._producer, chunk.number
         values, topic = list(chunk.values), chunk.topic
-        if not self.is_severed(topic):
+        if not (self.is_severed(topic) or self._parted(values)):
             self.send(
                 lambda: self.cluster.produce(producer, number, topic, values, self.name),
                 lambda appended: self._answered(chunk, appended),
             )
         self.loop.post(self.owner, self.cluster.swarm.request_timeout, self._overdue, chunk, tries, producer)
+
+    def _parted(self, values: list[bytes]) -> bool:
+        """Whether this request is lost, since it has the paths of new code."""
+        p_parted = self.cluster.swarm.p_parted
+        lost = bool(p_parted) and any(APP_PATHS in one for one in values) and self.cluster.rng.random() < p_parted
+        if lost:
+            self.cluster.trace.note("parted", self.name)
+        return lost
 
     def _answered(self, chunk: _Chunk, appended: Appended | None) -> None:
         if chunk.done or appended is None:

@@ -14,15 +14,17 @@ from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import nothing_is_left
 from tests.simulation.checks.prefixes import check_prefixes
 from tests.simulation.checks.replaying import check_replays
-from tests.simulation.programs.aimed import aimed_plan
+from tests.simulation.programs.aimed import aimed_plan, parted
 from tests.simulation.programs.ledger import Ledger
 from tests.simulation.programs.plan import Crash, Plan, random_plan, whole_plan
 from tests.simulation.programs.together import Together, apps
-from tests.simulation.swarm import WHOLE_FROM, Swarm, drawn
+from tests.simulation.swarm import WHOLE_FROM, Swarm, drawn, part
 from tests.simulation.world import World
 
 AIMED = 0.25
 """So many of the plans are no chance alone."""
+PARTED = 0.06
+"""In so many of the worlds the paths of new code come late to some partitions: they draw from streams of their own."""
 
 
 class Outcome(NamedTuple):
@@ -41,6 +43,8 @@ class Outcome(NamedTuple):
 
 def plan_of(seed: int) -> Plan:
     """What comes from outside under this seed."""
+    if _is_parted(seed):
+        return parted(Random(f"{seed}/parted, plan"))
     aims = Random(f"{seed}/aims")
     if seed >= WHOLE_FROM and aims.random() < AIMED:
         return aimed_plan(aims)
@@ -51,9 +55,15 @@ def plan_of(seed: int) -> Plan:
     return tuple(move for move in plan if not isinstance(move, Crash) or move.version is not None)
 
 
+def _is_parted(seed: int) -> bool:
+    return seed >= WHOLE_FROM and Random(f"{seed}/parted").random() < PARTED
+
+
 def swarm_of(seed: int) -> Swarm:
     """Which faults its world has."""
     swarm = drawn(seed)
+    if _is_parted(seed):
+        part(swarm, Random(f"{seed}/parted, swarm"))
     # Plans have their own deploys: back to older code only where no run may be in the new way.
     swarm.deploy = 0.0
     if swarm.embedded:

@@ -75,6 +75,8 @@ class Swarm:
     """An abandoned producer delivers what comes after its first batch, and not that."""
     p_ghost: float = 0.0
     """Of each change of owners: an opinion arrives that an owner before had when it was none any more."""
+    p_parted: float = 0.0
+    """New code's paths do not arrive in a partition: each time they are sent to one."""
     p_flip: float = 0.0
     """A bit of the disk is another one when its pod starts again."""
 
@@ -93,7 +95,7 @@ RATES = ("crash", "power_loss", "freeze", "cut", "slow", "rebalance", "deploy", 
 CHANCES = (
     "p_crash_at_append", "p_crash_at_write", "p_lost_request", "p_lost_answer", "p_abandon", "p_late", "p_flip",
 )  # fmt: skip
-MORE_RATES, MORE_CHANCES = ("severed",), ("p_hole", "p_ghost")
+MORE_RATES, MORE_CHANCES = ("severed",), ("p_hole", "p_ghost", "p_parted")
 """Drawn from `WHOLE_FROM` on."""
 FAULTS = (*RATES, *CHANCES, *MORE_RATES, *MORE_CHANCES)
 _OFTEN = {"p_crash_at_append": 0.004, "p_crash_at_write": 0.01, "p_flip": 0.3, "p_abandon": 0.8, "p_late": 0.8}
@@ -150,3 +152,10 @@ def draw(rng: Random, *, most_pods: int = 4, waits: bool = False, whole: bool = 
     swarm.p_hole = rng.choice((0.0, 0.5, 1.0))
     swarm.severed = rng.choice((0.0, 0.0, 0.1, 0.3))
     return swarm
+
+
+def part(swarm: Swarm, rng: Random) -> None:
+    """New paths come late to some partitions."""
+    swarm.embedded = False
+    swarm.pods, swarm.partitions = rng.choice((3, 4)), rng.choice((2, 3, 4))
+    swarm.p_parted = 0.9

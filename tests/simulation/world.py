@@ -70,6 +70,10 @@ class World:
         self.over = False
         self.dead: list[Owner] = []
         self.pods_by_owner: dict[str, Pod] = {}
+        self.ran: dict[str, str] = {}
+        """Life of a pod → the version that it runs."""
+        self.taken_up: dict[str, int] = {}
+        """Token of an owner → what it had folded of its partition when it took that up."""
         self.pods: list[Pod] = []
         self.versions = list(self.apps)
         self.version = self.versions[0]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.evidence.entries import Entry, Journal, without_repetitions
-from tests.simulation.checks.tales import Receipt, Tale, tell
+from tests.simulation.checks.tales import Receipt, Tale, Teller, tellers_of
 from tests.simulation.programs.ledger import Ledger
 
 
@@ -29,16 +29,24 @@ class Evidence:
     """How often a process died."""
     came: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     """(partition, offset) → the how manieth record of all it was, where the brokers' clocks do not tell."""
+    codes: dict[str, str] = field(default_factory=dict[str, str])
+    """Life of a pod → digest of the code that it ran."""
+    taken_up: dict[str, int] = field(default_factory=dict[str, int])
+    """Token of an owner → what it had folded of the partition when it took it up."""
     exact_threads: bool = False
     """Bodies in threads begin when the engine begins them."""
     effective: Journal = field(default_factory=dict[int, list[Entry]])
+    tellers: dict[int, Teller] = field(default_factory=dict[int, Teller])
     tales: dict[str, Tale] = field(default_factory=dict[str, Tale])
     receipts: list[Receipt] = field(default_factory=list[Receipt])
     repeated: int = 0
 
     def __post_init__(self) -> None:
         self.effective, self.repeated = without_repetitions(self.journal)
-        self.tales, self.receipts = tell(self.effective)
+        self.tellers = tellers_of(self.effective)
+        for teller in self.tellers.values():
+            self.tales.update(teller.tales)
+            self.receipts += teller.receipts.values()
 
     def every(self, *kinds: str) -> list[Entry]:
         """Records of these kinds that count, partition by partition in log order."""

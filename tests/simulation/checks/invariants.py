@@ -75,6 +75,8 @@ def i6_nothing_starts_too_late(evidence: Evidence) -> None:
             retried = [entry for entry in op.retried if entry.offset < known] if op is not None else []
             assert len(retried) >= body.attempt - 1, f"I9: {body} before its retry was due"
         _begins_where_it_went(tale, body)
+        if exact and not body.claim:
+            _begins_under_no_older_code(evidence, tale, body)
         if not tale.parked:
             begun[body.pod, body.owner, body.run, body.turn, body.op, body.attempt, body.claim] += 1
     twice = {attempt: count for attempt, count in begun.items() if count > 1}
@@ -92,6 +94,18 @@ def _begins_where_it_went(tale: Tale, body: Body) -> None:
     other = tale.ops.get(other_way(body.op))
     if other is not None and other.outcome is not None and other.closed is None:
         assert other.outcome.offset >= body.folded, f"I16: {body} begins, and the run went the other way: {other}"
+
+
+def _begins_under_no_older_code(evidence: Evidence, tale: Tale, body: Body) -> None:
+    """I16: what newer code has taken further, as its owner knew when it took up the partition, older code leaves."""
+    since = evidence.taken_up.get(body.owner[1], 0)
+    last = next(((offset, code) for offset, code in reversed(tale.words) if offset < body.folded), None)
+    if last is None or max(last[0], last[1].since) >= since:
+        return
+    numbers = evidence.tellers[body.partition].numbers.get(evidence.codes[body.pod], [])
+    mine = max((number for offset, number in numbers if offset < since), default=None)
+    newer = mine is not None and last[1].number > mine
+    assert not newer, f"I16: {body} begins under code {mine}, and code {last[1].number} has taken its run further"
 
 
 def i4_results_have_been_made(evidence: Evidence) -> None:

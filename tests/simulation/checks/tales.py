@@ -76,6 +76,15 @@ class Taking(NamedTuple):
     waits: tuple[Op, ...]
 
 
+@dataclass
+class Code:
+    """Code that owned the partition for a while. `number` is 0 until it is known here, from offset `since` on."""
+
+    digest: str
+    number: int = 0
+    since: int = -1
+
+
 class Listed(NamedTuple):
     """A subscription: which waits stood open on the key when it got its number."""
 
@@ -108,6 +117,8 @@ class Tale:
     parked: int = 0
     parked_by: str = ""
     """The code that could not go on with it."""
+    words: list[tuple[int, Code]] = field(default_factory=list[tuple[int, Code]])
+    """Where its code took it further, and which code that was. Where any may go on, one without a number."""
     crashes: dict[str, int] = field(default_factory=dict[str, int])
     """Op → how often its process died with it, for steps that have no outcome."""
     ignored: list[Entry] = field(default_factory=list[Entry])
@@ -149,16 +160,16 @@ class Teller:
     def __init__(self) -> None:
         self.tales: dict[str, Tale] = {}
         self.owner: tuple[int, str] = (0, "")
-        self.code = ""
+        self.code = Code("")
         self.number = 0
         self.definitions: dict[int, dict[str, Any]] = {}
-        self.codes: set[str] = set()
+        self.numbers: dict[str, list[tuple[int, int]]] = {}
+        """Of each code that is known here: (offset, its number from there on)."""
         self.receipts: dict[str, Receipt] = {}
 
-    def read(self, entries: Iterable[Entry]) -> dict[str, Tale]:
+    def read(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self.tell(entry)
-        return self.tales
 
     def tell(self, entry: Entry) -> None:
         tell = getattr(self, "_" + entry.kind.replace(".", "_"), None)
@@ -171,25 +182,39 @@ class Teller:
         owner = record["owner"]
         if owner["number"] > self.owner[0]:
             self.owner = owner["number"], owner["token"]
-            self.code = record["code"]
-            if self.code in self.codes:
-                self._try_parked()
+            known = self.numbers.get(record["code"])
+            self.code = Code(record["code"], *((known[-1][1], entry.offset) if known else ()))
+            if known:
+                self._try_parked(entry)
 
     def _app_paths(self, entry: Entry, record: dict[str, Any]) -> None:
         self.definitions[record["number"]] = record["definition"]
-        self.codes.add(record["definition"]["digest"])
+        digest = record["definition"]["digest"]
+        self.numbers.setdefault(digest, []).append((entry.offset, record["number"]))
+        if self.code.digest == digest and not self.code.number:
+            self.code.number, self.code.since = record["number"], entry.offset
+        elif self.code.digest == digest:
+            self.code = Code(digest, record["number"], entry.offset)
 
     def _app_activated(self, entry: Entry, record: dict[str, Any]) -> None:
         if record["number"] <= self.number:
             return
         self.number = record["number"]
-        self._try_parked()
+        self._try_parked(entry)
 
-    def _try_parked(self) -> None:
+    def _try_parked(self, entry: Entry) -> None:
         """What other code has parked is tried by the owner's."""
         for tale in self.tales.values():
-            if tale.live and tale.status == "parked" and tale.parked_by != self.code:
-                tale.status = "running"
+            if tale.live and tale.status == "parked" and tale.parked_by != self.code.digest:
+                self._try(tale, entry)
+
+    def _try(self, tale: Tale, entry: Entry) -> None:
+        tale.status = "running"
+        tale.words.append((entry.offset, Code("")))
+
+    def _said(self, tale: Tale, entry: Entry) -> None:
+        """The run's code took it further, whoever wrote it: by the code that owns the partition."""
+        tale.words.append((entry.offset, self.code))
 
     def _function(self, tale: Tale) -> dict[str, Any]:
         assert tale.request is not None
@@ -258,7 +283,7 @@ class Teller:
     def _run_unparked(self, entry: Entry, record: dict[str, Any]) -> None:
         tale = self._live(entry, record["run"])
         if tale is not None and tale.status == "parked":
-            tale.status = "running"
+            self._try(tale, entry)
 
     def _run_errored(self, entry: Entry, record: dict[str, Any]) -> None:
         tale = self._live(entry, record["run"])
@@ -281,6 +306,7 @@ class Teller:
             op = tale.ops.setdefault(record["op"], Op(record["op"], "step", record["digest"]))
             if op.decided is None:
                 op.outcome = entry
+                self._said(tale, entry)
             else:
                 tale.ignored.append(entry)
 
@@ -292,7 +318,9 @@ class Teller:
         stale = record["attempt"] != op.attempt or (op.type == "queued" and record.get("claim", "") != op.claim)
         if op.decided is not None or stale:
             tale.ignored.append(entry)
-        elif "retry_in_ms" in record:
+            return
+        self._said(tale, entry)
+        if "retry_in_ms" in record:
             op.attempt += 1
             op.claim, op.resting = "", op.type == "queued"
             op.due, op.setter = entry.at + record["retry_in_ms"], entry.offset
@@ -368,6 +396,7 @@ class Teller:
             return
         opening = record["opening"]
         op = tale.ops[record["op"]] = Op(record["op"], opening["type"], record["digest"], entry)
+        self._said(tale, entry)
         if op.type in AT_ONCE or (op.type == "call" and not opening["awaited"]):
             op.outcome = entry
         elif op.type == "queued":
@@ -394,6 +423,7 @@ class Teller:
         if op.closed is not None:
             return
         op.closed = entry
+        self._said(tale, entry)
         if op.key and op.outcome is None:
             tale.subscribe(op.key)
         elif op.outcome is not None and op.outcome.kind == "match.offered":
@@ -478,11 +508,16 @@ class Teller:
 
 
 def tell(journal: Journal) -> tuple[dict[str, Tale], list[Receipt]]:
-    """All runs and all events of a log, read without what came a second time."""
-    tales: dict[str, Tale] = {}
-    receipts: list[Receipt] = []
-    for entries in journal.values():
-        teller = Teller()
-        tales.update(teller.read(entries))
-        receipts += teller.receipts.values()
-    return tales, receipts
+    """All runs and all events of a log."""
+    tellers = tellers_of(journal).values()
+    tales = {run: tale for teller in tellers for run, tale in teller.tales.items()}
+    return tales, [receipt for teller in tellers for receipt in teller.receipts.values()]
+
+
+def tellers_of(journal: Journal) -> dict[int, Teller]:
+    """Each partition of a log, read without what came a second time."""
+    tellers: dict[int, Teller] = {}
+    for partition, entries in journal.items():
+        teller = tellers[partition] = Teller()
+        teller.read(entries)
+    return tellers

@@ -65,3 +65,21 @@ def launches(rng: random.Random) -> Plan:
             name = rng.choice(names)
             plan.append(Tell(name, f"{name}-{n}", rng.randrange(2), rng.randrange(2), rng.choice((1, 3))))
     return tuple(plan)
+
+
+def parted(rng: random.Random) -> Plan:
+    """While new code is deployed, events come that only it joins on."""
+    plan: list[AnyMove] = []
+    names: tuple[Name, ...] = ("bought", "bought", "cart", "cart", "go")
+    for version in range(1, rng.randint(2, VERSIONS)):
+        plan += [Begin(f"begin-{version}-{n}", _steps(rng), n) for n in range(rng.randint(1, KEYS))]
+        plan.append(Crash(version))
+        for n in range(rng.randint(20, 30)):
+            name = rng.choice(names)
+            plan.append(Pass(rng.choice((20, 100, 300))))
+            plan.append(Tell(name, f"{name}-{version}-{n}", rng.randrange(2), rng.randrange(2), rng.choice((1, 3))))
+    return tuple(plan)
+
+
+def _steps(rng: random.Random) -> Seq:
+    return Seq(tuple(Step(took_ms=rng.choice((100, 300, 1_000))) for _ in range(rng.randint(5, 12))))

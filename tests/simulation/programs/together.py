@@ -232,6 +232,8 @@ class Together:
                 for state in processor.view.runs.values()
             },
             # Who is silent for a lease counts as dead, too.
+            codes={life: here.apps[version].definition().digest for life, version in here.ran.items()},
+            taken_up=here.taken_up,
             deaths=sum(here.trace.counts[kind] for kind in ("killed", "frozen", "cut", "severed")),
             came={
                 (journal.partition, offset): number
