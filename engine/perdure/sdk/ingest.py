@@ -68,7 +68,10 @@ async def born_ms(log: Log) -> int:
     """Log time of the first record that the app ever wrote; 0 if that is too long ago to be kept."""
     if log.start(0) > 0:
         return 0
-    first = await log.fetch(0, 0, limit_bytes=1)
+    try:
+        first = await log.fetch(0, 0, limit_bytes=1)
+    except IndexError:
+        return 0  # trimmed since we heard of where it begins
     return first[0].timestamp_ms if first else 0
 
 

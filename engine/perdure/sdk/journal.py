@@ -170,7 +170,15 @@ async def records_of(log: Log, partition: int, state: RunState) -> list[tuple[in
     offset = max(state.requested_offset, log.start(partition))
     found: list[tuple[int, AnyRecord]] = []
     while offset < end:
-        for batch in await log.fetch(partition, offset):
+        try:
+            batches = await log.fetch(partition, offset)
+        except IndexError:
+            await log.latest(partition)
+            if log.start(partition) <= offset:
+                raise
+            offset = log.start(partition)  # trimmed since we heard of where it begins
+            continue
+        for batch in batches:
             found += named_in(batch, state, end)
             offset = batch.offset + len(batch.values)
     return found
