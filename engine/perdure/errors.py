@@ -26,6 +26,14 @@ class PayloadError(PerdureError):
     """Data that cannot be written as JSON, or would come back different."""
 
 
+class PayloadTooLarge(PayloadError):
+    """More bytes than an event, a request or a record may have."""
+
+
+class PayloadUnavailable(PerdureError):
+    """What lies outside the log cannot be read at present, or is not what was written."""
+
+
 class UnknownRun(PerdureError):
     """No run of this id is known: it never was, or ended longer ago than the window."""
 

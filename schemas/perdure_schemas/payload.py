@@ -1,4 +1,9 @@
-"""What user data looks like inside a record: raw JSON, or a pointer to the one place where it is stored."""
+"""What user data looks like inside a record: raw JSON, or a pointer to the one place where it is stored.
+
+{"inline": …}                        as it is
+{"ref": {"partition", "offset"}}     in another record of the journal
+{"stored": {"digest", "bytes"}}      outside the log, in the place that an engine's `payloads=` names
+"""
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -13,12 +18,28 @@ class Ref(Struct, frozen=True, gc=False):
     offset: int
 
 
+RESULTS_LIMIT_BYTES = 2 << 20
+"""What the record that starts a handler has of the results of the run that ended; the largest are left out first."""
+
+
+class Stored(Struct, frozen=True, gc=False):
+    """A payload outside the log, known by its content: the digest is its name there."""
+
+    digest: str
+    """`b2-` and the blake2b-256 of the bytes, in hex."""
+    bytes: int
+
+
 class Payload(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Exactly one of the two is set. `encoded` tells that an app's codec made it (base64 in a JSON string)."""
+    """One of inline, ref and stored is set; none where it was left out as too large (results for a handler).
+
+    `encoded` tells that an app's codec made it (as base64 in a JSON string, if it is inline).
+    """
 
     inline: Raw | UnsetType = UNSET
     ref: Ref | None = None
     encoded: bool = False
+    stored: Stored | None = None
 
 
 class ErrorInfo(Struct, frozen=True, omit_defaults=True, gc=False):

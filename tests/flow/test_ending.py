@@ -8,7 +8,7 @@ from perdure.flow.ending import FAILED_EVENT
 from perdure.flow.routing import run_id
 from perdure.flow.wholes import row_of
 from perdure_schemas.definition import FunctionDefined
-from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, RESULTS_LIMIT_BYTES, ErrorInfo, Payload, Stored
 from perdure_schemas.records import (
     EventReceived,
     MatchSubscribed,
@@ -17,6 +17,7 @@ from perdure_schemas.records import (
     RunCancelRequested,
     RunFinished,
     RunRequested,
+    StepCompleted,
     StepFailed,
     V,
 )
@@ -172,6 +173,20 @@ def test_results_of_any_size_are_handed_on(world: World, restarted: bool) -> Non
     view = world.view_of(handler)
     assert view.ending_of(state) == next(one.ending for one in world.records(RunRequested) if one.run == handler)
     assert set(dict(view.wholes.items())) == {row_of(state.ending_at)}
+
+
+def test_results_that_one_record_has_no_room_for_are_left_out_by_size(world: World) -> None:
+    """A record that no log takes would halt the partition."""
+    world.define(HANDLED)
+    run = world.request()
+    stored = Payload(stored=Stored("b2-0", 20 << 20))
+    third = "x" * (RESULTS_LIMIT_BYTES // 3)
+    world.to_run(run, *(completed(run, f"0/step{n}#0", third + "x" * n) for n in range(4)))
+    world.to_run(run, StepCompleted(run, "0/far#0", 1, "d", stored, v=V), completed(run, "0/small#0", 1))
+    finish(world, run, "failed")
+    results = results_of(world, run)
+    assert {name for name, one in results.items() if one == Payload()} == {"step2", "step3"}
+    assert (results["step0"], results["far"], results["small"]) == (payload(third), stored, payload(1))
 
 
 def _long_error() -> ErrorInfo:

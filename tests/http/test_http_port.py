@@ -11,10 +11,17 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from perdure.errors import DefinitionError, LogError, LogFull, PayloadError, UnknownFunction, UnknownRun
+from perdure.errors import (
+    DefinitionError,
+    LogError,
+    LogFull,
+    PayloadError,
+    PayloadTooLarge,
+    UnknownFunction,
+    UnknownRun,
+)
 from perdure.sdk.http_port import HttpPort, SyncHttpPort
 from perdure.sdk.http_wire import EngineUnreachable
-from perdure.sdk.json_guard import PayloadTooLarge
 from perdure.sdk.port import Enqueue, Port
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo

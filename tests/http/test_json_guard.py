@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from perdure.errors import PayloadError
-from perdure.sdk.json_guard import DEPTH_LIMIT, PayloadTooLarge, compact, guard
+from perdure.errors import PayloadError, PayloadTooLarge
+from perdure.sdk.json_guard import DEPTH_LIMIT, compact, guard
 
 
 @pytest.mark.parametrize(

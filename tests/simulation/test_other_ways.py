@@ -101,5 +101,7 @@ def test_a_run_goes_the_way_that_its_log_has(seed: int) -> None:
             for run in processor.view.runs.values():
                 assert run.status == "parked" or run.status in TERMINAL, f"I14: run {run.id} is {run.status}"
                 if run.function == "ways" and run.result is not None:
-                    told = msgspec.json.decode(processor.payload(run.result))
+                    payload = processor.payload(run.result)
+                    assert isinstance(payload.inline, msgspec.Raw)
+                    told = msgspec.json.decode(payload.inline)
                     assert told == gone[run.id], f"I16: run {run.id} went {told}, and its log has {gone[run.id]}"

@@ -12,6 +12,7 @@ import pytest
 
 from perdure import App, Context, Event, StepError, current_step
 from perdure.flow import decode
+from perdure_schemas.payload import Payload
 from perdure_schemas.records import (
     OpClosed,
     OpOpened,
@@ -103,9 +104,10 @@ def check(here: World) -> None:
     for _, processor in here.owned():
         assert list(processor.view.queued.items()) == [], "a step stands in its queue and its run has ended"
         for state in processor.view.runs.values():
-            raw = processor.payload(state.result) if state.result is not None else b"null"
+            payload = processor.payload(state.result) if state.result is not None else Payload(msgspec.Raw(b"null"))
+            assert isinstance(payload.inline, msgspec.Raw)
             why = state.error.message if state.error is not None and state.status != "cancelled" else ""
-            found.setdefault(state.function, []).append((state.status, why or msgspec.json.decode(raw)))
+            found.setdefault(state.function, []).append((state.status, why or msgspec.json.decode(payload.inline)))
     whole = [
         ("completed", [n * 2, f"whole {n}", n * 2 + 200, n * 2 + 400, f"no {n}", n if n % 3 == 0 else -1])
         for n in range(5)

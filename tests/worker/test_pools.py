@@ -25,6 +25,7 @@ from perdure.sdk.node import Node
 from perdure.sdk.port import Port
 from perdure.testing import TestEngine, crash_everywhere
 from perdure.worker import pool
+from perdure.worker.coding import Payloads
 from perdure.worker.pool import Member
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo
 from perdure_schemas.records import (
@@ -199,7 +200,7 @@ class Pods(Client):
         await (self.node.kill() if self.log.crashed else self.node.close())
 
     def member(self, slots: int = 8, name: str = "", steps: App | None = None) -> Member:
-        member = Member(self.log, (steps or self.app).pool_steps, codec=self.app.codec, name=name)
+        member = Member(self.log, (steps or self.app).pool_steps, payloads=Payloads(self.app.codec), name=name)
         self.members.append(member)
         member.serve("gpu", slots)
         return member

@@ -5,8 +5,8 @@ import asyncio
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from perdure.errors import PayloadError
-from perdure.sdk.json_guard import REQUEST_LIMIT_BYTES, PayloadTooLarge, guard
+from perdure.errors import PayloadError, PayloadTooLarge
+from perdure.sdk.json_guard import REQUEST_LIMIT_BYTES, guard
 
 _IN_THREAD_BYTES = 64 << 10
 """Judging takes about 0.1 s a megabyte: larger bodies must not hold up the loop that runs the user's code."""

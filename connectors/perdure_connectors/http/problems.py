@@ -13,12 +13,13 @@ from perdure.errors import (
     LogFull,
     OutsideRun,
     PayloadError,
+    PayloadTooLarge,
+    PayloadUnavailable,
     PerdureError,
     UnknownFunction,
     UnknownRun,
 )
 from perdure.sdk.http_wire import PROBLEM_TYPE
-from perdure.sdk.json_guard import PayloadTooLarge
 from perdure_connectors.http.answers import json_answer
 
 _log = logging.getLogger("perdure.http")
@@ -32,6 +33,7 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (KeepsNothing, 501),
     (LogFull, 507),
     (LogError, 503),
+    (PayloadUnavailable, 503),
     (OutsideRun, 503),
 )
 """First match counts, so subclasses stand before their bases."""

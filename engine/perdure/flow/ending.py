@@ -11,7 +11,7 @@ from perdure.flow.states import OpenOp, RunState
 from perdure.flow.view import View
 from perdure.flow.wholes import row_of
 from perdure_schemas.event import EventBody
-from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload
+from perdure_schemas.payload import INLINE_LIMIT_BYTES, RESULTS_LIMIT_BYTES, ErrorInfo, Payload
 from perdure_schemas.records import (
     Ending,
     EventReceived,
@@ -189,6 +189,18 @@ def _results(view: View, run: RunState) -> dict[str, Payload]:
             results[name] = record.result
         elif isinstance(record, RunAnswered) and record.status == "completed" and record.result is not None:
             results[functions.get(line.op) or name] = record.result
+    return _that_fit(results)
+
+
+def _that_fit(results: dict[str, Payload]) -> dict[str, Payload]:
+    """All of them by name, but those without content that one record has no room for: the largest."""
+    sizes = {name: len(memoryview(one.inline)) for name, one in results.items() if isinstance(one.inline, msgspec.Raw)}
+    whole = sum(sizes.values())
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if whole <= RESULTS_LIMIT_BYTES:
+            break
+        whole -= sizes[name]
+        results[name] = Payload()
     return results
 
 

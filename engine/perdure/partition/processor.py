@@ -351,8 +351,7 @@ class Processor:
                 continue
             step = queued.opening
             if step.arguments.ref is not None:
-                raw = msgspec.Raw(self.payload(step.arguments, field="arguments"))
-                step = replace(step, arguments=Payload(raw, encoded=step.arguments.encoded))
+                step = replace(step, arguments=self.payload(step.arguments, field="arguments"))
             command = StepCommand(V, run, op, queued.digest, queued.attempt, step, is_suspect(queued))
             self._last_ticket = commands.put(step.queue, key_of(run, op), _ENCODE(command))
             if self.on_dispatch is not None:
@@ -467,14 +466,14 @@ class Processor:
         if not self._host.resident(run) and self.view.runs.forget(run):
             self.view.lines.release(run)
 
-    def payload(self, payload: Payload, *, field: str = "result") -> bytes:
-        """A payload's bytes, wherever they are stored."""
+    def payload(self, payload: Payload, *, field: str = "result") -> Payload:
+        """A payload that is no reference to another record."""
         found = self.view.inline(payload, field)
-        if found is None or not isinstance(found.inline, msgspec.Raw):
+        if found is None or found.ref is not None:
             raise LogCorrupt(
                 f"partition {self.partition}: a reference points to a record that is not kept: {payload.ref}"
             )
-        return bytes(found.inline)
+        return found
 
     async def close(self) -> None:
         """Say in the log that this end is a clean one, so that no step counts an attempt by crash, and checkpoint."""

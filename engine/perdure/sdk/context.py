@@ -164,7 +164,7 @@ class Context(Sender):
             return None
         assert isinstance(outcome, MatchOffered), f"I4: a wait's outcome is a {type(outcome).__name__}"
         execution = self._execution
-        raw = execution.processor.payload(outcome.event, field="event")
+        raw = execution.read(outcome.event, "event")
         try:
             return EventReader({key.event: key.type}).__perdure_decode__(Raw(raw))
         except msgspec.ValidationError as error:

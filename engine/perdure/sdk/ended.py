@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from msgspec import Raw
 
-from perdure.errors import Failed, RunFailed
+from perdure.errors import Failed, PayloadTooLarge, RunFailed
 from perdure.sdk.events import Event
 from perdure.sdk.function import Function
 from perdure.sdk.step import Step
@@ -40,9 +40,17 @@ class Ended:
             self.error = error
 
     def result(self, of: Step[..., R] | Function[..., R], /) -> R | None:
-        """The last result of this step (or called function) in the run; None if it has none."""
+        """The last result of this step (or called function) in the run; None if it has none.
+
+        Raises `PayloadTooLarge` for one that was left out, since all of them together were too large for a record.
+        """
         name = of.name if isinstance(of, Step) else of.id
         payload = self._ending.results.get(name)
         if payload is None:
             return None
+        if payload == Payload():
+            raise PayloadTooLarge(
+                f"the result of {name!r} was left out: the results of run {self.run_id} are too large for one record. "
+                "Let steps return keys of what they keep elsewhere"
+            )
         return cast("R", decoder_for(of.spec.returns)(self._read(payload)))

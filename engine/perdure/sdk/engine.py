@@ -20,6 +20,7 @@ from perdure.sdk.options import check_queue
 from perdure.sdk.port import Enqueue, FunctionView, Port, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.asking import read
+from perdure.worker.places import open_place
 from perdure_schemas.event import EventBody
 
 R = TypeVar("R")
@@ -33,6 +34,8 @@ class Engine(Client):
     runs need no more stays there for 7 days, for people: `embedded://<folder>?retention=30d`, or `forever`.
     `partitions` is fixed when the log is made. `queues`: the worker pools that this process is a member of, as names,
     or with the number of steps that it runs at a time: `{"gpu": 1}`; all of the apps' queues if it is left out.
+    `payloads`: where results lie that are too large for the log: `file:///folder` that every pod reaches, or what
+    fsspec knows (`s3://bucket/folder`); `PERDURE_PAYLOADS`. Without it they are refused.
     """
 
     def __init__(
@@ -42,10 +45,12 @@ class Engine(Client):
         log: str = "",
         partitions: int = 4,
         queues: Mapping[str, int] | Iterable[str] | None = None,
+        payloads: str = "",
     ) -> None:
         super().__init__(app, *more, log=log or os.environ.get("PERDURE_LOG", DEFAULT_LOG))
         self._partitions = partitions
         self._queues = None if queues is None else checked_queues(queues)
+        self._place = open_place(payloads or os.environ.get("PERDURE_PAYLOADS", ""))
         self._stack = AsyncExitStack()
         self._ports: dict[str, Port] = {}
         self._stand_ins: dict[str, Client] = {}
@@ -83,7 +88,7 @@ class Engine(Client):
 
     def _node(self, app: App) -> Node:
         log = open_log(_log_of(self._log_url, app, len(self.apps)), app=app.name, partitions=self._partitions)
-        return Node(app, log, queues=self._queues)
+        return Node(app, log, queues=self._queues, place=self._place)
 
     async def _close(self) -> None:
         try:

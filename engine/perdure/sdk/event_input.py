@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from perdure.errors import DefinitionError, PayloadError
+from perdure.errors import DefinitionError, PayloadError, PayloadTooLarge
 from perdure.flow.patterns import RESERVED, check_event_name
-from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, PayloadTooLarge, compact
+from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, compact
 from perdure_schemas.event import EventBody
 
 ID_LIMIT = 256

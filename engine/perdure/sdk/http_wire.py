@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from perdure import errors
-from perdure.errors import DefinitionError, LogError, PayloadError, PerdureError, UnknownRun
-from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, REQUEST_LIMIT_BYTES, PayloadTooLarge
+from perdure.errors import DefinitionError, LogError, PayloadError, PayloadTooLarge, PerdureError, UnknownRun
+from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, REQUEST_LIMIT_BYTES
 from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
 
@@ -90,7 +90,7 @@ _REBUILT: dict[str, type[PerdureError]] = {
         *(errors.DefinitionError, errors.OutsideRun, errors.NonDeterminism, errors.PayloadError),
         *(errors.UnknownRun, errors.UnknownFunction, errors.LogError, errors.LogFull, errors.LogCorrupt),
         *(errors.LogInUse, errors.LogMismatch, errors.NotOwned, errors.PartitionHalted, errors.KeepsNothing),
-        PayloadTooLarge,
+        *(PayloadTooLarge, errors.PayloadUnavailable),
     )
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from perdure.duration import human
@@ -150,7 +151,7 @@ class RunReader:
         if op.status != "open":
             return
         if isinstance(record, MatchOffered):
-            op.result = Raw(self._processor.payload(record.event, field="event"))
+            op.result = self._raw(record.event, "event")
             self._end(op, "completed", at)
             return
         op.result, op.error = (self._raw(record.result) if record.result else UNSET), record.error
@@ -160,8 +161,11 @@ class RunReader:
         if op.status == "open":
             op.status, op.ended_at = status, at
 
-    def _raw(self, payload: Payload) -> Raw:
-        return self._worker.payload_json(self._processor, payload)
+    def _raw(self, payload: Payload, field: str = "result") -> Raw:
+        """People are shown where it is, if it is too large for the log."""
+        if payload.stored is not None:
+            return Raw(msgspec.json.encode({"stored": payload.stored}))
+        return self._worker.payload_json(self._processor, payload, field)
 
 
 async def records_of(log: Log, partition: int, state: RunState) -> list[tuple[int, AnyRecord]]:

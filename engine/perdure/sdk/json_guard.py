@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import Raw
 
-from perdure.errors import PayloadError
+from perdure.errors import PayloadError, PayloadTooLarge
 
 EVENT_LIMIT_BYTES = 1 << 20
 """One event. Larger data belongs in a file or a bucket, with its key in the event."""
@@ -37,10 +37,6 @@ _TOKEN = re.compile(
     r"|(?P<word>-?Infinity|NaN)|(?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)",
     re.DOTALL,
 )
-
-
-class PayloadTooLarge(PayloadError):
-    """More bytes than one event or request may have."""
 
 
 class _Refused(Exception):

@@ -9,18 +9,18 @@ from typing import cast
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from perdure.errors import KeepsNothing, NotOwned, UnknownFunction, UnknownRun
+from perdure.errors import KeepsNothing, NotOwned, PayloadTooLarge, UnknownFunction, UnknownRun
 from perdure.flow import routing
 from perdure.flow.definitions import CRON
 from perdure.flow.ending import heir_of
 from perdure.flow.routing import partition_of, partition_of_run
 from perdure.flow.states import TERMINAL, RunState
 from perdure.sdk.journal import RunReader, records_of
+from perdure.sdk.json_guard import EVENT_LIMIT_BYTES
 from perdure.sdk.node import Node
 from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import CallOptions, decode_arguments
 from perdure.worker.asking import rules_of_call
-from perdure.worker.coding import decoded
 from perdure.worker.spec import FunctionSpec
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import Payload
@@ -45,10 +45,12 @@ class LocalPort:
     async def send(self, events: Sequence[EventBody]) -> list[str]:
         self._refuse_while_failing()
         log, ticket = self._node.log, 0
-        for event in events:
-            if log.events is not None:
-                ticket = log.events.put(event.id, _ENCODE(event))
-            else:
+        if log.events is not None:
+            # All are looked at before one is written; its readers would put aside what is too large for them.
+            for event, raw in [(event, _checked(event)) for event in events]:
+                ticket = log.events.put(event.id, raw)
+        else:
+            for event in events:
                 ticket = self._node.append(partition_of(event.id, log.partitions), EventReceived(event, v=V))
         await log.acknowledge(ticket)
         return [event.id for event in events]
@@ -86,7 +88,7 @@ class LocalPort:
             run,
             spec.id,
             "enqueue",
-            arguments=node.worker.payload(arguments),
+            arguments=node.worker.payloads.inline(arguments, f"what {spec.id!r} is called with"),
             rules=rules_of_call(spec, arguments) if spec.defined.cancel_on else (),
             delay_ms=options.delay_ms,
             discard_after_ms=options.discard_after_ms,
@@ -121,8 +123,7 @@ class LocalPort:
         payload = answer.result
         result: Raw | UnsetType = UNSET
         if payload is not None:
-            assert isinstance(payload.inline, Raw), "what goes to another partition goes whole"
-            result = Raw(decoded(self._node.app.codec, bytes(payload.inline), encoded=payload.encoded))
+            result = self._node.worker.payloads.json_of(payload)
         return RunOutcome(answer.of, cast("RunStatus", answer.status), result, answer.error)
 
     async def _ended_here(self, run: str) -> RunOutcome:
@@ -318,6 +319,16 @@ class LocalPort:
         if failure is not None:
             missing["log"] = str(failure)
         return missing
+
+
+def _checked(event: EventBody) -> bytes:
+    raw = _ENCODE(event)
+    if len(raw) > EVENT_LIMIT_BYTES:
+        raise PayloadTooLarge(
+            f"event {event.name!r} has {len(raw):,} bytes and may have {EVENT_LIMIT_BYTES:,}: "
+            "keep large data elsewhere and send its key"
+        )
+    return raw
 
 
 def _status(state: RunState) -> RunStatus:

@@ -22,6 +22,8 @@ from perdure.sdk.handle import RunHandle
 from perdure.sdk.ingest import Ingest, born_ms
 from perdure.sdk.prepare import prepare
 from perdure.worker import Worker
+from perdure.worker.coding import Payloads
+from perdure.worker.places import Place
 from perdure.worker.pool import Member
 from perdure.worker.spec import FunctionSpec
 from perdure_schemas.records import AppDefined, Record, RunRequested, StepReleased, V
@@ -61,6 +63,7 @@ class Node:
         queues: Mapping[str, int] | None = None,
         name: str = "",
         owns: bool = True,
+        place: Place | None = None,
     ) -> None:
         app.load()
         self.app = app
@@ -76,6 +79,7 @@ class Node:
         self._queues = queues
         self._name = name
         self.owns = owns
+        self._place = place
         self.ownership: Ownership
         self._processors: dict[int, Processor] = {}
         self.waiters: dict[str, list[asyncio.Future[RunState]]] = {}
@@ -98,6 +102,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._activated = asyncio.Event()
         await self.log.open()
+        payloads = Payloads(self.app.codec, self._place)
         self.worker = Worker(
             self.specs,
             prepare,
@@ -105,10 +110,10 @@ class Node:
             self,
             self.log.now_ms,
             steps=self.steps,
-            codec=self.app.codec,
+            payloads=payloads,
             evict=self._evict,
         )
-        self.pools = Member(self.log, self.steps, codec=self.app.codec, name=self._name)
+        self.pools = Member(self.log, self.steps, payloads=payloads, name=self._name)
         self.worker.pooled = self.pools.bodies
         try:
             code = self.definition.digest

@@ -12,7 +12,6 @@ from perdure.sdk.ended import Ended
 from perdure.sdk.events import EventReader
 from perdure.worker import Execution
 from perdure.worker.arguments import decode_arguments
-from perdure_schemas.payload import Payload
 from perdure_schemas.records import Ending
 
 
@@ -25,9 +24,9 @@ def prepare(execution: Execution) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if ending is not None:
         args = (_ended(execution, ending),)
     elif state.event is not None:
-        args = (_event(execution.processor.payload(state.event, field="event"), function.data_types, function.id),)
+        args = (_event(execution.read(state.event, "event"), function.data_types, function.id),)
     elif state.arguments is not None:
-        raw = execution.worker.payload_json(execution.processor, state.arguments, "arguments")
+        raw = execution.read(state.arguments, "arguments")
         args, kwargs = decode_arguments(function, raw)
     return ((context_of(execution), *args) if function.takes_context else args), kwargs
 
@@ -40,16 +39,13 @@ def _event(raw: bytes, types: Mapping[str, Any], function: str) -> Any:
 
 
 def _ended(execution: Execution, ending: Ending) -> Ended:
-    def read(payload: Payload) -> Raw:
-        return execution.worker.payload_json(execution.processor, payload)
-
     event = None
     if ending.event is not None:
         spec = execution.worker.functions.get(ending.function)
-        raw = execution.processor.payload(ending.event, field="event")
+        raw = execution.read(ending.event, "event")
         try:
             event = _event(raw, spec.data_types if spec else {}, ending.function)
         except PayloadError:
             # That may be why the run failed: its handler gets the data as they came.
             event = _event(raw, {}, ending.function)
-    return Ended(ending, event, read)
+    return Ended(ending, event, execution.read)

@@ -6,9 +6,10 @@ from typing import Any, overload
 from msgspec import Raw
 
 from perdure.duration import until_ms
-from perdure.errors import PayloadError
+from perdure.errors import PayloadError, PayloadTooLarge
 from perdure.flow.patterns import check_event_name
 from perdure.sdk.events import Event, Json
+from perdure.sdk.json_guard import EVENT_LIMIT_BYTES
 from perdure.worker.payloads import encode
 from perdure_schemas.event import EventBody
 
@@ -45,5 +46,11 @@ def event_body(event: Event[Any], default_id: str) -> EventBody:
     data = encode(event.data)
     if not data.startswith(b"{"):
         raise PayloadError(f"event {event.name!r}: its data is an object, not {type(event.data).__name__}")
+    user = encode(event.user)
+    if len(data) + len(user) > EVENT_LIMIT_BYTES:
+        raise PayloadTooLarge(
+            f"event {event.name!r} has {len(data) + len(user):,} bytes of data and may have {EVENT_LIMIT_BYTES:,}: "
+            "keep large data elsewhere and send its key"
+        )
     ts = None if event.ts is None else until_ms(event.ts, 0, what="ts")
-    return EventBody(event.id or default_id, event.name, Raw(data), Raw(encode(event.user)), ts, event.v)
+    return EventBody(event.id or default_id, event.name, Raw(data), Raw(user), ts, event.v)

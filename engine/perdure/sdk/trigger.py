@@ -19,9 +19,9 @@ def trigger_of(execution: Execution) -> Mapping[str, Any]:
     if execution.processor.view.ending_of(state) is not None:
         return _NOTHING
     if state.event is not None:
-        return event_view(_decode_body(execution.processor.payload(state.event, field="event")))
+        return event_view(_decode_body(execution.read(state.event, "event")))
     if state.arguments is not None:
-        raw = execution.worker.payload_json(execution.processor, state.arguments, "arguments")
+        raw = execution.read(state.arguments, "arguments")
         return trigger_of_arguments(execution.function, raw)
     return _NOTHING
 

@@ -25,6 +25,7 @@ from perdure.testing.port import TestPort
 from perdure.testing.runs import Run, run_of
 from perdure.worker.arguments import CallOptions
 from perdure.worker.lineage import in_step
+from perdure.worker.places import open_place
 from perdure.worker.spec import FunctionSpec
 from perdure_schemas.event import EventBody
 
@@ -40,14 +41,14 @@ PATIENCE_SECONDS = 20.0
 class TestEngine(Client):
     """`async with TestEngine(app) as engine:`. `send` and `advance` return when nothing more can happen by itself.
 
-    `evict` suspends every run at every op, so that each goes through replay. While it is open, an `Engine` opened
-    for the same app is this one.
+    `evict` suspends every run at every op, so that each goes through replay. `payloads` is as `Engine`'s. While it is
+    open, an `Engine` opened for the same app is this one.
     """
 
     __test__ = False
     stands_in = True
 
-    def __init__(self, app: App, *, start: datetime = START, evict: bool = False) -> None:
+    def __init__(self, app: App, *, start: datetime = START, evict: bool = False, payloads: str = "") -> None:
         super().__init__(app)
         if start.tzinfo is None:
             raise DefinitionError("start: naive datetime: give it a time zone")
@@ -56,6 +57,7 @@ class TestEngine(Client):
         self.log = MemoryLog(clock=lambda: int(self.now.timestamp() * 1000))
         self.crashes = 0
         self._evict = evict
+        self._place = open_place(payloads)
         self._node: Node | None = None
         self._stack = AsyncExitStack()
         self._faked: list[Callable[[], None]] = []
@@ -84,7 +86,7 @@ class TestEngine(Client):
     async def _start(self) -> None:
         waiters = self._node.waiters if self._node is not None else {}
         while True:
-            node = self._node = Node(self.app, self.log, evict=self._evict, ticking=False)
+            node = self._node = Node(self.app, self.log, evict=self._evict, ticking=False, place=self._place)
             node.waiters = waiters
             # A test looks back as far as it likes.
             node.definition = replace(node.definition, window_ms=KEPT_MS)

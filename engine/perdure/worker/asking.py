@@ -33,7 +33,7 @@ def call(
             "where it goes through the other one's engine"
         )
     arguments = arguments_json(function, args, kwargs)
-    payload = execution.worker.payload(arguments)
+    payload = execution.worker.payloads.inline(arguments, f"what {function.id!r} is called with")
 
     def opening(op: str) -> Opening:
         key = options.idempotency_key
@@ -60,7 +60,7 @@ def result_of(execution: Execution, answer: object, returns: Any) -> Any:
     """The value of another run's answer. Raises `RunFailed`, or the `NonRetriable` that it ended with."""
     assert isinstance(answer, RunAnswered), f"I4: a call's outcome is a {type(answer).__name__}"
     if answer.status == "completed" and answer.result is not None:
-        return read(execution.worker.payload_json(execution.processor, answer.result), returns, answer.of)
+        return read(execution.read(answer.result), returns, answer.of)
     raise rebuild_run_failed(answer.error, answer.of)
 
 

@@ -18,6 +18,8 @@ from perdure_schemas.payload import ErrorInfo
 
 TRACEBACK_LIMIT_CHARS = 8_000
 MESSAGE_LIMIT_CHARS = 4_000
+ARGS_LIMIT_BYTES = 64 << 10
+"""Of a `NonRetriable`: one with larger arguments crosses the log by its name and message alone."""
 _OURS = tuple(
     os.path.dirname(module.__file__ or "") + os.sep for module in (perdure.errors, asyncio, concurrent.futures)
 )
@@ -51,7 +53,8 @@ def describe(error: BaseException, *, attempts: int = 1, step: str = "", run: st
     args: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     if isinstance(error, NonRetriable):
         try:
-            args = msgspec.Raw(encode(list(error.args)))
+            raw = encode(list(error.args))
+            args = msgspec.Raw(raw) if len(raw) <= ARGS_LIMIT_BYTES else msgspec.UNSET
         except PayloadError:
             args = msgspec.UNSET
     bases = tuple(qualified_name(base) for base in type(error).__mro__[1:-1])

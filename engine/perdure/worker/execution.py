@@ -19,9 +19,9 @@ from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from perdure.errors import OutsideRun, RunCancelled
+from perdure.errors import OutsideRun, PayloadUnavailable, RunCancelled
 from perdure.flow.lines import StoredLine, is_immediate, op_name
 from perdure.flow.states import RunState
 from perdure.partition import Processor
@@ -31,6 +31,7 @@ from perdure.worker.idle import tasks_idle
 from perdure.worker.lineage import Branch, InStep, current_branch, here
 from perdure.worker.payloads import digest
 from perdure.worker.spec import FunctionSpec
+from perdure_schemas.payload import Payload
 from perdure_schemas.records import AskedOp, OpClosed, Opening, OpOpened, RunParked, StepCompleted, StepFailed, V
 
 if TYPE_CHECKING:
@@ -433,6 +434,14 @@ class Execution(Struct, eq=False):
     def differ(self, op: str, recorded: str, asked: str) -> None:
         """The log has the op with another digest than it is asked for with."""
         self.park(op, AskedOp(op, recorded), AskedOp(op, asked), "was recorded with other arguments")
+
+    def read(self, payload: Payload, field: str = "result") -> Raw:
+        """User data that the log has for this run. While they cannot be read the run is out of memory."""
+        try:
+            return self.worker.payload_json(self.processor, payload, field)
+        except PayloadUnavailable as error:
+            self.worker.put_off(self, error)
+            raise Evicted from error
 
     def park(self, op: str, recorded: AskedOp, requested: AskedOp | None, why: str) -> None:
         """This code and the log differ: stop, and say how. The run goes on under other code, or by command."""

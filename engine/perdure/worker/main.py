@@ -8,6 +8,7 @@ from typing import Any, cast
 from msgspec import Raw
 
 from perdure.errors import DefinitionError, Failed, NonRetriable, OutsideRun, PayloadError
+from perdure.worker.coding import STORED_FROM_BYTES
 from perdure.worker.delivery import Evicted
 from perdure.worker.errors import describe, is_final, only, retry_in_ms
 from perdure.worker.execution import Execution, forget
@@ -41,7 +42,11 @@ async def main(execution: Execution) -> None:
             value = await function.fn(*args, **kwargs)
         else:
             value = await _in_thread(execution, args, kwargs)
-        result = _encoded(execution, value)
+        encoded = _encoded(execution, value)
+        if execution.coded or len(encoded) > STORED_FROM_BYTES:
+            result = await execution.worker.payloads.put(encoded, f"the result of {function.id!r}")
+        else:
+            result = Payload(Raw(encoded))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -95,11 +100,10 @@ def _encoded(execution: Execution, value: object) -> bytes:
     return round_trip(value, function.returns, f"the result of {function.id!r}")[0]
 
 
-def _returned(execution: Execution, encoded: bytes) -> None:
+def _returned(execution: Execution, result: Payload) -> None:
     if execution.replaying and _parked(execution, "the run returned without it"):
         return
-    payload = execution.worker.payload(Raw(encoded))
-    execution.processor.append_outcome(RunFinished(execution.run_id, "completed", payload, v=V))
+    execution.processor.append_outcome(RunFinished(execution.run_id, "completed", result, v=V))
     execution.worker.finished(execution)
 
 

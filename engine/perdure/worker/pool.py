@@ -26,14 +26,13 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-from msgspec import Raw
 
 from perdure.errors import LogError, qualified_name
 from perdure.flow.routing import partition_of_run
 from perdure.log.protocol import Command, Log, Reader
 from perdure.worker.answers import Answers
 from perdure.worker.arguments import decode_arguments
-from perdure.worker.coding import Codec, coded, decoded
+from perdure.worker.coding import Payloads
 from perdure.worker.errors import describe, is_final, retry_in_ms
 from perdure.worker.lineage import InStep, in_step
 from perdure.worker.payloads import round_trip
@@ -41,7 +40,7 @@ from perdure.worker.spec import RetryPolicy, StepSpec
 from perdure.worker.steps import DEATHS_ALONE, FINAL, guarded
 from perdure.worker.threads import Threads
 from perdure.worker.turns import Turns
-from perdure_schemas.payload import ErrorInfo
+from perdure_schemas.payload import ErrorInfo, Payload
 from perdure_schemas.records import (
     Record,
     RetryRule,
@@ -77,10 +76,12 @@ def this_process() -> str:
 class Member:
     """This process, as a member of the pools of its queues. `steps`: by the names they were defined under."""
 
-    def __init__(self, log: Log, steps: Mapping[str, StepSpec], *, codec: Codec | None = None, name: str = "") -> None:
+    def __init__(
+        self, log: Log, steps: Mapping[str, StepSpec], *, payloads: Payloads | None = None, name: str = ""
+    ) -> None:
         self.log = log
         self.steps = steps
-        self.codec = codec
+        self.payloads = payloads or Payloads()
         self.name = name or this_process()
         self.answers = Answers(log)
         self.turns = Turns()
@@ -168,7 +169,7 @@ class _Work:
         self.run_id = ""
         self.silent = False
         """The process counts as dead: nothing is written."""
-        self.task: asyncio.Task[bytes] | None = None
+        self.task: asyncio.Task[Payload] | None = None
         self.body: tuple[str, Callable[..., Any]] | None = None
         self._command = command
         self._partition = 0
@@ -301,25 +302,22 @@ class _Work:
         task, self.task = self.task, None
         try:
             # What was done counts, even if the lease ended meanwhile: the first outcome in the log is the step's.
-            raw = Raw(task.result())
+            result = task.result()
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
             return None if self._lost or self.member.closing else self._broke(step, name, error)
-        result = coded(self.member.codec, raw)
         took_us = (monotonic_ns() - self._began) // 1000
         return StepCompleted(step.run, step.op, step.attempt, step.digest, result, took_us=took_us, v=V)
 
-    async def _run_body(self, step: StepCommand, spec: StepSpec, name: str) -> bytes:
+    async def _run_body(self, step: StepCommand, spec: StepSpec, name: str) -> Payload:
         inside = self._inside
         assert inside is not None, "the body runs inside its step"
         arguments = step.step.arguments
-        assert isinstance(arguments.inline, Raw), "a command brings its arguments"
-        given = decoded(self.member.codec, bytes(arguments.inline), encoded=arguments.encoded)
-        args, kwargs = decode_arguments(spec, given)
+        args, kwargs = decode_arguments(spec, self.member.payloads.json_of(arguments))
         in_step.set(inside)
         value = await guarded(inside, replace(spec, name=name, timeout_ms=step.step.timeout_ms), args, kwargs)
-        return round_trip(value, spec.returns)[0]
+        return await self.member.payloads.put(round_trip(value, spec.returns)[0], f"the result of step {name!r}")
 
     def _beat_later(self, step: StepCommand) -> None:
         pause = step.step.lease_ms / 1000 / BEATS_A_LEASE

@@ -55,7 +55,9 @@ def _opening(execution: Execution, spec: StepSpec, args: tuple[Any, ...], kwargs
             f"step {spec.name!r} has queue={spec.queue!r}, and a pool would not find it: it is no step of this app, "
             f"or the app has two of the name {spec.step!r}"
         )
-    arguments = execution.worker.payload(arguments_json(spec, args, kwargs))
+    arguments = execution.worker.payloads.inline(
+        arguments_json(spec, args, kwargs), f"what step {spec.name!r} is called with"
+    )
     return Queued(spec.queue, spec.step, arguments, _rule(spec.retries), LEASE_MS, spec.timeout_ms)
 
 

@@ -19,6 +19,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError
 from perdure.flow.queues import QUEUED
+from perdure.worker.coding import STORED_FROM_BYTES
 from perdure.worker.delivery import GO, Delivered, Diverged, Go
 from perdure.worker.errors import describe, is_final, rebuild_step_error, retry_in_ms
 from perdure.worker.execution import Execution
@@ -82,6 +83,11 @@ async def run_step(
                 else:
                     value = await guarded(attempt, spec, args, kwargs)
                 encoded, kept = round_trip(value, spec.returns)
+                coded = execution.coded
+                if coded or len(encoded) > STORED_FROM_BYTES:
+                    result = await execution.worker.payloads.put(encoded, f"the result of step {spec.name!r}")
+                else:
+                    result = Payload(Raw(encoded))
             except BaseException as error:
                 if attempt.broke(error):
                     raise
@@ -89,13 +95,12 @@ async def run_step(
             else:
                 if execution.signal is not None:
                     raise type(execution.signal)
-                coded = execution.coded
                 record = StepCompleted(
                     execution.run_id,
                     op,
                     attempt.attempt,
                     asked,
-                    execution.worker.payload(Raw(encoded)) if coded else Payload(Raw(encoded)),
+                    result,
                     UNSET if coded or not spec.record_input or len(given) > INLINE_LIMIT_BYTES else Raw(given),
                     (monotonic_ns() - attempt.began) // 1000,
                     v=V,
@@ -154,13 +159,13 @@ def _same(outcome: object, record: StepCompleted) -> bool:
     """Whether the outcome is what this attempt wrote, read with the same bytes."""
     if type(outcome) is not StepCompleted or outcome.digest != record.digest:
         return False
-    return outcome.result.inline == record.result.inline and not outcome.result.encoded
+    return outcome.result == record.result and not outcome.result.encoded
 
 
 def _recorded(execution: Execution, op: str, spec: StepSpec, asked: str, result: Payload) -> Any:
     """A result from the log. Code that cannot read it is not the code that wrote it."""
     try:
-        return decoder_for(spec.returns)(execution.worker.payload_json(execution.processor, result))
+        return decoder_for(spec.returns)(execution.read(result))
     except Exception as error:
         why = f"has a result in the log that cannot be read as {show(spec.returns)} ({error})"
         execution.park(op, AskedOp(op, asked), None, why)

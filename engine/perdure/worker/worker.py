@@ -30,7 +30,7 @@ from perdure.flow.effects import (
 from perdure.flow.states import OpenOp, RunState
 from perdure.partition import Processor
 from perdure.worker import asking, asyncio_in_runs, lineage
-from perdure.worker.coding import Codec, coded, decoded
+from perdure.worker.coding import Payloads
 from perdure.worker.execution import Execution
 from perdure.worker.idle import own_clock, tasks_idle
 from perdure.worker.main import main
@@ -49,6 +49,7 @@ _EVICT_AMONG = 64
 THREADS = 32
 """`def` steps that run at the same time."""
 LOOK_AGAIN_SECONDS = 1.0
+PUT_OFF_SECONDS = 10.0
 
 
 class Listener(Protocol):
@@ -80,7 +81,7 @@ class Worker:
         now_ms: Callable[[], int],
         *,
         steps: Mapping[str, StepSpec] | None = None,
-        codec: Codec | None = None,
+        payloads: Payloads | None = None,
         evict: bool = False,
         idle_runs: int = IDLE_RUNS,
     ) -> None:
@@ -103,8 +104,7 @@ class Worker:
         self.threads = Threads(THREADS)
         self._stragglers = Stragglers(self.loop)
         self._watchdog = Watchdog(self)
-        self.coded = codec is not None
-        self._codec = codec
+        self.payloads = payloads or Payloads()
         self._listener = listener
         self._evict_always = evict
         self._idle_runs = idle_runs
@@ -297,13 +297,31 @@ class Worker:
             self.held.setdefault(partition, set()).add(run)
             return
         execution = self.executions[run] = self._fresh[run] = Execution(
-            self, processor, state, function, self.loop, run, state.started_at, self.coded
+            self, processor, state, function, self.loop, run, state.started_at, self.payloads.coded
         )
         if self._unclean and self._unclean.pop(run, None) is not None:
             execution.suspect, execution.plain = True, False
         if lines or state.open:
             execution.load(lines)
         execution.run(main(execution))
+
+    def put_off(self, execution: Execution, why: Exception) -> None:
+        """What the run needs cannot be read at present: it leaves memory, and is begun again after a while."""
+        if execution.signal is not None:
+            return
+        partition, run = execution.processor.partition, execution.run_id
+        log.error("run %s of %r waits: %s", run, execution.function.id, why)
+        self.held.setdefault(partition, set()).add(run)
+        if execution.suspect:
+            self._unclean[run] = partition
+        self._evict(execution)
+        self.loop.call_later(PUT_OFF_SECONDS, self._begin_put_off, partition, run, context=Context())
+
+    def _begin_put_off(self, partition: int, run: str) -> None:
+        held = self.held.get(partition, set())
+        if run in held:
+            held.discard(run)
+            self._start(partition, run)
 
     def finished(self, execution: Execution) -> None:
         """The run's own end is on its way to the log: it stays here, deaf, until that is read."""
@@ -402,17 +420,12 @@ class Worker:
             for execution in self.executions.values()
         )
 
-    # Payloads
-
-    def payload(self, raw: Raw) -> Payload:
-        return Payload(raw) if self._codec is None else coded(self._codec, raw)
-
     def payload_json(self, processor: Processor, payload: Payload, field: str = "result") -> Raw:
-        """What user code wrote, wherever it is stored."""
+        """What user code wrote, wherever it is stored. Raises `PayloadUnavailable`."""
         inline = payload.inline
         if type(inline) is Raw and not payload.encoded:
             return inline
-        return Raw(decoded(self._codec, processor.payload(payload, field=field), encoded=payload.encoded))
+        return self.payloads.json_of(processor.payload(payload, field=field))
 
     def drain(self) -> None:
         """No step begins any more: those that run come to their end, and what follows is for others."""
