@@ -13,21 +13,23 @@ import msgspec
 
 from benchmarks.children import MeasurementFailed
 from benchmarks.measure import GC_THRESHOLDS, Result, say
-from benchmarks.plan import QUICK, WORKLOADS, Sizes, judged
+from benchmarks.plan import ON_KAFKA, QUICK, WORKLOADS, Sizes, judged
 
 
 def main() -> int:
     """Exit code 0 if everything was measured, whether or not the targets are met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", default=",".join(WORKLOADS), help="workloads, with commas between: %(default)s")
+    parser.add_argument("--only", help=f"workloads, with commas between: {','.join(WORKLOADS)}")
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not for figures")
     parser.add_argument("--pairs", type=int, help="pairs of steps10 and floor (9)")
+    parser.add_argument("--log", default="", help="kafka://broker:9092, instead of embedded logs")
     given = parser.parse_args()
-    names = [name for name in given.only.split(",") if name]
-    unknown = [name for name in names if name not in WORKLOADS]
+    there = ON_KAFKA if given.log else tuple(WORKLOADS)
+    names = given.only.split(",") if given.only else list(there)
+    unknown = [name for name in names if name not in there]
     if unknown:
-        parser.error(f"no workload {unknown[0]!r} (there are {', '.join(WORKLOADS)})")
-    sizes = QUICK if given.quick else Sizes()
+        parser.error(f"no workload {unknown[0]!r} (there are {', '.join(there)})")
+    sizes = replace(QUICK if given.quick else Sizes(), log=given.log)
     if given.pairs:
         sizes = replace(sizes, pairs=given.pairs)
     if "steps10" in names and "floor" in names:
@@ -46,7 +48,7 @@ def main() -> int:
         say(f"  {time.perf_counter() - began:.0f} s: {msgspec.json.encode(results[name]).decode()}")
     if "steps10" in results:
         results["floor"] = results["steps10"].pop("floor")
-    report = {"machine": _machine(), "sizes": sizes, "results": results, "targets": judged(results)}
+    report = {"machine": _machine(), "sizes": sizes, "results": results, "targets": judged(results, given.log)}
     if failures:
         report["failures"] = failures
     print(msgspec.json.format(msgspec.json.encode(report).decode()))

@@ -4,21 +4,34 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from benchmarks.brokers import engine_of
+from benchmarks.floor import Floor
 from benchmarks.measure import Result, percentile
 from benchmarks.programs import app, marked, marks, steps
 from perdure import Engine
 
 
-async def latency(folder: Path, *, runs: int) -> Result:
-    """One run of one step after another; then one run of fifty."""
-    async with Engine(app, log=f"embedded://{folder}/log"):
+async def latency(folder: Path, *, runs: int, log: str = "") -> Result:
+    """One run of one step after another, in turns with the floor's, which makes the same appends; then one of fifty."""
+    bare = await Floor.opened(folder, log)
+    async with engine_of(app, folder, log):
         for _ in range(50):
             await steps.call(1)
-        took = [await _ms(1) for _ in range(runs)]
+            await bare.go("warm", 1, 1, 1)
+        took, floor = [], []
+        for number in range(runs):
+            took.append(await _ms(1))
+            began = time.perf_counter()
+            await bare.go(f"lat{number}-", 1, 1, 1)
+            floor.append((time.perf_counter() - began) * 1000)
         fifty = [await _ms(50) / 50 for _ in range(10)]
+    await bare.stop()
+    ours, theirs = percentile(took, 0.5), percentile(floor, 0.5)
     return {
-        "p50_ms": round(percentile(took, 0.5), 3),
+        "p50_ms": round(ours, 3),
         "p99_ms": round(percentile(took, 0.99), 3),
+        "floor_p50_ms": round(theirs, 3),
+        "over_floor": round(ours / theirs, 3),
         "ms_per_step_of_50": round(percentile(fifty, 0.5), 3),
     }
 

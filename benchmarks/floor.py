@@ -12,12 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Raw
 from rocksdict import Options, Rdict, WriteBatch
 
+from benchmarks.brokers import KafkaLog
 from benchmarks.measure import Meter, Result, percentile, run
 
 
@@ -50,17 +51,26 @@ def _open(path: Path) -> Rdict:
     return Rdict(str(path), options)
 
 
-class Log:
+class Log(Protocol):
+    async def start(self, read: Callable[[list[bytes]], None]) -> None: ...
+    def append(self, record: bytes) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class EmbeddedLog:
     """Group commit: one write of all that is pending, one fsync in a thread, then all of it is read back."""
 
-    def __init__(self, path: Path, read: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, path: Path) -> None:
         self._db = _open(path)
-        self._read = read
+        self._read: Callable[[list[bytes]], None]
         self._loop = asyncio.get_running_loop()
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: list[bytes] = []
         self._busy = False
         self._offset = 0
+
+    async def start(self, read: Callable[[list[bytes]], None]) -> None:
+        self._read = read
 
     def append(self, record: bytes) -> None:
         self._pending.append(record)
@@ -87,7 +97,7 @@ class Log:
             self._busy = False
         self._read(flushed)
 
-    def close(self) -> None:
+    async def stop(self) -> None:
         self._pool.shutdown()
         self._db.close()
 
@@ -95,15 +105,21 @@ class Log:
 class Floor:
     """Runs of no-op steps over such a log. The next run is asked for when one has finished."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: Log) -> None:
         self._loop = asyncio.get_running_loop()
-        self._log = Log(folder / "log", self._read)
-        self._state = _open(folder / "state")
+        self._log = log
+        self._state = _open(folder / "floor-state")
         self._waiting: dict[tuple[str, str], asyncio.Future[Any]] = {}
         self._steps = 0
         self._prefix = ""
         self._asked = self._runs = self._finished = 0
         self._all: asyncio.Future[None] = self._loop.create_future()
+
+    @classmethod
+    async def opened(cls, folder: Path, log: str) -> "Floor":
+        floor = cls(folder, KafkaLog(log) if log else EmbeddedLog(folder / "floor"))
+        await floor._log.start(floor._read)
+        return floor
 
     async def go(self, prefix: str, runs: int, steps: int, in_flight: int) -> None:
         self._prefix, self._runs, self._steps = prefix, runs, steps
@@ -150,14 +166,14 @@ class Floor:
             await self._step(run_id, f"step:{i}")
         self._log.append(_encode(Finished(run_id, Raw(b'"done"'))))
 
-    def close(self) -> None:
-        self._log.close()
+    async def stop(self) -> None:
+        await self._log.stop()
         self._state.close()
 
 
-async def floor(folder: Path, *, runs: int, in_flight: int, steps: int = 10) -> Result:
+async def floor(folder: Path, *, runs: int, in_flight: int, steps: int = 10, log: str = "") -> Result:
     """The workloads `steps10` and `latency`, as bare as can be."""
-    bare = Floor(folder)
+    bare = await Floor.opened(folder, log)
     await bare.go("warm", 2 * in_flight, steps, in_flight)
     meter = Meter()
     await bare.go("sat", runs, steps, in_flight)
@@ -170,7 +186,7 @@ async def floor(folder: Path, *, runs: int, in_flight: int, steps: int = 10) -> 
     began = time.perf_counter()
     await bare.go("seq", 1, 50, 1)
     alone = (time.perf_counter() - began) * 1000 / 50
-    bare.close()
+    await bare.stop()
     return {
         **saturated,
         "p50_ms": round(percentile(took, 0.5), 3),

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from benchmarks.brokers import engine_of
 from benchmarks.measure import Meter, Result, bounded
 from benchmarks.programs import app, steps, triggered_runs
 from perdure import Engine, Event
@@ -11,9 +12,9 @@ STEPS = 10
 _BATCH = 100
 
 
-async def steps10(folder: Path, *, runs: int, in_flight: int) -> Result:
+async def steps10(folder: Path, *, runs: int, in_flight: int, log: str = "") -> Result:
     """Runs of ten no-op steps, each awaited by its caller."""
-    async with Engine(app, log=f"embedded://{folder}/log"):
+    async with engine_of(app, folder, log):
         await bounded(range(2 * in_flight), in_flight, lambda _: steps.call(STEPS))
         meter = Meter()
         await bounded(range(runs), in_flight, lambda _: steps.call(STEPS))

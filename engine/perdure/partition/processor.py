@@ -105,6 +105,7 @@ class Processor:
         self._reader: Reader | None = None
         self._target = 0
         self._reached: asyncio.Future[None] | None = None
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
         self._last_ticket = 0
         self._own: Own = deque()
         """What we appended and have not read back yet, as far as it never changes on the way."""
@@ -194,10 +195,12 @@ class Processor:
             self.append(OwnerReleased(self.owner, v=V))
         self.performing = self.current = False
         self._host.pause(self.partition)
+        self._tell()
 
     def drop(self) -> None:
         """It went elsewhere: nothing of this object is used again."""
         self.performing = self.assigned = self.current = False
+        self._tell()
         self.keeper.close()
         if self._reader is not None:
             self._reader.close()
@@ -246,9 +249,27 @@ class Processor:
         if self.overtaken:
             self._overtaken(self)
 
+    async def folded(self, upto: int) -> None:
+        """Returns when all below `upto` was folded, or when we stop performing: look again."""
+        if self.performing and self.offset < upto:
+            reached = asyncio.get_running_loop().create_future()
+            self._awaited.append((upto, reached))
+            await reached
+
+    def _tell(self) -> None:
+        awaited, self._awaited = self._awaited, []
+        for upto, reached in awaited:
+            if self.performing and self.offset < upto:
+                self._awaited.append((upto, reached))
+            elif not reached.done():
+                reached.set_result(None)
+
     def _fold_or_halt(self, batch: Batch) -> bool:
         try:
-            return self._fold(batch)
+            fired = self._fold(batch)
+            if self._awaited:
+                self._tell()
+            return fired
         except Exception as error:
             # A fold that fails leaves half a record in the overlay and in the effects: nothing of it may reach the
             # store or another partition. What the batch had before it is not stored either, and is folded again.
@@ -374,6 +395,7 @@ class Processor:
         if self._reached is not None and not self._reached.done():
             self._reached.set_result(None)
         self._host.halted(self.partition, self.halted)
+        self._tell()
 
     def _why(self, error: Exception) -> str:
         """Why this partition halts, and what to do."""

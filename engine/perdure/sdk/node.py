@@ -34,7 +34,6 @@ CHECKPOINT_TICKS = 5
 """A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub."""
 SLOTS = 8
 """Steps of one queue that a process runs at a time, if it does not say."""
-READ_SECONDS = 0.01
 TICK_SECONDS = 0.1
 """At the latest this often: checkpoints, idle runs, timers."""
 
@@ -314,8 +313,8 @@ class Node:
 
     async def _folded(self, partition: int, upto: int) -> None:
         """Raises `NotOwned`, `PartitionHalted`."""
-        while self.processor(partition).offset < upto:  # noqa: ASYNC110 - a processor tells nobody how far it has read
-            await asyncio.sleep(READ_SECONDS)
+        while (processor := self.processor(partition)).offset < upto:
+            await processor.folded(upto)
 
     def new_command(self) -> str:
         """An id for a command that brought none: unique in this process by counting, and in the world by chance."""
