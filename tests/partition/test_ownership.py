@@ -84,6 +84,20 @@ async def test_a_paused_pod_says_nothing_until_it_is_its_turn_again() -> None:
     assert shop.began == ["one"]
 
 
+async def test_who_waits_for_what_is_not_folded_hears_that_the_partition_is_given_away() -> None:
+    cluster, one, _ = await two_pods(Shop())
+    await place(cluster, one, "e")
+    _, partition = run_and_partition(cluster)
+    processor = one.node.processor(partition)
+    near, far = (asyncio.ensure_future(processor.folded(processor.offset + more)) for more in (1, 1_000))
+    cluster.deal({})
+    await cluster.settle()
+    await near
+    await far
+    with pytest.raises(NotOwned):
+        one.node.processor(partition)
+
+
 async def test_no_step_begins_while_it_is_paused() -> None:
     """User code that was on the move when the partition was taken away waits before its next step."""
     shop, gate, app = Shop(), asyncio.Event(), App("shop")
