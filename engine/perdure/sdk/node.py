@@ -34,6 +34,8 @@ CHECKPOINT_TICKS = 5
 """A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub."""
 SLOTS = 8
 """Steps of one queue that a process runs at a time, if it does not say."""
+DRAIN_SECONDS = 0.01
+"""Between two looks at whether steps still run."""
 TICK_SECONDS = 0.1
 """At the latest this often: checkpoints, idle runs, timers."""
 
@@ -373,7 +375,7 @@ class Node:
         self.worker.drain()
         self.pools.drain()
         while self.worker.in_steps() or self.pools.busy:  # noqa: ASYNC110 - who runs has nobody to tell
-            await asyncio.sleep(READ_SECONDS)
+            await asyncio.sleep(DRAIN_SECONDS)
 
     async def close(self) -> None:
         """Stop taking work, write what is in memory, say that the stop was clean."""
