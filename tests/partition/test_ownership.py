@@ -1,6 +1,7 @@
 """The life of a partition on its pods: taken up, paused, warm again, gone; runs go on where they were."""
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from perdure.errors import NotOwned, PartitionHalted, UnknownRun
 from perdure.flow.routing import partition_of_run, run_id
 from perdure.partition.ownership import Ownership
 from perdure_schemas.records import Owner, OwnerReleased, OwnerStarted, StepAttempted, StepCompleted, V
-from tests.partition.cluster import Cluster, Pod
+from tests.partition.cluster import Cluster, Pod, SharedSnapshots
 from tests.partition.shop import Shop, place, two_pods
 
 EVERYTHING = range(4)
@@ -519,3 +520,30 @@ async def test_a_pod_opens_once_the_app_is_active_everywhere() -> None:
     await other.opening
     third = await cluster.pod("third", shop.app("third")).start()
     await third.opening
+
+
+async def test_a_cancel_that_the_log_swallows_leaves_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka does, while its consumers stop: a partition that came, went and came again was taken up twice."""
+    read = SharedSnapshots.read
+
+    async def deaf(self: SharedSnapshots, partition: int) -> list[tuple[bytes, bytes]]:
+        rows = await read(self, partition)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.05)
+        return rows
+
+    monkeypatch.setattr(SharedSnapshots, "read", deaf)
+    shop = Shop()
+    shop.gate.set()
+    cluster = Cluster(snapshots=True)
+    one = await cluster.pod("one", shop.app("one")).start()
+    cluster.deal({"one": EVERYTHING})
+    await asyncio.sleep(0.01)
+    cluster.deal({})
+    cluster.deal({"one": EVERYTHING})
+    await asyncio.sleep(0.3)
+    await cluster.settle()
+    await place(cluster, one, "e")
+    assert len(cluster.all(OwnerStarted)) == cluster.partitions
+    assert statuses(cluster) == ["completed"]
+    cluster.check()

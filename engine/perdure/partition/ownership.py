@@ -146,15 +146,26 @@ class Ownership:
                 processor = None
             if processor is None:
                 position, keeper = await take_up(self.log, partition)
+                self._still_asked_for(partition)
                 processor = self.processors[partition] = Processor(
                     self.log, partition, self._host, self.code, position, keeper, self._overtaken, self._outrun
                 )
             processor.assigned = True
             await processor.catch_up()
+            self._still_asked_for(partition)
             if not processor.overtaken:
                 return processor
             # What is in memory may be what another owner has ended, parked or done again meanwhile.
             self._drop(partition)
+
+    def _still_asked_for(self, partition: int) -> None:
+        """Raises if not: clients of brokers swallow cancels.
+
+        Two processors of one partition in a pod would give each result to its run twice, and take each other for
+        another owner, without end.
+        """
+        if self._tasks.get(partition) is not asyncio.current_task():
+            raise asyncio.CancelledError
 
     def _own(self, processor: Processor) -> None:
         processor.own()

@@ -166,10 +166,14 @@ def explained() -> Generator[None]:
 
 
 async def stop(consumer: Consumer) -> None:
-    """`stop` of aiokafka waits for brokers that may be away."""
+    """`stop` of aiokafka waits for brokers that may be away, and swallows a cancel of who calls it."""
+    task = asyncio.current_task()
+    cancels = task.cancelling() if task is not None else 0
     with suppress(Exception):
         async with asyncio.timeout(5):
             await consumer.stop()
+    if task is not None and task.cancelling() > cancels:
+        raise asyncio.CancelledError
 
 
 def _library(name: str) -> Any:
