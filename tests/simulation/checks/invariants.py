@@ -97,13 +97,16 @@ def _begins_where_it_went(tale: Tale, body: Body) -> None:
 
 
 def _begins_under_no_older_code(evidence: Evidence, tale: Tale, body: Body) -> None:
-    """I16: what newer code has taken further, as its owner knew when it took up the partition, older code leaves."""
+    """I16: what newer code has taken further, as its owner knew when it took up the partition, older code leaves.
+
+    Older code that its owner activates again, as a process on its own log does, is the newest from there on.
+    """
     since = evidence.taken_up.get(body.owner[1], 0)
     last = next(((offset, code) for offset, code in reversed(tale.words) if offset < body.folded), None)
     if last is None or max(last[0], last[1].since) >= since:
         return
     numbers = evidence.tellers[body.partition].numbers.get(evidence.codes[body.pod], [])
-    mine = max((number for offset, number in numbers if offset < since), default=None)
+    mine = max((number for offset, number in numbers if offset < body.folded), default=None)
     newer = mine is not None and last[1].number > mine
     assert not newer, f"I16: {body} begins under code {mine}, and code {last[1].number} has taken its run further"
 
