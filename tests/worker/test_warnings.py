@@ -4,12 +4,13 @@ import asyncio
 import logging
 import time
 from asyncio import sleep
+from typing import cast
 
 import pytest
 
 from perdure import App, Context
 from perdure.testing import TestEngine
-from perdure.worker import watchdog
+from perdure.worker import Worker, watchdog
 from tests.worker.helpers import finished
 
 pytestmark = pytest.mark.usefixtures("warnings_shown")
@@ -126,6 +127,29 @@ async def test_a_def_step_blocks_nobody(caplog: pytest.LogCaptureFixture) -> Non
         await resize()
 
     await finished(app, flow)
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("quick_watchdog")
+async def test_the_watchdog_of_a_loop_that_is_no_more_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """Its heartbeat stands still for ever; the next loop of the thread is another's business."""
+
+    class OfADeadLoop:
+        def __init__(self) -> None:
+            self.loop = asyncio.new_event_loop()
+            self.executions: dict[str, object] = {}
+
+    def leave() -> watchdog.Watchdog:
+        worker = OfADeadLoop()
+        left = watchdog.Watchdog(cast("Worker", worker))
+        left._tick()
+        worker.loop.close()
+        return left
+
+    left = leave()
+    assert left._thread is not None
+    await asyncio.to_thread(left._thread.join, 10)
+    assert not left._thread.is_alive()
     assert caplog.text == ""
 
 

@@ -52,7 +52,8 @@ class Watchdog:
         self._stopped.set()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(BLOCKED_SECONDS / 4):
+        # A loop that was closed beats no more, and nobody blocks it.
+        while not self._stopped.wait(BLOCKED_SECONDS / 4) and not self._loop.is_closed():
             still = monotonic() - self._beaten
             if still > BLOCKED_SECONDS:
                 frame = sys._current_frames().get(self._loop_thread)  # pyright: ignore[reportPrivateUsage]
