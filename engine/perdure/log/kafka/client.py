@@ -6,8 +6,9 @@ The library is imported when a Kafka log is opened, not before.
 import asyncio
 import importlib
 import ssl
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import Context
 from typing import Any, Protocol, cast
 
 from xxhash import xxh3_64_intdigest
@@ -174,6 +175,11 @@ async def stop(consumer: Consumer) -> None:
             await consumer.stop()
     if task is not None and task.cancelling() > cancels:
         raise asyncio.CancelledError
+
+
+def spawn(coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """A task in an empty context: it belongs to the log, not to the run that happened to ask for it."""
+    return Context().run(asyncio.get_running_loop().create_task, coroutine)
 
 
 def _library(name: str) -> Any:

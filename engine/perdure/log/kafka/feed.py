@@ -12,11 +12,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import Context
 from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import Client, Consumer, Partition, Record, errors, partition_in, stop
+from perdure.log.kafka.client import Client, Consumer, Partition, Record, errors, partition_in, spawn, stop
 from perdure.log.protocol import Batch, Failed, Sink
 
 log = logging.getLogger("perdure.log.kafka")
@@ -123,7 +122,7 @@ class Feed:
 
     async def open(self) -> None:
         self._consumer = await self._made()
-        self._tasks = [_spawn(self._pump()), _spawn(self._watch())]
+        self._tasks = [spawn(self._pump()), spawn(self._watch())]
 
     async def close(self) -> None:
         for follower in [one for live in self._live for one in live]:
@@ -158,7 +157,7 @@ class Feed:
         """It becomes live if the feed is where it is, or can be put there; else it catches up."""
         partition, consumer = follower.partition, self._consumer
         if self._live[partition] and follower.position != self._positions[partition]:
-            self._late[follower] = _spawn(self._catch_up(follower))
+            self._late[follower] = spawn(self._catch_up(follower))
             return
         if not self._live[partition]:
             self._positions[partition] = follower.position
@@ -277,7 +276,3 @@ class Feed:
             if not self._live[number]:
                 consumer.pause(place)
         return consumer
-
-
-def _spawn(coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    return Context().run(asyncio.get_running_loop().create_task, coroutine)

@@ -13,7 +13,7 @@ from contextvars import Context
 from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import Client, Consumer, Partition, listener, stop
+from perdure.log.kafka.client import Client, Consumer, Partition, listener, spawn, stop
 from perdure.log.protocol import Member
 
 log = logging.getLogger("perdure.log.kafka")
@@ -42,7 +42,7 @@ class Group:
         if self._member is not None:
             raise LogError("this log has its member already: a process is one member of its group")
         self._member = member
-        self._task = Context().run(asyncio.get_running_loop().create_task, self._belong())
+        self._task = spawn(self._belong())
 
     async def leave(self) -> None:
         """Others take over at once. The member is told nothing any more."""

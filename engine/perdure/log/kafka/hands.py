@@ -7,13 +7,11 @@ partition changes hands, and so is what was in hand: at least once.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import Context
 from functools import partial
-from typing import Any
 
-from perdure.log.kafka.client import Client, Consumer, Partition, Record, listener, partition_in, stop
+from perdure.log.kafka.client import Client, Consumer, Partition, Record, listener, partition_in, spawn, stop
 from perdure.log.kafka.lanes import Lanes
 
 log = logging.getLogger("perdure.log.kafka")
@@ -178,7 +176,7 @@ class Hands:
         self._closed = self._abandoned = False
         self._consumer: Consumer | None = None
         self._committing: asyncio.Task[None] | None = None
-        self._task = _spawn(self._work())
+        self._task = spawn(self._work())
 
     def close(self) -> None:
         """What is in hand goes to others; what is done stays done."""
@@ -212,7 +210,7 @@ class Hands:
                 progress.done(command.origin[2])
                 moved = True
         if moved and (self._committing is None or self._committing.done()):
-            self._committing = _spawn(self._commit_soon())
+            self._committing = spawn(self._commit_soon())
 
     async def _commit_soon(self) -> None:
         await asyncio.sleep(_COMMIT_SECONDS)
@@ -370,7 +368,3 @@ class Hands:
 
 async def _none_known() -> Mapping[int, int]:
     return {}
-
-
-def _spawn(coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    return Context().run(asyncio.get_running_loop().create_task, coroutine)

@@ -11,14 +11,13 @@ among what one producer sent. Nobody waits for its end, which needs brokers that
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import BATCH_BYTES, Appended, Client, Partition, Producer
+from perdure.log.kafka.client import BATCH_BYTES, Appended, Client, Partition, Producer, spawn
 from perdure.log.kafka.lanes import Lane, Lanes
 
 log = logging.getLogger("perdure.log.kafka")
@@ -59,7 +58,7 @@ class Writer:
     async def open(self) -> None:
         """Raises `LogError` if no broker answers."""
         self._producer = await self._made()
-        self._task = self._spawn(self._pump())
+        self._task = spawn(self._pump())
 
     def wake(self) -> None:
         self._woken.set()
@@ -84,10 +83,6 @@ class Writer:
             with suppress(asyncio.CancelledError):
                 await task
         self._drop()
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        # An empty context: what is sent, and all that it resumes, must not belong to the run that appended.
-        return Context().run(self._loop.create_task, coroutine)
 
     async def _pump(self) -> None:
         pause = _AGAIN_SECONDS[0]
@@ -190,7 +185,7 @@ class Writer:
                 async with asyncio.timeout(STOP_SECONDS):
                     await producer.stop()
 
-        task = self._spawn(stop())
+        task = spawn(stop())
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
