@@ -10,6 +10,7 @@ that finds itself at `end` has missed nothing and has seen nothing twice, and ne
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from typing import Protocol
 
 from perdure.errors import LogCorrupt, LogError
 from perdure.log.protocol import Batch, Failed, Sink
@@ -21,12 +22,20 @@ Read = Callable[[int, int, int], list[Batch]]
 """(partition, offset, limit in bytes) → batches."""
 
 
+class Source(Protocol):
+    """Who gives the batches."""
+
+    def remove(self, follower: "Follower", /) -> None:
+        """It was closed."""
+        ...
+
+
 class Follower:
-    """One subscription; see `Reader`."""
+    """One subscription; see `Reader`. Its source says where it stands."""
 
     __slots__ = ("_failed", "_readers", "_sink", "closed", "partition", "position")
 
-    def __init__(self, readers: "Readers", partition: int, offset: int, sink: Sink, failed: Failed | None) -> None:
+    def __init__(self, readers: Source, partition: int, offset: int, sink: Sink, failed: Failed | None) -> None:
         self._readers = readers
         self._sink = sink
         self._failed = failed

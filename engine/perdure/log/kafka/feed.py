@@ -17,6 +17,7 @@ from typing import Any
 from perdure.errors import LogError
 from perdure.log.kafka.client import Client, Consumer, Partition, Record, errors, partition_in, spawn, stop
 from perdure.log.protocol import Batch, Failed, Sink
+from perdure.log.readers import Follower
 
 log = logging.getLogger("perdure.log.kafka")
 POLL_MS = 500
@@ -62,42 +63,6 @@ def cut(batches: Sequence[Batch], start: int, end: int) -> list[Batch]:
         if values:
             found.append(Batch(batch.partition, batch.offset + skip, batch.timestamp_ms, values))
     return found
-
-
-class Follower:
-    """One subscription; see `Reader`."""
-
-    def __init__(self, feed: "Feed", partition: int, position: int, sink: Sink, failed: Failed | None) -> None:
-        self._feed = feed
-        self._sink = sink
-        self._failed = failed
-        self.partition = partition
-        self.position = position
-        self.closed = False
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._feed.remove(self)
-
-    def give(self, batch: Batch) -> None:
-        """Hand over one batch, unless the reader was closed by the sink of the one before."""
-        if self.closed:
-            return
-        self.position = end_of(batch)
-        try:
-            self._sink(batch)
-        except Exception as error:  # the sink is the engine's: its failure must not stop the others
-            self.fail(error)
-
-    def fail(self, error: Exception) -> None:
-        """Stop for good: going on would skip what was not taken."""
-        self.close()
-        if self._failed is not None:
-            self._failed(error)
-        else:
-            message = f"a reader of partition {self.partition} stopped"
-            asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
 
 class Feed:
@@ -182,6 +147,7 @@ class Feed:
             # Not beyond the feed: from there on it is given what the feed gives, and in one turn with it.
             end = self._positions[partition] if self._live[partition] else 1 << 62
             for batch in cut(batches, follower.position, end):
+                follower.position = end_of(batch)
                 follower.give(batch)
             if not self._live[partition] or follower.position >= self._positions[partition]:
                 break
