@@ -120,6 +120,22 @@ def test_a_torn_end(one: Path, tmp_path: Path, size: int) -> None:
         find_cut(tmp_path, 6)
 
 
+@pytest.mark.parametrize("left", range(HEADER - 1, 36))
+def test_a_block_that_ends_within_a_voucher(one: Path, tmp_path: Path, left: int) -> None:
+    """Whichever of its bytes are the last of the block, it is read, and as it was written."""
+    before = Batch(6, 4, 5)
+    padding = BLOCK - left - wal(one, [*STORY[:2], before])[-1]
+    story = [*STORY[:2], Batch(6, 4, 5, before.size + padding), Batch(10, 1, 9), Batch(11, 1, 7)]
+    begins = wal(one, story)
+    with one.open("r+b") as file:
+        file.truncate(begins[4] + 20)  # of the last batch there is not even its voucher
+    assert begins[3] == (BLOCK - left if left >= HEADER else BLOCK)
+    assert find_cut(tmp_path, 5) == Cut([one], begins[4], 9)
+    hole(one, begins[2] + HEADER, begins[2] + HEADER + 600)
+    with pytest.raises(LogCorrupt, match="is damaged"):
+        find_cut(tmp_path, 9)
+
+
 def test_the_end_of_an_earlier_wal_is_missing(one: Path, tmp_path: Path) -> None:
     """As a whole, so that nothing but the numbers tells."""
     later = tmp_path / "000011.log"

@@ -34,6 +34,9 @@ _BATCH = Struct("<QI")
 _PUT = 5
 """Of a batch's operation that puts a value, and names its family, its key and the value's length."""
 _SIGN = bytes([len(VOUCHER)]) + VOUCHER + b"\x08"
+_SIGN_AT = _BATCH.size + 2
+_VOUCHED_AT = _SIGN_AT + len(_SIGN)
+"""In a batch's payload: tag and family come before the sign, and what it vouches for behind it."""
 
 Data = mmap | bytes
 
@@ -131,13 +134,35 @@ def _load(path: Path) -> Data:
 def _vouched(wals: list[Data]) -> int:
     """The highest voucher, which is the last: what is acknowledged stays so. Found wherever it is, behind any hole."""
     for data in reversed(wals):
-        end = len(data)
-        while (at := data.rfind(_SIGN, 0, end)) >= 0:
-            end = at + len(_SIGN) - 1
-            begin = at - 2 - _BATCH.size - HEADER  # tag and family come before the sign
-            if begin >= 0 and data[begin + 6] in (_FULL, _FIRST) and data[at - 2] == _PUT and _is_right(data, begin):
-                return int.from_bytes(data[at + len(_SIGN) : at + len(_SIGN) + 8], "big")
+        found = _last_voucher(data)
+        if found is not None:
+            return found
     return 0
+
+
+def _last_voucher(data: Data) -> int | None:
+    found, at = None, len(data)
+    while found is None and (at := data.rfind(_SIGN, 0, at + len(_SIGN) - 1)) >= 0:
+        found = _voucher(data, at - HEADER - _SIGN_AT)
+    # The end of a block may part a sign, and then no search finds it.
+    for boundary in range(len(data) // BLOCK * BLOCK, max(at, 0), -BLOCK):
+        for begin in range(boundary - HEADER - _SIGN_AT - len(_SIGN) + 1, boundary - HEADER + 1):
+            if begin >= 0 and _end(data, begin) == boundary and (parted := _voucher(data, begin)) is not None:
+                return parted
+    return found
+
+
+def _voucher(data: Data, begin: int) -> int | None:
+    """What the batch vouches for whose first record is at `begin`; None if none is, or if it is torn."""
+    payload, at, kinds = b"", begin, (_FULL, _FIRST)
+    while len(payload) < _VOUCHED_AT + 8:
+        if at < 0 or at + HEADER > len(data) or data[at + 6] not in kinds or not _is_right(data, at):
+            return None
+        payload += data[at + HEADER : min(_end(data, at), at + HEADER + _VOUCHED_AT + 8)]
+        at, kinds = _end(data, at), (_MIDDLE, _LAST)
+    if payload[_BATCH.size] != _PUT or payload[_SIGN_AT:_VOUCHED_AT] != _SIGN:
+        return None
+    return int.from_bytes(payload[_VOUCHED_AT : _VOUCHED_AT + 8], "big")
 
 
 def _whole(wals: list[Data]) -> tuple[list[Found], tuple[int, int] | None]:
