@@ -10,6 +10,8 @@ from perdure import App, Context, Event
 from perdure.errors import NotOwned, PartitionHalted, UnknownRun
 from perdure.flow.routing import partition_of_run, run_id
 from perdure.partition.ownership import Ownership
+from perdure.worker.payloads import digest
+from perdure_schemas.payload import Payload
 from perdure_schemas.records import Owner, OwnerReleased, OwnerStarted, StepAttempted, StepCompleted, V
 from tests.partition.cluster import Cluster, Pod, SharedSnapshots
 from tests.partition.shop import Shop, place, two_pods
@@ -498,6 +500,93 @@ async def test_who_waits_for_its_turn_after_crashes_is_not_forgotten_by_the_next
     await cluster.settle()
     assert statuses(cluster) == ["completed"] * 3
     cluster.check()
+
+
+class AfterACrash:
+    """A pod died with a run and has it again. What it has to say of the step `first` stays with it until it thaws."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+        self.gate = asyncio.Event()
+        self.cluster = Cluster(1)
+
+    def app(self, *, together: bool) -> App:
+        """`first` and `second` side by side, or one after the other."""
+        app = App("shop")
+
+        @app.step
+        async def first() -> None:
+            self.began.append("first")
+            await self.gate.wait()
+
+        @app.step
+        async def second() -> None:
+            self.began.append("second")
+            await self.gate.wait()
+
+        @app.function(on="placed")
+        async def order(ctx: Context, event: Event) -> None:
+            if together:
+                await asyncio.gather(first(), second())
+            else:
+                await first()
+                await second()
+
+        return app
+
+    async def begin(self, *, together: bool) -> Pod:
+        pod = await self.cluster.pod("one", self.app(together=together)).start()
+        self.cluster.deal({"one": [0]})
+        await self.cluster.settle()
+        await place(self.cluster, pod, "e")
+        await pod.kill()
+        self.began.clear()
+        await pod.start()
+        pod.log.held_back = lambda _, value: b"step.attempted" in value and b"first" in value
+        self.cluster.deal({"one": [0]})
+        await self.cluster.settle()
+        return pod
+
+    async def another_is_the_owner(self) -> None:
+        """For a moment: the group confirms who has the partition."""
+        self.cluster.write(0, [msgspec.json.encode(OwnerStarted(Owner(50, "x"), "c", 1, v=V))])
+        await self.cluster.settle()
+
+
+async def test_a_step_in_flight_goes_on_though_another_has_to_be_announced_again() -> None:
+    """Its run is not begun again: the step would be, too, by the same owner."""
+    world = AfterACrash()
+    pod = await world.begin(together=True)
+    assert world.began == ["second"]
+    await world.another_is_the_owner()
+    pod.log.thaw()
+    await world.cluster.settle()
+    assert sorted((one.op, one.owner.number) for one in world.cluster.all(StepAttempted)) == [
+        ("0/first#1", 2), ("0/first#1", 51), ("0/second#1", 2),
+    ]  # fmt: skip
+    assert world.began == ["second", "first"]
+    world.gate.set()
+    await world.cluster.settle()
+    assert statuses(world.cluster) == ["completed"]
+    world.cluster.check()
+
+
+async def test_what_was_said_of_a_step_that_is_decided_begins_nothing_again() -> None:
+    """The process before was alive after all: its outcome comes before what its successor says of it."""
+    world = AfterACrash()
+    pod = await world.begin(together=False)
+    run, _ = run_and_partition(world.cluster)
+    asked, _ = digest("first", (), {})
+    theirs = StepCompleted(run, "0/first#1", 1, asked, Payload(msgspec.Raw(b"null")), v=V)
+    world.cluster.write(0, [msgspec.json.encode(theirs)])
+    await world.cluster.settle()
+    pod.log.thaw()
+    await world.another_is_the_owner()
+    assert world.began == ["second"]
+    world.gate.set()
+    await world.cluster.settle()
+    assert statuses(world.cluster) == ["completed"]
+    world.cluster.check()
 
 
 async def test_a_pod_opens_once_the_app_is_active_everywhere() -> None:

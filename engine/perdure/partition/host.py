@@ -22,8 +22,12 @@ class Host(Protocol):
         """Runs that have work, found at start. `unclean`: the last owner died, its steps may have been running."""
         ...
 
-    def begin_again(self, partition: int, runs: Iterable[str]) -> None:
-        """Runs that wait for an opinion of ours which did not count, since we were not the owner by then."""
+    def opine_again(self, partition: int, lost: Iterable[tuple[str, str]]) -> None:
+        """Opinions (run, op) of ours that were not read back, or did not count since we were not the owner by then.
+
+        Who still waits for one gives it again: a step announces itself, a run that was parked begins again. What else
+        the run does goes on, its steps in flight above all.
+        """
         ...
 
     def pause(self, partition: int) -> None:

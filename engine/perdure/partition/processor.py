@@ -332,8 +332,7 @@ class Processor:
             lost = [key for key, number in self._opinions.items() if number < owner.number]
             for key in lost:
                 del self._opinions[key]
-            if lost:
-                self._host.begin_again(self.partition, dict.fromkeys(run for run, _ in lost))
+            self._host.opine_again(self.partition, lost)
         elif owner.number >= self.owner.number:
             self.current = False
             self._overtaken(self)
@@ -441,7 +440,7 @@ class Processor:
         self._aside.append(raw)
 
     def opine(self, record: RunParked | StepAttempted) -> None:
-        """Append an opinion of the owner's. If we are not the owner any more when it is read, its run begins again."""
+        """Append an opinion of the owner's. If we are not the owner any more when it is read, it is given again."""
         self._opinions[record.run, record.op if isinstance(record, StepAttempted) else ""] = self.owner.number
         if self.performing:
             self.append(record)

@@ -16,5 +16,7 @@ class Go:
 
 
 GO = Go()
+AGAIN = Go()
+"""To a step that was announced: we were not the owner any more when that was read, so it is to be announced again."""
 
-__all__ = ["GO", "Delivered", "Diverged", "Evicted", "Go"]
+__all__ = ["AGAIN", "GO", "Delivered", "Diverged", "Evicted", "Go"]

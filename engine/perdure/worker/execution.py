@@ -26,7 +26,7 @@ from perdure.flow.lines import StoredLine, is_immediate, op_name
 from perdure.flow.states import RunState
 from perdure.partition import Processor
 from perdure.worker.arguments import CallOptions
-from perdure.worker.delivery import GO, Delivered, Diverged, Evicted, Go
+from perdure.worker.delivery import AGAIN, GO, Delivered, Diverged, Evicted, Go
 from perdure.worker.idle import tasks_idle
 from perdure.worker.lineage import Branch, InStep, current_branch, here
 from perdure.worker.payloads import digest
@@ -75,6 +75,8 @@ class Execution(Struct, eq=False):
     closed: set[str] = _NONE_CLOSED
     held: set[str] = _NONE_CLOSED
     """Steps that may not begin at present."""
+    announced: set[str] = _NONE_CLOSED
+    """Suspects that wait for their step.attempted."""
     ending: dict[Branch, InStep] = {}
     """Branches but the root that were cancelled in the body of a step: by the run, or by that body's own timeout."""
     unawaited: dict[str, Coroutine[Any, Any, Any]] = {}
@@ -323,9 +325,17 @@ class Execution(Struct, eq=False):
 
     def go(self, op: str) -> None:
         """The op may go on itself: a retry is due, or its attempt is in the log."""
+        self._answer(op, GO)
+
+    def announce_again(self, op: str) -> None:
+        """Its step.attempted does not count. If it waits for that no more, it has begun or is decided."""
+        if op in self.announced:
+            self._answer(op, AGAIN)
+
+    def _answer(self, op: str, word: Go) -> None:
         future = self.waiting.get(op)
         if future is not None and not future.done() and self.signal is None:
-            future.set_result(GO)
+            future.set_result(word)
 
     def decided(self, op: str) -> bool:
         """Its outcome was read, and is on its way to the run."""

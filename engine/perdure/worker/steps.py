@@ -20,7 +20,7 @@ from msgspec import UNSET, Raw, UnsetType
 from perdure.errors import DefinitionError, NonRetriable, OutsideRun, PayloadError
 from perdure.flow.queues import QUEUED
 from perdure.worker.coding import STORED_FROM_BYTES
-from perdure.worker.delivery import GO, Delivered, Diverged, Go
+from perdure.worker.delivery import AGAIN, GO, Delivered, Diverged, Go
 from perdure.worker.errors import describe, is_final, rebuild_step_error, retry_in_ms
 from perdure.worker.execution import Execution
 from perdure.worker.lineage import Branch, InStep, here, in_step
@@ -214,6 +214,8 @@ class _Attempt(InStep, eq=False):
                 execution.worker.may_rest(execution)
                 return await execution.wait(self.op)
         answer = await self._as_suspect() if execution.suspect else None
+        while answer is AGAIN:
+            answer = await self._as_suspect()
         if answer is None and self.held():
             if self.alone:
                 execution.worker.suspects.leave(self)
@@ -258,12 +260,16 @@ class _Attempt(InStep, eq=False):
                 suspects.leave(self)
         return answer
 
-    async def _announced(self, *, alone: bool) -> Delivered | None:
+    async def _announced(self, *, alone: bool) -> Delivered | Go | None:
         execution = self.execution
         owner = execution.processor.owner
+        execution.announced = {*execution.announced, self.op}
         execution.processor.opine(StepAttempted(execution.run_id, self.op, owner, alone, v=V))
-        answer = await execution.wait(self.op)
-        return None if isinstance(answer, Go) else answer
+        try:
+            answer = await execution.wait(self.op)
+        finally:
+            execution.announced.discard(self.op)
+        return None if answer is GO else answer
 
     def broke(self, error: BaseException) -> bool:
         """The body raised: its failure goes to the log. True if the error is not the body's and is to be raised on."""

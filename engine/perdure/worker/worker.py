@@ -130,14 +130,18 @@ class Worker:
         for state in runs:
             self._start(partition, state.id)
 
-    def begin_again(self, partition: int, runs: Iterable[str]) -> None:
-        for run in runs:
+    def opine_again(self, partition: int, lost: Iterable[tuple[str, str]]) -> None:
+        for run, op in lost:
             execution = self.executions.get(run)
-            if execution is not None:
+            if execution is None:
+                continue
+            if op:
+                execution.announce_again(op)
+            elif execution.signal is not None:
                 if execution.suspect:
                     self._unclean[run] = partition
                 self._evict(execution)
-            self._start(partition, run)
+                self._start(partition, run)
 
     def pause(self, partition: int) -> None:
         for execution in self._of(partition):
