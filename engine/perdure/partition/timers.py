@@ -8,6 +8,8 @@ from perdure.schedule import last_fire, next_fire
 from perdure_schemas.records import CronScheduled, Record, TimerFired, V
 
 FIRES_A_TICK = 1_000
+PROBE_MS = 1_000
+"""How far the log's clock may be ahead of our estimate before it is asked. Less is what records take on their way."""
 
 
 class TimerDriver:
@@ -15,6 +17,10 @@ class TimerDriver:
 
     `shared`: the clock that counts is that of the partition's broker, and `now_ms` is only our own: what it went on by
     since the last record was read, is added to that record's time. So a fire that came too early corrects the estimate.
+
+    It is too low by as much as the record was on its way, and if the machine slept meanwhile, that is long. So a timer
+    that is due by our own clock, too, as far as the log's stamps bear that clock out, is fired as a probe: one alone,
+    since it comes back with a stamp, whether it acts or is refused.
     """
 
     def __init__(
@@ -26,7 +32,10 @@ class TimerDriver:
         self._shared = shared
         self._read_at: int | None = None
         """What our own clock said when the last record was read."""
-        self._pending: set[tuple[str, str, int]] = set()
+        self._ahead = 0
+        """How far our own clock is ahead of the log's: not at all, until records show otherwise."""
+        self._pending: dict[tuple[str, str, int], int] = {}
+        """Fires that were not read back yet, with what our own clock said when they were appended."""
 
     def now_ms(self) -> int:
         """Estimate of log time: at least what was read."""
@@ -50,28 +59,45 @@ class TimerDriver:
 
     def tick(self) -> int:
         """Append what is due. Returns how many fires were appended."""
-        now, fired = self.now_ms(), 0
-        for _, key in self._view.timers.due(now, FIRES_A_TICK):
-            identity = parse_timer_key(key)
-            if identity in self._pending:
-                continue
-            self._pending.add(identity)
-            entity, timer, setter = identity
-            if entity.startswith(CRON):
-                self._append(self._cron_fired(entity, setter, now))
-            else:
-                self._append(TimerFired(entity, timer, setter, v=V))
-            fired += 1
-        return fired
+        now = self.now_ms()
+        fired = sum(self._fire(key, now) for _, key in self._view.timers.due(now, FIRES_A_TICK))
+        return fired if self._pending or not self._shared else self._probe()
+
+    def _probe(self) -> int:
+        """Append a fire that may be due. One that is refused shows our clock to be further ahead by over `PROBE_MS`, so
+
+        a clock that is ahead for good costs one, and not one for each timer.
+        """
+        perhaps = self._now_ms() - self._ahead - PROBE_MS
+        # A schedule goes on after the fire that is asked about: later ones that our clock has passed may not be due.
+        return sum(self._fire(key, due) for due, key in self._view.timers.due(perhaps, 1))
+
+    def _fire(self, key: bytes, now: int) -> bool:
+        identity = parse_timer_key(key)
+        if identity in self._pending:
+            return False
+        self._pending[identity] = self._now_ms()
+        entity, timer, setter = identity
+        if entity.startswith(CRON):
+            self._append(self._cron_fired(entity, setter, now))
+        else:
+            self._append(TimerFired(entity, timer, setter, v=V))
+        return True
 
     def read_back(self) -> bool:
         """Fires that were folded, whether they acted or were refused, may be appended again. Whether there were any."""
+        stamp = self._view.stamp
         if self._shared:
+            # Stamped before it was read, and, if it is ours, after it was appended.
             self._read_at = self._now_ms()
+            self._ahead = min(self._ahead, self._read_at - stamp)
         fired = self._view.effects.fired
         if not fired:
             return False
-        self._pending.difference_update(fired)
+        for identity in fired:
+            appended = self._pending.pop(identity, None)
+            if appended is not None:
+                self._ahead = max(self._ahead, appended - stamp)
         fired.clear()
         return True
 
