@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Raw
 
 from perdure.errors import PayloadError, UnknownFunction, UnknownRun
-from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
 
@@ -103,6 +103,9 @@ class FakePort:
     async def lag(self) -> Mapping[str, int]:
         self._check()
         return {"0": 0, "2": 17}
+
+    def counts(self) -> Counts:
+        return Counts({"0": 0, "2": 1}, {"0": 3, "2": 0}, {"0": 4}, {"1": 200})
 
     def ready(self) -> Mapping[str, str]:
         return self.waiting

@@ -229,6 +229,12 @@ async def test_health(port: FakePort) -> None:
     assert 'perdure_ready{app="shop"} 0' in text
     assert 'perdure_not_ready{what="partition 2"} 1' in text
     assert 'perdure_partition_lag{partition="2"} 17' in text
+    assert {'perdure_partition_halted{partition="0"} 0', 'perdure_partition_halted{partition="2"} 1'} < {
+        *text.split("\n")
+    }
+    assert 'perdure_events_gone{partition="1"} 200' in text
+    assert 'perdure_runs_held{partition="0"} 3' in text
+    assert 'perdure_runs_parked{partition="0"} 4' in text
 
 
 async def test_metrics_while_the_log_cannot_be_asked(port: FakePort) -> None:

@@ -1,5 +1,6 @@
 """`perdure worker` and `perdure gateway` as processes, on a real broker."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -15,6 +16,9 @@ import pytest
 from click.testing import CliRunner
 
 from perdure.cli import main
+from perdure.log.kafka import KafkaLog, parse
+from perdure.log.kafka.client import Client, partition_in
+from perdure.log.kafka.topics import Topics
 from tests.kafka.broker import Broker, NoKafka
 from tests.system.engine_process import EngineProcess, environment, wait_until
 
@@ -102,8 +106,8 @@ def test_a_gateway_takes_what_workers_do(start: Start, folder: Path) -> None:
     worker = start("worker", "--partitions", "3")
     wait_until(lambda: is_ready(worker), "to be ready", worker)
     assert answer(worker, "/healthz")[0] == 200
-    metrics = urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/metrics", timeout=60).read().decode()
-    assert {f'perdure_partition_lag{{partition="{one}"}}' in metrics for one in range(3)} == {True}
+    text = metrics(worker)
+    assert {f'perdure_partition_lag{{partition="{one}"}}' in text for one in range(3)} == {True}
     gateway = start("gateway")
     assert [view["id"] for view in gateway.readies()[0]["functions"]] == ["order", "picture"]
     assert answer(gateway, "/e/key", {"name": "shop/order.placed", "data": {"order": "o-1"}})[0] == 200
@@ -120,6 +124,71 @@ def test_a_gateway_takes_what_workers_do(start: Start, folder: Path) -> None:
     ]
     assert answer(gateway, "/v1/functions/pictures/runs", {})[0] == 404
     assert [gateway.stop(signal.SIGTERM), worker.stop(signal.SIGTERM)] == [0, 0]
+
+
+def test_a_gap_in_events_is_seen_and_acknowledged(start: Start, folder: Path) -> None:
+    folder.joinpath("go").touch()
+    first = start("worker", "--partitions", "1")
+    wait_until(lambda: is_ready(first), "to be ready", first)
+    url = first.readies()[0]["log"]
+    asyncio.run(produced(url, "o-1"))
+    wait_until(lambda: folder.joinpath("packed.txt").exists(), "to run the step", first)
+    assert first.stop(signal.SIGTERM) == 0
+    asyncio.run(produced(url, "o-2", "o-3", "o-4"))
+    asyncio.run(gone(url, 3))
+    second = start("worker")
+    wait_until(lambda: "events partition 0" in answer(second, "/readyz")[1]["waiting"], "to see the gap", second)
+    status, said, _ = answer(second, "/readyz")
+    assert status == 503
+    command = "perdure topics skip-gap shop --partition 0 --offset 3"
+    assert "its records 1 to 2 are gone and were never taken in" in said["waiting"]["events partition 0"]
+    assert command in said["waiting"]["events partition 0"]
+    assert 'perdure_events_gone{partition="0"} 2' in metrics(second)
+    done = CliRunner().invoke(main, [*command.split()[1:], "--log", url])
+    assert done.exit_code == 0, done.output
+    wait_until(lambda: is_ready(second), "to go on", second)
+    wait_until(lambda: "o-4" in folder.joinpath("packed.txt").read_text(), "to take in what comes after", second)
+    assert "perdure_events_gone{" not in metrics(second)
+    assert second.stop(signal.SIGTERM) == 0
+
+
+def test_a_partition_that_halts_is_seen(start: Start) -> None:
+    worker = start("worker", "--partitions", "2")
+    wait_until(lambda: is_ready(worker), "to be ready", worker)
+    assert 'perdure_partition_halted{partition="1"} 0' in metrics(worker)
+    asyncio.run(appended(worker.readies()[0]["log"], 1, b'{"kind": "run.dreamt", "v": 99}'))
+    wait_until(lambda: not is_ready(worker), "to halt", worker)
+    assert "install the version of perdure that wrote" in answer(worker, "/readyz")[1]["waiting"]["partition 1"]
+    assert 'perdure_partition_halted{partition="0"} 0' in metrics(worker)
+    assert 'perdure_partition_halted{partition="1"} 1' in metrics(worker)
+
+
+async def produced(url: str, *orders: str) -> None:
+    client = Client(parse(url))
+    producer = client.producer()
+    await producer.start()
+    batch = producer.create_batch()
+    for order in orders:
+        value = json.dumps({"name": "shop/order.placed", "data": {"order": order}}).encode()
+        batch.append(timestamp=None, key=None, value=value)
+    await (await producer.send_batch(batch, client.address.topic("events"), partition=0))
+    await producer.stop()
+
+
+async def gone(url: str, below: int) -> None:
+    await Topics(Client(parse(url))).trim(partition_in(parse(url).topic("events"), 0), below)
+
+
+async def appended(url: str, partition: int, record: bytes) -> None:
+    log = KafkaLog(parse(url), "shop", 2, stores=False)
+    await log.open()
+    await log.acknowledge(log.append(partition, record))
+    await log.close()
+
+
+def metrics(engine: EngineProcess) -> str:
+    text: bytes = urllib.request.urlopen(f"http://127.0.0.1:{engine.port}/metrics", timeout=60).read()
+    return text.decode()
 
 
 def test_a_member_of_a_pool_owns_nothing(start: Start) -> None:

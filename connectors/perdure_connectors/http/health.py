@@ -29,19 +29,18 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus text: whether the engine is ready and how far it lags, until metrics proper come."""
+    """Prometheus text: what is ready, lags, has halted or waits for somebody, until metrics proper come."""
     port = port_of(request)
-    waiting = port.ready()
+    waiting, counts = port.ready(), port.counts()
+    ready = {request.app.state.app_name: 0 if waiting else 1}
     lines = [
-        "# HELP perdure_ready Whether all partitions are ready.",
-        "# TYPE perdure_ready gauge",
-        f"perdure_ready{{app={_quoted(request.app.state.app_name)}}} {0 if waiting else 1}",
-        "# HELP perdure_not_ready What is not ready or has halted.",
-        "# TYPE perdure_not_ready gauge",
-        *(f"perdure_not_ready{{what={_quoted(name)}}} 1" for name in sorted(waiting)),
-        "# HELP perdure_partition_lag Records of the journal that this process has not folded yet.",
-        "# TYPE perdure_partition_lag gauge",
-        *(f"perdure_partition_lag{{partition={_quoted(one)}}} {lag}" for one, lag in (await _lag(port)).items()),
+        *_gauge("ready", "Whether all partitions are ready.", "app", ready),
+        *_gauge("not_ready", "What is not ready or has halted.", "what", dict.fromkeys(sorted(waiting), 1)),
+        *_gauge("partition_lag", "Records of the journal not folded here yet.", "partition", await _lag(port)),
+        *_gauge("partition_halted", "1 where the journal cannot be folded further.", "partition", counts.halted),
+        *_gauge("events_gone", "Records gone before their intake, which waits.", "partition", counts.events_gone),
+        *_gauge("runs_held", "Runs that wait for other code, or a payload.", "partition", counts.held),
+        *_gauge("runs_parked", "Runs whose code asks for what their log has not.", "partition", counts.parked),
     ]
     return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -70,6 +69,14 @@ async def _lag(port: Port) -> Mapping[str, int]:
             return await port.lag()
     except (TimeoutError, LogError):
         return {}
+
+
+def _gauge(name: str, what: str, label: str, values: Mapping[str, int]) -> list[str]:
+    return [
+        f"# HELP perdure_{name} {what}",
+        f"# TYPE perdure_{name} gauge",
+        *(f"perdure_{name}{{{label}={_quoted(one)}}} {value}" for one, value in values.items()),
+    ]
 
 
 def _quoted(label: str) -> str:

@@ -115,7 +115,7 @@ def prepare(directory: Path, partitions: int) -> None:
     if count != partitions:
         raise LogMismatch(
             f"{directory} has {count} partitions, and {partitions} were asked for. The number is fixed when a log is "
-            f"made: open it with partitions={count}, or copy it into a new one with `perdure topics copy`"
+            f"made, since a run's id says where it lives: open it with partitions={count}, or begin anew elsewhere"
         )
 
 

@@ -28,7 +28,7 @@
   that it is assigned to. On a shared log `end` is what this process knows; `latest` asks the log.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -190,6 +190,14 @@ class Events(Protocol):
 
     def subscribe(self, take: Callable[[Arrived], None]) -> Reader:
         """Take part in reading: `take` gets each event that no pod of the app has said `done` of. At least once."""
+        ...
+
+    @property
+    def gaps(self) -> Mapping[int, tuple[int, int]]:
+        """Partition of the topic → offsets, from and to, that are gone and were never taken in.
+
+        None of what comes after them is, until somebody says that it is known (`perdure topics skip-gap`).
+        """
         ...
 
     def refuse(self, arrived: Arrived, reason: str) -> None:

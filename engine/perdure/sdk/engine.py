@@ -17,7 +17,7 @@ from perdure.sdk.handle import RunHandle
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import SLOTS, Node
 from perdure.sdk.options import check_queue
-from perdure.sdk.port import Enqueue, FunctionView, Port, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, Port, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.asking import read
 from perdure.worker.places import open_place
@@ -208,6 +208,19 @@ class ManyPorts:
 
     async def lag(self) -> Mapping[str, int]:
         return {f"{app} {one}": lag for app, port in self._ports.items() for one, lag in (await port.lag()).items()}
+
+    def counts(self) -> Counts:
+        found = {app: port.counts() for app, port in self._ports.items()}
+
+        def all_of(what: Callable[[Counts], Mapping[str, int]]) -> dict[str, int]:
+            return {f"{app} {one}": count for app, counts in found.items() for one, count in what(counts).items()}
+
+        return Counts(
+            halted=all_of(lambda one: one.halted),
+            held=all_of(lambda one: one.held),
+            parked=all_of(lambda one: one.parked),
+            events_gone=all_of(lambda one: one.events_gone),
+        )
 
     def ready(self) -> Mapping[str, str]:
         return {f"{app} {what}": why for app, port in self._ports.items() for what, why in port.ready().items()}

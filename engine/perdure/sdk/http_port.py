@@ -10,7 +10,7 @@ from perdure.errors import DefinitionError
 from perdure.sdk import http_wire as wire
 from perdure.sdk.http_sync import SyncHttpPort
 from perdure.sdk.http_wire import ANSWER_S, REACH_S, Answer, Call
-from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
 
 if TYPE_CHECKING:
@@ -91,6 +91,10 @@ class HttpPort:
     async def lag(self) -> Mapping[str, int]:
         """Empty, as `ready`: the engine's own `/metrics` has it."""
         return {}
+
+    def counts(self) -> Counts:
+        """Empty, as `ready`."""
+        return Counts()
 
     def ready(self) -> Mapping[str, str]:
         """Empty: whether the engine is ready is for its own `/readyz`; a client waits or fails by itself."""

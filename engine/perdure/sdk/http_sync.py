@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from perdure.sdk import http_wire as wire
 from perdure.sdk.http_wire import ANSWER_S, REACH_S, Answer, Call
-from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
 
 _KEPT = 8
@@ -90,6 +90,10 @@ class SyncHttpPort:
     def lag(self) -> Mapping[str, int]:
         """Empty, as for `HttpPort`."""
         return {}
+
+    def counts(self) -> Counts:
+        """Empty, as `ready`."""
+        return Counts()
 
     def ready(self) -> Mapping[str, str]:
         """Empty, as for `HttpPort`."""

@@ -18,7 +18,7 @@ from perdure.flow.states import TERMINAL, RunState
 from perdure.sdk.journal import RunReader, records_of
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES
 from perdure.sdk.node import Node
-from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import CallOptions, decode_arguments
 from perdure.worker.asking import rules_of_call
 from perdure.worker.spec import FunctionSpec
@@ -312,6 +312,17 @@ class LocalPort:
         latest = self._node.log.latest
         processors = self._node.processors
         return {str(one.partition): max(0, await latest(one.partition) - one.offset) for one in processors}
+
+    def counts(self) -> Counts:
+        node = self._node
+        numbers = sorted({one.partition for one in node.processors} | set(node.halted))
+        held = node.worker.held
+        return Counts(
+            halted={str(one): int(one in node.halted) for one in numbers},
+            held={str(one): len(held.get(one, ())) for one in numbers},
+            parked={str(one.partition): sum(1 for _ in one.view.parked.items()) for one in node.processors},
+            events_gone={str(one): end - start for one, (start, end) in node.gaps().items()},
+        )
 
     def ready(self) -> Mapping[str, str]:
         missing = dict(self._node.waiting())

@@ -412,7 +412,18 @@ class Node:
             return {}
         found = {} if self.ownership.joined else {"group": "it has not said yet which partitions are ours"}
         ours = dict.fromkeys(self.ownership.on_the_way, "it is being taken up") | self.halted
-        return found | {f"partition {partition}": reason for partition, reason in sorted(ours.items())}
+        found |= {f"partition {partition}": reason for partition, reason in sorted(ours.items())}
+        return found | {f"events partition {one}": self._gone(one, *gap) for one, gap in sorted(self.gaps().items())}
+
+    def gaps(self) -> Mapping[int, tuple[int, int]]:
+        """Partitions of the topic of events of which this process takes in nothing, since records are gone."""
+        return {} if self.log.events is None else self.log.events.gaps
+
+    def _gone(self, partition: int, start: int, end: int) -> str:
+        return (
+            f"its records {start} to {end - 1} are gone and were never taken in, and nothing after them is until you "
+            f"say that this is known: perdure topics skip-gap {self.app.name} --partition {partition} --offset {end}"
+        )
 
 
 def _not_owned(partition: int) -> NotOwned:

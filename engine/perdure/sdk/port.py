@@ -109,6 +109,18 @@ class FunctionView(Struct, frozen=True, omit_defaults=True):
     held: int = 0
 
 
+class Counts(Struct, frozen=True):
+    """What a scraper counts, by partition, of those at hand. `events_gone` goes by those of the topic of events."""
+
+    halted: Mapping[str, int] = {}
+    """1 for a partition that halted, else 0."""
+    held: Mapping[str, int] = {}
+    """Runs that have work and wait: for a function or code that this process lacks, or a payload out of reach."""
+    parked: Mapping[str, int] = {}
+    events_gone: Mapping[str, int] = {}
+    """Records that were never taken in and are gone: nothing after them is, until somebody says that it is known."""
+
+
 class Port(Protocol):
     """Each method raises `LogFull` while writes are refused, `LogError` when the log is broken.
 
@@ -155,6 +167,8 @@ class Port(Protocol):
     async def lag(self) -> Mapping[str, int]:
         """Partition → records that its log has and that were not folded yet, of those at hand."""
         ...
+
+    def counts(self) -> Counts: ...
 
     def ready(self) -> Mapping[str, str]:
         """What is not ready yet or halted, by name (`partition 2` → reason); empty when all is well."""

@@ -8,7 +8,7 @@ from perdure.flow.ending import heir_of
 from perdure.flow.states import TERMINAL
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
-from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
 
 T = TypeVar("T")
@@ -87,6 +87,9 @@ class TestPort:
 
     async def lag(self) -> Mapping[str, int]:
         return await self._local().lag()
+
+    def counts(self) -> Counts:
+        return self._local().counts()
 
     def ready(self) -> Mapping[str, str]:
         return self._local().ready()

@@ -20,6 +20,8 @@ REQUEST_MS = 10_000
 """An answer that takes longer is one that was lost."""
 BATCH_BYTES = 1 << 20
 REQUEST_BYTES = 8 << 20
+RECORD_BYTES = REQUEST_BYTES // 2
+"""A larger record is refused: the brokers would."""
 FETCH_WAIT_MS = 200
 """How long a broker holds back a fetch while there is nothing new; what comes meanwhile is sent at once."""
 

@@ -42,7 +42,6 @@ class KafkaEvents:
 
     @property
     def gaps(self) -> Mapping[int, tuple[int, int]]:
-        """Partition → offsets, from and to, that are gone and were never taken in; it is not read from there on."""
         return {} if self._hands is None else self._hands.waiting
 
     async def skip_gap(self, partition: int, offset: int) -> None:

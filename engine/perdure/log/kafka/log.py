@@ -10,7 +10,7 @@ from perdure.errors import LogError
 from perdure.log.clock import Clock
 from perdure.log.kafka.address import Address
 from perdure.log.kafka.client import (
-    REQUEST_BYTES,
+    RECORD_BYTES,
     Client,
     Consumer,
     Partition,
@@ -34,8 +34,6 @@ from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, 
 from perdure.log.tickets import Waiters
 
 log = logging.getLogger("perdure.log.kafka")
-RECORD_BYTES = REQUEST_BYTES // 2
-"""A larger record is refused: the brokers would."""
 _FETCH_MS = 1_000
 _FETCH_SECONDS = 15.0
 _LAST_SECONDS = 20.0

@@ -14,6 +14,7 @@ from typing import Any
 
 from perdure.errors import LogError, LogMismatch
 from perdure.log.kafka.address import Address
+from perdure.log.kafka.checks import LOOKED_AT, Described, refusal, warnings
 from perdure.log.kafka.client import REQUEST_BYTES, Client, Partition, errors, partition_in, stop, structs
 from perdure.log.kafka.client import admin as admin_library
 
@@ -74,11 +75,21 @@ class Topics:
                 if kind != "events" and there[topic] != count:
                     raise LogMismatch(
                         f"topic {topic} has {there[topic]} partitions, and {count} were asked for. The number is "
-                        f"fixed when it is made: say partitions={there[topic]}, or copy it into a new one with "
-                        "`perdure topics copy`"
+                        f"fixed when it is made, since a run's id says where it lives: say "
+                        f"partitions={there[topic]}, or begin anew in another namespace"
                     )
+            await self._check(admin, wanted)
             self._known.update(wanted)
             return there
+
+    async def _check(self, admin: Any, wanted: Mapping[str, tuple[str, int]]) -> None:
+        """Raises `LogMismatch` for topics that would break a promise; says which of them are weak."""
+        found = await _described(admin, {topic: kind for topic, (kind, _) in wanted.items()})
+        wrong = refusal(found, ",".join(self._address.servers))
+        if wrong:
+            raise LogMismatch(wrong)
+        for warning in warnings(found):
+            log.warning("%s", warning)
 
     async def partitions_of(self, topics: Collection[str]) -> dict[str, int]:
         """How many each has, of those that there are."""
@@ -180,6 +191,26 @@ class Topics:
 async def _partitions(admin: Any, topics: list[str]) -> dict[str, int]:
     described = await admin.describe_topics(topics)
     return {one["topic"]: len(one["partitions"]) for one in described if not one["error_code"]}
+
+
+async def _described(admin: Any, kinds: Mapping[str, str]) -> dict[str, Described]:
+    """Topics as they are. What may not be looked at is taken to be as it should be, and named."""
+    resource, topic_type = (
+        admin_library().config_resource.ConfigResource,
+        admin_library().config_resource.ConfigResourceType.TOPIC,
+    )
+    asked = [resource(topic_type, topic, dict.fromkeys(LOOKED_AT, "")) for topic in kinds]
+    settings: dict[str, dict[str, str]] = {}
+    for answer in await admin.describe_configs(asked):
+        for code, message, _, topic, entries in answer.resources:
+            settings[topic] = {entry[0]: entry[1] for entry in entries}
+            if code:
+                log.warning("the settings of topic %s are not checked: %s", topic, message or errors().for_code(code))
+    copies = {
+        one["topic"]: min(len(part["replicas"]) for part in one["partitions"])
+        for one in await admin.describe_topics(list(kinds))
+    }
+    return {topic: Described(kind, copies[topic], settings[topic]) for topic, kind in kinds.items()}
 
 
 async def _seen(admin: Any, topics: list[str]) -> dict[str, int]:
