@@ -31,7 +31,8 @@ _POM = f"""<project>
   </dependencies>
 </project>
 """
-# Small waits, so that tests of rebalances and of members that died are short. One broker keeps one copy.
+# Small waits, so that tests of rebalances and of members that died are short. One broker keeps one copy. Topics that
+# are merely asked about come into being, as on any broker that nobody has told otherwise.
 _PROPERTIES = """
 process.roles=broker,controller
 node.id=1
@@ -42,7 +43,7 @@ controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={folder}/data
 num.partitions=1
-auto.create.topics.enable=false
+auto.create.topics.enable=true
 offsets.topic.num.partitions=4
 offsets.topic.replication.factor=1
 transaction.state.log.num.partitions=4
