@@ -28,7 +28,7 @@ class Brokers:
         return
 
     def _batch(self) -> Any:
-        return SimpleNamespace(append=lambda **_: True)
+        return SimpleNamespace(_builder=SimpleNamespace(append=lambda *_: True))
 
     async def _send(self, batch: object, topic: str, *, partition: int) -> "asyncio.Future[Any]":
         if self.away:
@@ -77,8 +77,7 @@ async def test_best_effort_that_fails_refuses_nobody(desk: Desk) -> None:
 
 async def test_what_waits_is_told_of_failures_and_sent_again(desk: Desk) -> None:
     desk.brokers.away = 1
-    ticket = desk.lanes.put(partition_in("journal", 0), b"x")
-    desk.writer.wake()
+    ticket = desk.lanes.lane(partition_in("journal", 0)).put(b"x")
     async with asyncio.timeout(60):
         await desk.landed.wait()
     assert len(desk.failures) == 1

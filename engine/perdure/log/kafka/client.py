@@ -41,6 +41,7 @@ class Record(Protocol):
 
     offset: int
     timestamp: int
+    timestamp_type: int
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]

@@ -10,19 +10,22 @@ later, and wants to begin elsewhere, catches up by fetches of its own.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import Client, Consumer, Partition, Record, errors, partition_in, spawn, stop
+from perdure.log.kafka.client import Client, Consumer, Partition, errors, partition_in, spawn, stop
+from perdure.log.kafka.packing import fetched_batches, unpack_batches
 from perdure.log.protocol import Batch, Failed, Sink
 from perdure.log.readers import Follower
 
 log = logging.getLogger("perdure.log.kafka")
 POLL_MS = 500
+MOST_BATCHES = 16
+"""Unpacked at once; more of them wait for the next turn."""
 MOST_RECORDS = 5_000
-"""In one turn of the loop; more of them wait for the next."""
+"""Given in one turn of the loop."""
 STALLED_SECONDS = 10.0
 """What stands in the journal for so long, and is not read, is taken for the work of a fetcher that hangs."""
 _AGAIN_SECONDS = 0.2
@@ -31,23 +34,6 @@ Fetch = Callable[[int, int], Coroutine[Any, Any, list[Batch]]]
 """(partition, offset) → batches, asked of the brokers."""
 Look = Callable[[int], Coroutine[Any, Any, int]]
 """Learns where a partition begins and ends by now; its end."""
-
-
-def batches_of(partition: int, records: Iterable[Record]) -> list[Batch]:
-    """Consecutive records of one time are one batch."""
-    found: list[Batch] = []
-    values: list[bytes] = []
-    offset, following, stamp = 0, -1, -1
-    for record in records:
-        if record.offset != following or record.timestamp != stamp:
-            if values:
-                found.append(Batch(partition, offset, stamp, values))
-            values, offset, stamp = [], record.offset, record.timestamp
-        values.append(record.value or b"")
-        following = record.offset + 1
-    if values:
-        found.append(Batch(partition, offset, stamp, values))
-    return found
 
 
 def end_of(batch: Batch) -> int:
@@ -161,7 +147,7 @@ class Feed:
                 consumer = self._consumer
                 if consumer is None:
                     consumer = self._consumer = await self._made()
-                found = await consumer.getmany(timeout_ms=POLL_MS, max_records=MOST_RECORDS)
+                found = await fetched_batches(consumer, timeout_ms=POLL_MS, most=MOST_BATCHES)
                 if consumer is not self._consumer:
                     continue
             except errors().OffsetOutOfRangeError as error:
@@ -172,12 +158,22 @@ class Feed:
                 await self._again()
                 continue
             self._moved.clear()  # of what was moved before, aiokafka has thrown away what it had
-            for place, records in found.items():
-                for batch in batches_of(place.partition, records):
-                    if place.partition not in self._moved:
-                        self._give(batch)
+            await self._give_all(consumer, [batch for parts in found.values() for part in parts for batch in part])
             # What is there already is given without waiting: others need their turn.
             await asyncio.sleep(0)
+
+    async def _give_all(self, consumer: Consumer, batches: Sequence[Batch]) -> None:
+        """In turns of the loop, until there is another consumer: that one reads the rest again."""
+        given = 0
+        for batch in batches:
+            if given >= MOST_RECORDS:
+                await asyncio.sleep(0)
+                given = 0
+                if consumer is not self._consumer:
+                    return
+            if batch.partition not in self._moved:
+                self._give(batch)
+                given += len(batch.values)
 
     async def _watch(self) -> None:
         """aiokafka's fetcher has been seen to stand still while records come: then a new consumer reads on."""
@@ -236,6 +232,7 @@ class Feed:
         except BaseException:
             await stop(consumer)
             raise
+        unpack_batches(consumer)
         consumer.assign(self._places)
         for number, place in enumerate(self._places):
             consumer.seek(place, self._positions[number])

@@ -7,8 +7,7 @@ Tickets are numbered over all lanes. One is acknowledged when its record, and ev
 is one less than the lowest ticket that still stands in any lane.
 """
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 from perdure.log.kafka.client import Partition
 
@@ -16,14 +15,15 @@ from perdure.log.kafka.client import Partition
 class Lane:
     """Records on their way to one partition, in order."""
 
-    __slots__ = ("_tickets", "_values", "flying", "place")
+    __slots__ = ("_lanes", "_tickets", "_values", "flying", "place")
 
-    def __init__(self, place: Partition) -> None:
+    def __init__(self, lanes: "Lanes", place: Partition) -> None:
+        self._lanes = lanes
         self.place = place
         self.flying = 0
         """So many of the first are in flight."""
-        self._values: deque[bytes] = deque()
-        self._tickets: deque[int] = deque()
+        self._values: list[bytes] = []
+        self._tickets: list[int] = []
 
     def __len__(self) -> int:
         return len(self._values)
@@ -32,41 +32,55 @@ class Lane:
     def lowest(self) -> int:
         return self._tickets[0]
 
-    def put(self, ticket: int, value: bytes) -> None:
+    def put(self, value: bytes) -> int:
+        """Every record comes through here: the first one that waits wakes who sends, and no other."""
+        lanes = self._lanes
+        ticket = lanes.ticket = lanes.ticket + 1
+        if not self._values:
+            lanes.begun(self)
         self._values.append(value)
         self._tickets.append(ticket)
+        return ticket
 
-    def __iter__(self) -> Iterator[bytes]:
-        """What is not acknowledged, first what has waited longest."""
-        return iter(self._values)
+    def first(self, limit_bytes: int) -> Sequence[bytes]:
+        """What has waited longest, of all that is not acknowledged: as much as fits, and at least one record."""
+        if sum(map(len, self._values)) <= limit_bytes:
+            return self._values
+        size = 0
+        for count, value in enumerate(self._values):
+            size += len(value)
+            if count and size > limit_bytes:
+                return self._values[:count]
+        return self._values
 
     def landed(self) -> int:
         """The flight is over: its records are durable. How many they were."""
         count, self.flying = self.flying, 0
-        for _ in range(count):
-            self._values.popleft()
-            self._tickets.popleft()
+        del self._values[:count]
+        del self._tickets[:count]
         return count
 
 
 class Lanes:
-    """All lanes, and the ticket up to which everything is durable."""
+    """All lanes, and the ticket up to which everything is durable. `wake` is called when one has begun to fill."""
 
     def __init__(self) -> None:
         self.ticket = 0
         self.acknowledged = 0
+        self.wake: Callable[[], None] = _nobody
         self._lanes: dict[Partition, Lane] = {}
         self._full: dict[Lane, None] = {}
         """Lanes that hold something, in the order in which they began to."""
 
-    def put(self, place: Partition, value: bytes) -> int:
+    def lane(self, place: Partition) -> Lane:
         lane = self._lanes.get(place)
         if lane is None:
-            lane = self._lanes[place] = Lane(place)
-        self.ticket += 1
-        lane.put(self.ticket, value)
+            lane = self._lanes[place] = Lane(self, place)
+        return lane
+
+    def begun(self, lane: Lane) -> None:
         self._full[lane] = None
-        return self.ticket
+        self.wake()
 
     def waiting(self) -> list[Lane]:
         """Lanes that have something to send, and nothing in flight."""
@@ -84,3 +98,7 @@ class Lanes:
         """No flight will be heard of again: everything is to be sent once more, in order."""
         for lane in self._full:
             lane.flying = 0
+
+
+def _nobody() -> None:
+    """Nobody sends yet."""

@@ -22,10 +22,11 @@ from perdure.log.kafka.client import (
 from perdure.log.kafka.commands import PARTITIONS as QUEUE_PARTITIONS
 from perdure.log.kafka.commands import KafkaCommands
 from perdure.log.kafka.events import KafkaEvents
-from perdure.log.kafka.feed import Feed, batches_of, end_of
+from perdure.log.kafka.feed import Feed, end_of
 from perdure.log.kafka.group import Group
 from perdure.log.kafka.hands import Members
 from perdure.log.kafka.lanes import Lane, Lanes
+from perdure.log.kafka.packing import batches_of
 from perdure.log.kafka.snapshots import KafkaSnapshots
 from perdure.log.kafka.state import StateDisk
 from perdure.log.kafka.topics import SIDES, Topics, wanted_of
@@ -89,6 +90,7 @@ class KafkaLog:
         there = await self.topics.ensure(wanted_of(self.address, self._app, self._partitions))
         self._state = StateDisk(self._directory, self._partitions) if self._stores else None
         self._lanes = Lanes()
+        self._own_lanes = [self._lanes.lane(place) for place in self._places]
         self._waiters = Waiters()
         self._writer = Writer(client, self._lanes, self._ensured, self._landed, self._failed)
         self._feed = Feed(client, self._journal, self._partitions, self.fetch, self.latest, self._seen)
@@ -148,16 +150,20 @@ class KafkaLog:
     def append(self, partition: int, value: bytes) -> int:
         if not 0 <= partition < self._partitions:
             raise IndexError(f"partition {partition}: this log has {self._partitions}")
-        return self._put(self._places[partition], value)
+        if not self._opened or len(value) > RECORD_BYTES:
+            raise self._refusal(value)
+        return self._own_lanes[partition].put(value)
 
     def _put(self, place: Partition, value: bytes) -> int:
+        """As `append`, to any topic."""
+        if not self._opened or len(value) > RECORD_BYTES:
+            raise self._refusal(value)
+        return self._lanes.lane(place).put(value)
+
+    def _refusal(self, value: bytes) -> LogError:
         if not self._opened:
-            raise LogError("the log is not open: `await log.open()` first")
-        if len(value) > RECORD_BYTES:
-            raise LogError(f"a record of {len(value):,} bytes is too large for Kafka: {RECORD_BYTES:,} at most")
-        ticket = self._lanes.put(place, value)
-        self._writer.wake()
-        return ticket
+            return LogError("the log is not open: `await log.open()` first")
+        return LogError(f"a record of {len(value):,} bytes is too large for Kafka: {RECORD_BYTES:,} at most")
 
     async def acknowledge(self, ticket: int) -> None:
         if ticket <= self._lanes.acknowledged:

@@ -1,6 +1,6 @@
 """Sends what stands in the lanes, one batch a partition at a time, and again until the brokers have it.
 
-    wake ─► pump: for each lane that waits, a batch ─► producer ─► brokers ─► landed: acknowledge, send the next
+    put  ─► pump: for each lane that waits, a batch ─► producer ─► brokers ─► landed: acknowledge, send the next
                                                           │
              a new producer sends everything that is  ◄───┘ an error, or no answer in time: this producer is abandoned
              not acknowledged, in order
@@ -19,6 +19,7 @@ from functools import partial
 from perdure.errors import LogError
 from perdure.log.kafka.client import BATCH_BYTES, Appended, Client, Partition, Producer, spawn
 from perdure.log.kafka.lanes import Lane, Lanes
+from perdure.log.kafka.packing import fill
 
 log = logging.getLogger("perdure.log.kafka")
 ANSWER_SECONDS = 15.0
@@ -51,6 +52,7 @@ class Writer:
         self._producer: Producer | None = None
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
+        lanes.wake = self._woken.set
         self._task: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._overdue: dict[Lane, asyncio.TimerHandle] = {}
@@ -59,9 +61,6 @@ class Writer:
         """Raises `LogError` if no broker answers."""
         self._producer = await self._made()
         self._task = spawn(self._pump())
-
-    def wake(self) -> None:
-        self._woken.set()
 
     def say(self, place: Partition, value: bytes) -> None:
         """Sent once, if it can be: what is lost on the way is lost."""
@@ -115,8 +114,7 @@ class Writer:
         side, self._side = self._side, {}
         for place, values in side.items():
             batch = producer.create_batch()
-            for value in values:
-                batch.append(timestamp=None, key=None, value=value)
+            fill(batch, values)
             async with asyncio.timeout(ANSWER_SECONDS):
                 answer = await producer.send_batch(batch, place.topic, partition=place.partition)
             answer.add_done_callback(_heard, context=Context())
@@ -124,16 +122,10 @@ class Writer:
     async def _send(self, producer: Producer, lane: Lane) -> None:
         await self._ensure(lane.place.topic)
         batch = producer.create_batch()
-        count = size = 0
-        for value in lane:
-            size += len(value)
-            if count and size > BATCH_BYTES:
-                break
-            if batch.append(timestamp=None, key=None, value=value) is None:
-                break
-            count += 1
+        values = lane.first(BATCH_BYTES)
+        count = fill(batch, values)
         if not count:
-            raise LogError(f"a record of {size} bytes does not fit into a batch")
+            raise LogError(f"a record of {len(values[0]):,} bytes does not fit into a batch")
         lane.flying = count
         async with asyncio.timeout(ANSWER_SECONDS):
             answer = await producer.send_batch(batch, lane.place.topic, partition=lane.place.partition)
