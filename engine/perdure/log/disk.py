@@ -23,7 +23,7 @@ from rocksdict import (
 from perdure.errors import LogCorrupt, LogError, LogFull, LogInUse, LogMismatch
 from perdure.log.directory import Mark
 from perdure.log.manifest import manifest
-from perdure.log.remains import VOUCHER, continues, find_cut, make_cut
+from perdure.log.remains import VOUCHER, continues, cut_manifest, find_cut, make_cut
 from perdure.log.tails import Tail, tail
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
@@ -81,9 +81,10 @@ class Disk:
 
         Raises `LogCorrupt` if something acknowledged would go.
         """
+        mended = cut_manifest(self.path)
         cut = find_cut(self.path, self._expected)
         if cut is None:
-            return None
+            return 0 if mended else None
         self._mark.insist(cut.vouched)
         make_cut(cut)
         return cut.vouched
@@ -201,10 +202,10 @@ def _full(directory: Path, text: str) -> str:
 
 def _in_doubt(path: Path) -> bool:
     """Whether RocksDB would drop something without a word, or recover around a hole. Raises `LogCorrupt`."""
-    book = manifest(path)
-    if book is not None and tail(book) is Tail.DAMAGED:
+    named = manifest(path)
+    if named is not None and tail(named) is Tail.DAMAGED and not cut_manifest(path):
         raise LogCorrupt(
-            f"{book} is damaged near its end: the length of a record is not what was written. Opening it would "
+            f"{named} is damaged near its end: the length of a record is not what was written. Opening it would "
             "drop what follows: restore the directory from a backup"
         )
     wals = sorted(path.glob("*.log"), key=lambda file: int(file.stem))

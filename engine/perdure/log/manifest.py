@@ -6,15 +6,16 @@ A WAL below `min_log_number_to_keep` is in tables as a whole: a power failure ma
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from perdure.log.tails import BLOCK, HEADER, checksum_of
 
-_MIN_LOG = 10
+_LOG, _LAST_SEQUENCE, _MIN_LOG, _FAMILY = 2, 4, 10, 200
 _SHAPES = {
     1: "b",  # comparator
-    2: "n",  # log number of a family
+    _LOG: "n",  # of a family: what it has in WALs below is in tables
     3: "n",  # next file
-    4: "n",  # last sequence number
+    _LAST_SEQUENCE: "n",
     5: "nb",  # where compaction goes on
     6: "nn",  # table removed
     7: "nnnbb",  # table added, as first written
@@ -23,12 +24,13 @@ _SHAPES = {
     100: "nnnbbnn",
     102: "nnnnbbnn",
     103: "nnnbbnnf",  # table added, as now: further fields of its own
-    200: "n",  # family
+    _FAMILY: "n",
     201: "b",
     202: "",
     203: "n",
     300: "n",  # edits still to come in the group
 }
+SECTOR = 512
 _IGNORABLE = 1 << 13
 _LAST_FIELD = 1
 
@@ -42,21 +44,62 @@ def manifest(folder: Path) -> Path | None:
     return named if named.is_file() else None
 
 
-def first_wal(folder: Path) -> int:
+class Book(NamedTuple):
+    """What a manifest says, as far as it is whole."""
+
+    path: Path
+    end: int
+    """Where its last whole edit ends."""
+    torn: bool
+    """What follows that edit has the holes of a write that was never synced."""
+    first_wal: int
     """The lowest number of a WAL that is not in tables; 0 if that is not to be found out."""
+    recovered: int
+    """The log number that the last opening gave: no WAL has it, and the WALs from then on have higher ones."""
+    recovered_sequence: int
+    """The last sequence number that was in tables then."""
+
+
+def book(folder: Path) -> Book | None:
+    """None if there is no manifest."""
     path = manifest(folder)
-    found = 0
-    if path is not None:
-        for edit in _records(path.read_bytes()):
-            try:
-                found = max(found, _min_log(edit))
-            except (IndexError, KeyError):
-                return 0
-    return found
+    if path is None:
+        return None
+    data = path.read_bytes()
+    end = first = recovered = sequence = 0
+    of_family: dict[int, int] = {}
+    known = True
+    for edit, after in _edits(data):
+        end = after
+        try:
+            fields = _numbers(edit)
+        except (IndexError, KeyError):
+            known = False
+            continue
+        first = max(first, fields.get(_MIN_LOG, 0))
+        if _LOG in fields:
+            of_family[fields.get(_FAMILY, 0)] = fields[_LOG]
+        if _LOG in fields and _FAMILY not in fields:  # nothing is ever in this family, so that no flush sets it
+            recovered, sequence = fields[_LOG], fields.get(_LAST_SEQUENCE, 0)
+    used = [number for family, number in of_family.items() if family]
+    first = max(first, min(used, default=0)) if known else 0
+    return Book(path, end, _has_hole(data, end), first, recovered, sequence)
 
 
-def _records(data: bytes) -> Iterator[bytes]:
-    """Payloads, as far as their checksums are right."""
+def first_wal(folder: Path) -> int:
+    """See `Book`."""
+    found = book(folder)
+    return 0 if found is None else found.first_wal
+
+
+def _has_hole(data: bytes, at: int) -> bool:
+    """Whether a sector has nothing but zeros from `at` on: a disk writes whole ones. One bad byte looks otherwise."""
+    begins = (at, *range(at - at % SECTOR + SECTOR, len(data), SECTOR))
+    return any(not any(data[begin : begin - begin % SECTOR + SECTOR]) for begin in begins if begin < len(data))
+
+
+def _edits(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Edits and where each ends, as far as their checksums are right."""
     at, parts = 0, b""
     while at + HEADER <= len(data):
         left = BLOCK - at % BLOCK
@@ -69,19 +112,21 @@ def _records(data: bytes) -> Iterator[bytes]:
             return
         parts += data[at + HEADER : end]
         if kind in (1, 4):
-            yield parts
+            yield parts, end
             parts = b""
         at = end
 
 
-def _min_log(edit: bytes) -> int:
-    at = found = 0
+def _numbers(edit: bytes) -> dict[int, int]:
+    """The fields of an edit that are one number each."""
+    at, found = 0, dict[int, int]()
     while at < len(edit):
         tag, at = _number(edit, at)
-        if tag == _MIN_LOG:
-            found, at = _number(edit, at)
+        shape = "b" if tag & _IGNORABLE else _SHAPES[tag]
+        if shape == "n":
+            found[tag], at = _number(edit, at)
             continue
-        for kind in "b" if tag & _IGNORABLE else _SHAPES[tag]:
+        for kind in shape:
             at = _skip(edit, at, kind)
     return found
 

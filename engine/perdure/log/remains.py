@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from perdure.errors import LogCorrupt
 from perdure.log.directory import sync_directory
-from perdure.log.manifest import first_wal
+from perdure.log.manifest import Book, book, first_wal
 from perdure.log.tails import BLOCK, HEADER, checksum_of
 
 VOUCHER = b"\xff\xff"
@@ -66,9 +66,7 @@ def find_cut(folder: Path, mark: int) -> Cut | None:
 
     Raises `LogCorrupt` if somebody was. None: whatever RocksDB complains of, it is no end of a WAL.
     """
-    first = first_wal(folder)
-    numbers = sorted(number for path in folder.glob("*.log") if (number := int(path.stem)) >= first)
-    paths = [folder / f"{number:06}.log" for number in numbers]
+    paths = _wals(folder)
     wals = [_load(path) for path in paths]
     vouched = _vouched(wals)
     sure = max(mark, vouched)
@@ -91,18 +89,55 @@ def make_cut(cut: Cut) -> None:
     for path in reversed(cut.wals[1:]):
         path.unlink()
     sync_directory(cut.wals[0].parent)
-    fd = os.open(cut.wals[0], os.O_RDWR)
+    _shorten(cut.wals[0], cut.at)
+
+
+def _shorten(path: Path, size: int) -> None:
+    fd = os.open(path, os.O_RDWR)
     try:
-        os.ftruncate(fd, cut.at)
+        os.ftruncate(fd, size)
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def cut_manifest(folder: Path) -> bool:
+    """Take from the end of the manifest an edit that was never synced. Whether there was one; durable when it returns.
+
+    Nothing goes with it: WALs are removed only after the edit that says so was synced. If they are gone all the same,
+    the edit was damaged later, and `LogCorrupt` is raised.
+    """
+    found = book(folder)
+    if found is None or not found.torn:
+        return False
+    if not _has_all_since(folder, found):
+        raise LogCorrupt(_damaged(found.path, found.end))
+    _shorten(found.path, found.end)
+    return True
+
+
+def _has_all_since(folder: Path, found: Book) -> bool:
+    """Whether no WAL is missing of those that the manifest, as far as it is whole, says are needed."""
+    if (folder / f"{found.first_wal:06}.log").exists():
+        return True
+    if found.first_wal != found.recovered:
+        return False
+    batches = (batch for path in _wals(folder) for batch in _walk(_load(path), 0, 0) if isinstance(batch, Found))
+    first = next(batches, None)
+    return found.recovered_sequence == 0 if first is None else first.first == found.recovered_sequence + 1
 
 
 def continues(paths: list[Path]) -> bool:
     """Whether each WAL begins with the write after the last one of the WAL before, headers being right."""
     ends = [ends for ends in map(_ends, paths) if ends is not None]
     return all(last + 1 == first for (_, last), (first, _) in pairwise(ends))
+
+
+def _wals(folder: Path) -> list[Path]:
+    """Those that count, in order."""
+    first = first_wal(folder)
+    numbers = sorted(number for path in folder.glob("*.log") if (number := int(path.stem)) >= first)
+    return [folder / f"{number:06}.log" for number in numbers]
 
 
 def _ends(path: Path) -> tuple[int, int] | None:
