@@ -23,7 +23,7 @@ from tests.simulation.checks.replaying import check_replays
 from tests.simulation.programs.alone import Alone, crashing
 from tests.simulation.programs.app import make_app
 from tests.simulation.programs.plan import Plan, random_plan
-from tests.simulation.programs.player import Scene
+from tests.simulation.programs.player import Scene, Stage
 
 PROGRAMS = int(os.environ.get("PERDURE_PROGRAMS", "24"))
 FIRST = int(os.environ.get("PERDURE_SEED", "0"))
@@ -37,7 +37,7 @@ async def test_random_programs(seed: int) -> None:
 
 async def play(plan: Plan, rng: random.Random) -> None:
     scene = Scene()
-    async with TestEngine(make_app(scene), evict=rng.random() < 0.3) as engine:
+    async with TestEngine(make_app(Stage(scene)), evict=rng.random() < 0.3) as engine:
         engine.log.on_append = crashing(rng)
         alone = Alone(engine, scene)
         await alone.play(plan)

@@ -2,9 +2,11 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import msgspec
+from msgspec.structs import FieldInfo
 from xxhash import xxh3_64_hexdigest
 
 from perdure.duration import parse_ms
@@ -16,7 +18,7 @@ from perdure.sdk.events import CancelOn, EventReader, EventType, is_event_type
 from perdure.sdk.matching import Join, join, keys_below_data, paths_in
 from perdure.sdk.paths import check_data_path
 from perdure.sdk.signatures import event_data_type, type_hints
-from perdure.sdk.source import Scanned, WaitCall, scan, source_digest
+from perdure.sdk.source import Scanned, WaitCall, scan
 from perdure.sdk.step import Step
 from perdure.worker.payloads import decoder_for
 from perdure.worker.spec import FunctionSpec
@@ -276,7 +278,7 @@ def check_wait(defined: FunctionDefined, event: str, path: str) -> None:
 def definition_of(app: str, specs: Iterable[FunctionSpec], steps: Iterable[Step[..., Any]]) -> Definition:
     """The whole app. Its digest covers what folds read, and the source of functions and of module-level steps."""
     functions = tuple(spec.defined for spec in sorted(specs, key=lambda spec: spec.id))
-    sources = sorted((step.name, source_digest(step.fn)) for step in steps)
+    sources = sorted((step.name, step.source) for step in steps)
     window_ms = max([WINDOW_MS, *(function.lookback_ms for function in functions)])
     blank = Definition(app, "", functions, EXPRESSION_VERSION, window_ms)
     return msgspec.structs.replace(blank, digest="x3:" + xxh3_64_hexdigest(_encode((_meaning(blank), sources))))
@@ -291,5 +293,10 @@ def _meaning(value: object) -> object:
         return [_meaning(item) for item in cast("tuple[object, ...]", value)]
     if not isinstance(value, msgspec.Struct):
         return value
-    fields = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(type(value)))
+    fields = ((field, getattr(value, field.name)) for field in _fields(type(value)))
     return {field.name: _meaning(held) for field, held in fields if held != field.default}
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[FieldInfo, ...]:
+    return msgspec.structs.fields(kind)

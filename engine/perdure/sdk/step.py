@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Coroutine
-from functools import update_wrapper
+from functools import cached_property, update_wrapper
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from perdure.duration import parse_ms
 from perdure.errors import DefinitionError
 from perdure.sdk.options import Retry, StepOptions, check_flag, check_id, check_names, check_queue, retry_policy
 from perdure.sdk.signatures import check_callable, local_names, type_hints
+from perdure.sdk.source import source_digest
 from perdure.worker.lineage import here, in_step
 from perdure.worker.queued import queued
 from perdure.worker.spec import StepSpec
@@ -63,6 +64,11 @@ class Step(Generic[P, R_co]):
         if spec is None:
             spec = self._spec = self._made()
         return spec
+
+    @cached_property
+    def source(self) -> str:
+        """Digest of the function's source."""
+        return source_digest(self.fn)
 
     def _made(self) -> StepSpec:
         hints = type_hints(self.fn, self._local)

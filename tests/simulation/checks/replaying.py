@@ -7,7 +7,7 @@ ships, with steps whose bodies never end; what it would write is caught, and com
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import cache
 from random import Random
 from typing import Any
@@ -29,13 +29,13 @@ from tests.evidence.refolding import Records
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.tales import Tale
 from tests.simulation.checks.ways import ways_at, went_both_ways
-from tests.simulation.programs.app import make_app
+from tests.simulation.programs.app import Troupe
 from tests.simulation.programs.player import Scene
 
 MOST_TURNS = 20_000
-QUIET_TURNS = 40
 REPLAYS = 24
 """In each partition."""
+_TROUPE = Troupe()
 
 
 class StoodStill(Scene):
@@ -133,8 +133,6 @@ class Replayer:
         self._everything = everything
         self._rng = rng
         self._view = View(partition, len(evidence.journal))
-        self._scene = StoodStill(evidence)
-        self._apps: dict[str, App] = {}
         self.replays = 0
 
     async def replay(self) -> None:
@@ -163,7 +161,7 @@ class Replayer:
         routes = view.routes()
         if state is None or state.status != "running" or "retry" in state.timers or routes is None:
             return
-        app = self._app_of(routes.definition.digest)
+        app = _apps()[routes.definition.digest]
         if state.function not in app.functions:
             return  # It came from where newer code is the current one already: whoever has it here holds it.
         replica = Replica(view, self._everything, routes.definition.digest)
@@ -178,20 +176,13 @@ class Replayer:
         worker.processors = {view.partition: replica}
         worker.recover(view.partition, [state], False)
         execution = worker.executions[run]
-        await _at_rest(lambda: execution.replaying and not execution.gone(), lambda: len(replica.written))
+        await _at_rest(lambda: execution.replaying and not execution.gone())
         asked = dict(execution.recorded)
         bodies = set(execution.bodies)
         await worker.close()
-        for _ in range(QUIET_TURNS):
-            await asyncio.sleep(0)  # what cleans up after itself has its turns
+        await _at_rest(lambda: False)  # what cleans up after itself has its turns
         self.replays += 1
         self._compare(self._evidence.tales[run], replica.written, asked, bodies)
-
-    def _app_of(self, digest: str) -> App:
-        if digest not in self._apps:
-            version, pools, changing = _versions()[digest]
-            self._apps[digest] = make_app(self._scene, version, pools=pools, changing=changing)
-        return self._apps[digest]
 
     def _compare(self, tale: Tale, written: Sequence[Record], asked: Mapping[str, str], bodies: set[str]) -> None:
         where = f"I16: run {tale.id}, replayed up to {self._view.offset}"
@@ -215,23 +206,19 @@ class Replayer:
 
 
 @cache
-def _versions() -> Mapping[str, tuple[int, bool, bool]]:
-    """Digest of the code → what makes it. To digest an app takes as long as many replays."""
+def _apps() -> Mapping[str, App]:
+    """By the digest of their code."""
     made = itertools.product(range(3), (False, True), (False, True))
-    return {
-        make_app(Scene(), version, pools=pools, changing=changing).definition().digest: (version, pools, changing)
-        for version, pools, changing in made
-    }
+    apps = [_TROUPE.app(version, pools=pools, changing=changing) for version, pools, changing in made]
+    return {app.definition().digest: app for app in apps}
 
 
-async def _at_rest(busy: Callable[[], bool], wrote: Callable[[], int]) -> None:
-    """Until all that is recorded was handed out, and a while after that nothing more was written."""
-    quiet = before = 0
+async def _at_rest(busy: Callable[[], bool]) -> None:
+    """Until it is not busy, and nobody but us has anything to do."""
+    ready: Sized = getattr(asyncio.get_running_loop(), "_ready")  # noqa: B009 - typeshed does not know it
     for _ in range(MOST_TURNS):
         await asyncio.sleep(0)
-        quiet = 0 if busy() or wrote() != before else quiet + 1
-        before = wrote()
-        if quiet > QUIET_TURNS:
+        if not ready and not busy():
             return
     raise AssertionError("I16: a replay does not come to its end")
 
@@ -239,6 +226,7 @@ async def _at_rest(busy: Callable[[], bool], wrote: Callable[[], int]) -> None:
 async def check_replays(evidence: Evidence, rng: Random) -> int:
     """All partitions, on an ordinary loop. How many replays there were."""
     replays = 0
+    _TROUPE.stage.scene = StoodStill(evidence)
     logging.getLogger("perdure.worker").disabled = True  # runs that are stopped half-way say so, each time
     for partition, entries in evidence.journal.items():
         replayer = Replayer(evidence, partition, [(entry.offset, entry.ms, entry.raw) for entry in entries], rng)

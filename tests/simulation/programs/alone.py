@@ -9,7 +9,7 @@ from perdure.testing import TestEngine
 from tests.simulation.programs.app import begin_data, make_app
 from tests.simulation.programs.generate import KEYS, USERS
 from tests.simulation.programs.plan import AnyMove, Begin, Crash, Enqueue, Meddle, Pass, Plan, Tell
-from tests.simulation.programs.player import Scene
+from tests.simulation.programs.player import Scene, Stage
 
 ROUNDS = 60
 """So many times all that is waited for comes, at the end: then nobody waits any more."""
@@ -49,7 +49,7 @@ class Alone:
                 await engine.advance(f"{move.ms}ms")
             case Crash():
                 if move.version is not None:
-                    engine.app = make_app(self.scene, move.version)
+                    engine.app = make_app(Stage(self.scene), move.version)
                 await engine.crash()
 
     async def _send(self, event: Event) -> None:

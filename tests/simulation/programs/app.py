@@ -7,15 +7,29 @@ import msgspec
 from perdure import App, CancelOn, Context, Ended, Event, Function, Retry, Step
 from tests.simulation.programs import syntax
 from tests.simulation.programs.changing import add_changing
-from tests.simulation.programs.player import Player, Scene, Told
+from tests.simulation.programs.player import Player, Scene, Stage, Told
 from tests.simulation.programs.syntax import LIMIT, Program
 
 WAITS = ["go data.k", "go data.u", "go", "begin data.k", "begin data.u", "begin"]
 REMIND = syntax.Step(value=7)
 
 
-def make_app(scene: Scene, version: int = 0, *, pools: bool = False, changing: bool = False) -> App:
-    """A new app, for one pod. `version` 0 lacks the change "tea"; each version has a function of its own.
+class Troupe:
+    """Apps that are made once and play in one scene after another: to read their source takes as long as a world."""
+
+    def __init__(self) -> None:
+        self.stage = Stage(Scene())
+        self._apps: dict[tuple[int, bool, bool], App] = {}
+
+    def app(self, version: int, *, pools: bool, changing: bool) -> App:
+        key = version, pools, changing
+        if key not in self._apps:
+            self._apps[key] = make_app(self.stage, version, pools=pools, changing=changing)
+        return self._apps[key]
+
+
+def make_app(stage: Stage, version: int = 0, *, pools: bool = False, changing: bool = False) -> App:
+    """A new app. `version` 0 lacks the change "tea"; each version has a function of its own.
 
     `pools`: it has a step that members of a worker pool run. `changing`: versions differ in what their functions are
     defined to be, too.
@@ -24,17 +38,17 @@ def make_app(scene: Scene, version: int = 0, *, pools: bool = False, changing: b
 
     @app.step(retries=Retry(LIMIT))
     async def work(job: syntax.Step) -> str:
-        return await scene.work(job)
+        return await stage.scene.work(job)
 
     @app.step(retries=Retry(LIMIT))
     def labour(job: syntax.Step) -> str:
-        return scene.labour(job)
+        return stage.scene.labour(job)
 
     steps: dict[str, Step[[syntax.Step], str]] = {"async": work, "thread": labour}
     if pools:
 
         async def errand(job: syntax.Step) -> str:
-            return await scene.work(job)
+            return await stage.scene.work(job)
 
         # Members import nothing here: they have the app that this function makes.
         errand.__qualname__ = "errand"
@@ -44,7 +58,7 @@ def make_app(scene: Scene, version: int = 0, *, pools: bool = False, changing: b
         return await work(REMIND)
 
     def player(ctx: Context, *, own: bool, tea: bool) -> Player:
-        return Player(ctx, scene, steps, play, version=version, own=own, tea=tea)
+        return Player(ctx, stage.scene, steps, play, version=version, own=own, tea=tea)
 
     if version == 0:
 

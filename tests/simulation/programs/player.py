@@ -6,6 +6,7 @@ What a node gives begins with a word for what happened; an error goes up as it w
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -87,6 +88,13 @@ class Scene:
             raise
         self._body("done")
         return result
+
+
+@dataclass
+class Stage:
+    """Where an app plays: in another scene for each world. What has begun in one stays in it."""
+
+    scene: Scene
 
 
 def outcome(job: syntax.Step, attempt: int) -> str:

@@ -15,7 +15,7 @@ from tests.evidence.entries import entries_of
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.leftovers import LATE
 from tests.simulation.checks.ways import ways_of
-from tests.simulation.programs.app import begin_data, make_app
+from tests.simulation.programs.app import Troupe, begin_data
 from tests.simulation.programs.generate import KEYS, USERS
 from tests.simulation.programs.ledger import Ledger
 from tests.simulation.programs.plan import AnyMove, Begin, Crash, Enqueue, Meddle, Pass, Plan, Tell
@@ -29,6 +29,7 @@ LIVED_MS = 5_000
 """So much of a passing is lived through; the clocks leap over the rest."""
 FORGOTTEN_MS = 4 * 86_400_000
 """Beyond the window and the look-back of everything."""
+_TROUPE = Troupe()
 _STARTED_BY = {"begin": ("begun",), "cart": ("abandoned", "basket")}
 """By all versions of the app."""
 
@@ -39,8 +40,8 @@ async def _pause(ms: int) -> None:
 
 def apps(ledger: Ledger, swarm: Swarm) -> Mapping[str, App]:
     """The app of each version, for all pods of a world."""
-    scene = Scene(ledger, pod=lambda: world().loop.current.name, alive=_alive, pause=_pause, way=_way)
-    return {f"v{version}": make_app(scene, version, pools=swarm.pools, changing=swarm.changing) for version in range(3)}
+    _TROUPE.stage.scene = Scene(ledger, pod=lambda: world().loop.current.name, alive=_alive, pause=_pause, way=_way)
+    return {f"v{version}": _TROUPE.app(version, pools=swarm.pools, changing=swarm.changing) for version in range(3)}
 
 
 def _way(version: int) -> int:
@@ -219,6 +220,7 @@ class Together:
 
     def evidence(self) -> Evidence:
         here = self.here
+        digests = {version: app.definition().digest for version, app in here.apps.items()}
         return Evidence(
             {journal.partition: entries_of(journal.partition, journal.everything()) for journal in here.journals},
             self.ledger,
@@ -232,7 +234,7 @@ class Together:
                 for state in processor.view.runs.values()
             },
             # Who is silent for a lease counts as dead, too.
-            codes={life: here.apps[version].definition().digest for life, version in here.ran.items()},
+            codes={life: digests[version] for life, version in here.ran.items()},
             taken_up=here.taken_up,
             deaths=sum(here.trace.counts[kind] for kind in ("killed", "frozen", "cut", "severed")),
             came={
