@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
+import perdure.worker.stragglers
 from tests.evidence.folding import assert_all_arrived, assert_same, fold_records
 from tests.evidence.refolding import check_other_ways
 from tests.simulation.checks.evidence import Evidence
@@ -14,6 +15,7 @@ from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import nothing_is_left
 from tests.simulation.checks.prefixes import check_prefixes
 from tests.simulation.checks.replaying import check_replays
+from tests.simulation.control import Patches
 from tests.simulation.programs.aimed import aimed_plan, parted
 from tests.simulation.programs.ledger import Ledger
 from tests.simulation.programs.plan import Crash, Plan, random_plan, whole_plan
@@ -92,13 +94,18 @@ def storm(
 
 
 def _replayed(evidence: Evidence, rng: Random) -> int:
-    """On an ordinary loop. Runs are stopped half-way there; what their clean-up says to the collector is no news."""
-    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    """On an ordinary loop. Runs are stopped half-way there: what their clean-up says to the collector is no news, and
+
+    those that go on all the same, in real time, are not waited for.
+    """
+    patches = Patches()
+    patches.set(sys, "unraisablehook", lambda _: None)
+    patches.set(perdure.worker.stragglers, "PATIENCE_SECONDS", 0.05)
     try:
         return asyncio.run(check_replays(evidence, rng))
     finally:
         gc.collect()
-        sys.unraisablehook = before
+        patches.undo()
 
 
 def _play(here: World, plan: Plan, ledger: Ledger) -> Evidence:
