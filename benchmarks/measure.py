@@ -11,7 +11,7 @@ from typing import Any
 from perdure import Engine
 
 Result = dict[str, Any]
-GC_THRESHOLDS = (10_000, 50, 1_000)
+GC_THRESHOLDS = (50_000, 50, 1_000)
 """As `perdure serve` has them; the floor too."""
 
 

@@ -65,8 +65,9 @@ def run(served: Served, listener: socket.socket, ready: Callable[[Ready], None],
 def turn(main: Coroutine[Any, Any, None]) -> None:
     """A process that does nothing but this, on the fastest loop there is."""
     # A step allocates much that lives on for a while and little that is cyclic: with the default thresholds the
-    # collector takes 1.9 µs of each step (SPEED.md, finding 1). Cycles are freed later, and the engine makes none.
-    gc.set_threshold(10_000, 50, 1_000)
+    # collector takes 1.9 µs of each step (SPEED.md, finding 1), and with 10,000 still a twentieth, walking through runs
+    # in flight. Cycles are freed later, and the engine makes none.
+    gc.set_threshold(50_000, 50, 1_000)
     log_to_stderr()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main)
