@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.errors import LogFull
+from perdure.errors import LogCorrupt, LogFull
 from perdure.log.embedded import EmbeddedLog
 from perdure.log.protocol import Store
 from tests.evidence.small_disk import SmallDisk, disk
@@ -209,3 +209,14 @@ async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     await write(log, numbered(queued, queued + 100))
     assert await reading.until(queued + 100) == numbered(0, queued + 100)
     await log.close()
+
+
+async def test_a_disk_that_goes_away_while_it_is_full(disk: SmallDisk) -> None:
+    log = EmbeddedLog(disk.path / "log", 2)
+    await log.open()
+    try:
+        await append_until_full(log, 0)
+        (disk.path / "log" / "db").rename(disk.path / "gone")
+        await until(lambda: isinstance(log.failure, LogCorrupt))
+    finally:
+        await log.close()

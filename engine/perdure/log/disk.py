@@ -114,7 +114,11 @@ class Disk:
 
         Raises `LogFull` while there is no room.
         """
-        if not self._has_room():
+        try:
+            has_room = self._has_room()
+        except OSError as error:  # the directory went away, or its disk did
+            raise self.explain(error) from error
+        if not has_room:
             raise LogFull(_full(self.directory, "no room yet"))
         if self._open:
             # What the stores wrote must come back as well: a checkpoint may not vanish under a running engine.

@@ -5,6 +5,7 @@ import random
 import time
 from pathlib import Path
 
+from tests.copies import remove_log
 from tests.evidence.small_disk import SmallDisk, disk
 from tests.system.faults.life import Order
 from tests.system.faults.promises import Promises
@@ -19,18 +20,20 @@ __all__ = ["disk"]
 class Story:
     """Lives on a disk that fills up; what they say goes elsewhere."""
 
-    def __init__(self, disk: SmallDisk, folder: Path, nursery: Nursery) -> None:
+    def __init__(self, disk: SmallDisk, folder: Path, nursery: Nursery, seed: int) -> None:
         self.disk = disk
         self.promises = Promises()
+        self.root = disk.path / "root"
         self._folder = folder
+        folder.mkdir()
         self._nursery = nursery
-        self._random = random.Random(SEED)
+        self._random = random.Random(seed)
         self._life = 0
 
     def live(self, until: bytes, *, fill: bool = False) -> None:
         """Until it says this; then it is killed, and everything is looked at."""
         said = self._folder / f"said-{self._life}"
-        root = self.disk.path / "root"
+        root = self.root
         root.mkdir(exist_ok=True)
         order = Order(str(root), self._life, self._random.getrandbits(32), 256 << 10, said=str(said))
 
@@ -51,8 +54,8 @@ class Story:
 
 def test_kills_while_the_disk_is_full(disk: SmallDisk, tmp_path: Path) -> None:
     with Nursery() as nursery:
-        story = Story(disk, tmp_path, nursery)
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
+            story = Story(disk, tmp_path / str(number), nursery, SEED + number)
             story.live(b"told")
             story.live(b"troubled LogFull", fill=True)
             story.live(b"given")  # opened on the full disk, it serves what there is
@@ -61,3 +64,4 @@ def test_kills_while_the_disk_is_full(disk: SmallDisk, tmp_path: Path) -> None:
             disk.free()
             story.live(b"told")
             assert story.promises.known != before.known
+            remove_log(story.root)  # or what the lives wrote would fill the disk by itself
