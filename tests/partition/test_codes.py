@@ -99,6 +99,26 @@ async def test_what_newer_code_advanced_is_held_by_older_code_and_goes_on_under_
     cluster.check()
 
 
+async def test_what_newer_code_advanced_meanwhile_is_held_though_the_group_confirms_the_older_pod() -> None:
+    """It was late to read that the newer one owned the partition, and has it again by then: no rebalance tells it."""
+    cluster, (old, new) = await pods(first, second)
+    await place(cluster, old, "e")
+    old.log.freeze()
+    await all_to(cluster, new)
+    cluster.now += 3_700_000
+    await cluster.settle()
+    await new.kill()
+    cluster.deal({old.name: EVERYTHING})
+    old.log.thaw()
+    await cluster.settle()
+    assert (await order_of(old)).held == 1
+    await cluster.advance(3_700_000)
+    assert not cluster.all(RunParked)
+    await all_to(cluster, await new.start())
+    assert outcome(cluster) == ("completed", '"second"')
+    cluster.check()
+
+
 async def test_what_older_code_advanced_newer_code_takes() -> None:
     cluster, (old, new) = await pods(first, second)
     await place(cluster, old, "e")

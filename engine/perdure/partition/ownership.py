@@ -6,7 +6,8 @@
 
 The group's word is a hint, the log's is law: two pods may believe that a partition is theirs, and whose `owner.started`
 stands in the log with the highest number is its owner (model/epochs.py). An owner that reads another's as current
-starts again if the group confirms that the partition is its own; else it keeps silent until it knows more.
+starts again if the group confirms that the partition is its own; else it keeps silent until it knows more. Where newer
+code than its own has been the owner it takes the partition up anew: it is to leave alone what that took further.
 
 State and runs that stayed in memory go on only if nobody else was the owner meanwhile.
 """
@@ -59,7 +60,7 @@ class Ownership:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._doubtful: set[int] = set()
-        """Ours as we know, while somebody else was the owner, and the group has not confirmed us since: see `tick`."""
+        """Ours as we know, while somebody else was the owner: to be taken up once the group confirms us, see `tick`."""
 
     # Member
 
@@ -186,9 +187,10 @@ class Ownership:
             self._drop(partition)
         elif not processor.performing:
             pass  # it is being taken up again, and whoever does that will see
-        elif self.log.confirmed(partition):
+        elif self.log.confirmed(partition) and not processor.behind:
             processor.announce()
         else:
+            # Not known to be ours; or newer code may have taken runs further that are in memory, and go on there.
             processor.pause()
             self._doubtful.add(partition)
 

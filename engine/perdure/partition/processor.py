@@ -97,7 +97,7 @@ class Processor:
         """Us, as the log is told: the highest number read + 1, and a random token."""
         self.current = False
         """Our owner.started was read back and won."""
-        self._behind = False
+        self.behind = False
         """Newer code has owned this partition: what it took further is not for us."""
         self._opinions: dict[tuple[str, str], int] = {}
         """Opinions (run, op) that were not read back yet, with the number of the owner they are of."""
@@ -341,11 +341,11 @@ class Processor:
         meta = self.view.meta
         ours = meta.known.get(self.code)
         # Code without a number is new.
-        self._behind = ours is not None and any(number > ours for _, number in meta.codes)
+        self.behind = ours is not None and any(number > ours for _, number in meta.codes)
 
     def ahead(self, run: RunState, lines: Sequence[StoredLine] | None = None) -> bool:
         """Whether newer code than ours has taken the run further: it goes on under that, or once ours is activated."""
-        if not self._behind:
+        if not self.behind:
             return False
         known = self.view.lines.load(run.id) if lines is None else lines
         return self.view.advanced_by(run, known) > self.view.meta.known[self.code]
