@@ -78,9 +78,9 @@ def i6_nothing_starts_too_late(evidence: Evidence) -> None:
         if exact and not body.claim:
             _begins_under_no_older_code(evidence, tale, body)
         if not tale.parked:
-            begun[body.pod, body.owner, body.run, body.turn, body.op, body.attempt, body.claim] += 1
+            begun[body.pod, body.tenure, body.run, body.turn, body.op, body.attempt, body.claim] += 1
     twice = {attempt: count for attempt, count in begun.items() if count > 1}
-    assert not twice, f"I4: begun twice by one owner: {twice}"
+    assert not twice, f"I4: begun twice in one tenure: {twice}"
 
 
 def _begins_by_its_claim(body: Body, op: Op | None) -> None:

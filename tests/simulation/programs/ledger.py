@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from perdure.partition import Processor
 from perdure.worker.execution import Execution
 from perdure.worker.lineage import InStep, in_step
 
@@ -21,6 +22,8 @@ class Body(NamedTuple):
     thread: bool
     word: str
     """`began`, `done`, `raised`."""
+    tenure: int = -1
+    """Of the partition, from its recovery in a pod to its drop: whoever was the owner in between."""
     claim: str = ""
     """By which a member of a worker pool runs it. What such a one has folded is not known: its claim's place is."""
 
@@ -32,6 +35,7 @@ class Ledger:
         self.bodies: list[Body] = []
         self.seen: dict[tuple[str, str], tuple[Any, int, int]] = {}
         """(run, place in the program) → what user code got there; and log time before and after, as the run saw it."""
+        self._tenures: dict[Processor, int] = {}
         self.conflicts: list[str] = []
         """The same place of the same run gave another thing on a replay."""
 
@@ -59,6 +63,7 @@ class Ledger:
                 inside.attempt,
                 not inside.spec.is_async,  # type: ignore[attr-defined]
                 word,
+                self._tenures.setdefault(processor, len(self._tenures)),
             )
         )
 
@@ -72,4 +77,4 @@ class Ledger:
 
 def _of_a_member(pod: str, word: str, work: Any, inside: InStep) -> Body:
     claim: str = work._claim
-    return Body(pod, (0, ""), work._partition, -1, work.run_id, 0, inside.op, inside.attempt, False, word, claim)
+    return Body(pod, (0, ""), work._partition, -1, work.run_id, 0, inside.op, inside.attempt, False, word, claim=claim)
