@@ -142,7 +142,7 @@ class Chaos:
 
         def then() -> None:
             pod.restart()
-            self._world.later(0.2 + self._rng.random(), self._next_pod)
+            self._world.later(0.2 + self._rng.random() * self._world.swarm.roll_seconds, self._next_pod)
 
         if pod.alive and not pod.stopping:
             pod.stop(then)

@@ -16,17 +16,19 @@ from tests.simulation.checks.leftovers import nothing_is_left
 from tests.simulation.checks.prefixes import check_prefixes
 from tests.simulation.checks.replaying import check_replays
 from tests.simulation.control import Patches
-from tests.simulation.programs.aimed import aimed_plan, parted
+from tests.simulation.programs.aimed import aimed_plan, moves, parted
 from tests.simulation.programs.ledger import Ledger
 from tests.simulation.programs.plan import Crash, Plan, random_plan, whole_plan
 from tests.simulation.programs.together import Together, apps
-from tests.simulation.swarm import WHOLE_FROM, Swarm, drawn, part
+from tests.simulation.swarm import WHOLE_FROM, Swarm, drawn, move, part
 from tests.simulation.world import World
 
 AIMED = 0.25
 """So many of the plans are no chance alone."""
 PARTED = 0.06
 """In so many of the worlds the paths of new code come late to some partitions: they draw from streams of their own."""
+MOVES = 0.06
+"""In so many of the others partitions go to and fro while pods get new code: from streams of their own, too."""
 
 
 class Outcome(NamedTuple):
@@ -47,6 +49,8 @@ def plan_of(seed: int) -> Plan:
     """What comes from outside under this seed."""
     if _is_parted(seed):
         return parted(Random(f"{seed}/parted, plan"))
+    if _moves(seed):
+        return moves(Random(f"{seed}/moves, plan"))
     aims = Random(f"{seed}/aims")
     if seed >= WHOLE_FROM and aims.random() < AIMED:
         return aimed_plan(aims)
@@ -61,11 +65,17 @@ def _is_parted(seed: int) -> bool:
     return seed >= WHOLE_FROM and Random(f"{seed}/parted").random() < PARTED
 
 
+def _moves(seed: int) -> bool:
+    return seed >= WHOLE_FROM and Random(f"{seed}/moves").random() < MOVES
+
+
 def swarm_of(seed: int) -> Swarm:
     """Which faults its world has."""
     swarm = drawn(seed)
     if _is_parted(seed):
         part(swarm, Random(f"{seed}/parted, swarm"))
+    elif _moves(seed):
+        move(swarm, Random(f"{seed}/moves, swarm"))
     # Plans have their own deploys: back to older code only where no run may be in the new way.
     swarm.deploy = 0.0
     if swarm.embedded:

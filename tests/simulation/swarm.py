@@ -46,6 +46,8 @@ class Swarm:
     """What fickle code reads is not the same in all pods, nor from time to time."""
     changing: bool = False
     """Versions of the app define their functions in different ways."""
+    roll_seconds: float = 1.0
+    """How long a deploy waits at most between one pod and the next."""
     # What goes wrong
     crash: float = 0.0
     power_loss: float = 0.0
@@ -159,3 +161,10 @@ def part(swarm: Swarm, rng: Random) -> None:
     swarm.embedded = False
     swarm.pods, swarm.partitions = rng.choice((3, 4)), rng.choice((2, 3, 4))
     swarm.p_parted = 0.9
+
+
+def move(swarm: Swarm, rng: Random) -> None:
+    """Partitions go from pods of old code to those of new, and back, and are kept warm meanwhile."""
+    swarm.embedded = False
+    swarm.pods, swarm.partitions = rng.choice((3, 4)), rng.choice((2, 3, 4))
+    swarm.grace_seconds, swarm.roll_seconds, swarm.rebalance = 30.0, 10.0, 0.3

@@ -81,5 +81,17 @@ def parted(rng: random.Random) -> Plan:
     return tuple(plan)
 
 
+def moves(rng: random.Random) -> Plan:
+    """While pod after pod gets new code, runs are in the midst of their steps."""
+    plan: list[AnyMove] = []
+    for version in range(1, rng.randint(2, VERSIONS)):
+        for n in range(rng.randint(5, 8)):
+            if n == 1:
+                plan.append(Crash(version))
+            plan.append(Begin(f"begin-{version}-{n}", _steps(rng), rng.randrange(KEYS), rng.randrange(USERS)))
+            plan += [Pass(rng.choice((100, 300, 1_000))) for _ in range(4)]
+    return tuple(plan)
+
+
 def _steps(rng: random.Random) -> Seq:
     return Seq(tuple(Step(took_ms=rng.choice((100, 300, 1_000))) for _ in range(rng.randint(5, 12))))
