@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from perdure.errors import DefinitionError, UnknownRun
+from perdure.errors import DefinitionError, NotOwned, UnknownRun
 from perdure.log import open_log
 from perdure.sdk import binding
 from perdure.sdk.app import App
@@ -110,15 +110,22 @@ class Engine(Client):
             return await self._stand_ins[function.app].call(function, args, kwargs, options)
         run, ticket = port.call(function.id, arguments_json(function.spec, args, kwargs), options)
         node = port.node
-        if options.idempotency_key or node.log.shared:
-            await node.log.acknowledge(ticket)
-            return await self.result_of(function, run, None)
-        state = await node.waiter(run)
+        if options.idempotency_key or not node.performs(run):
+            return await self._result_later(function, node, run, ticket)
+        try:
+            state = await node.waiter(run)
+        except NotOwned:
+            return await self._result_later(function, node, run, ticket)
         if state.status == "completed" and state.result is not None:
             return cast("R", read(port.json_of(state, state.result), function.spec.returns, run))
         if state.status == "continued":
             return await self.result_of(function, run, None)
         return result_from(function, port.outcome_of(state))
+
+    async def _result_later(self, function: Function[..., R], node: Node, run: str, ticket: int) -> R:
+        """Of a run that may have ended long ago, or is another pod's."""
+        await node.log.acknowledge(ticket)
+        return await self.result_of(function, run, None)
 
     async def enqueue(
         self, function: Function[..., R], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, /

@@ -286,6 +286,11 @@ class Node:
             return self.append(partition, record)
         return processor.append_known(record)
 
+    def performs(self, run: str) -> bool:
+        """Whether the run's partition is ours, and what is appended there is acted upon here."""
+        processor = self._processors.get(route_of(run, self.log.partitions))
+        return processor is not None and processor.performing
+
     def state(self, run: str) -> RunState | None:
         processor = self.processor_of(run)
         state = processor.view.runs.get(run)
