@@ -85,6 +85,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
+        self.unawaited: dict[str, Any] = {}
 
     def call(self, *asked: Any, **how: Any) -> Any:
         self.asked.append((*asked, how))
@@ -93,6 +94,13 @@ class Recorder:
     def enqueue(self, *asked: Any) -> Any:
         self.asked.append(asked)
         return asyncio.sleep(0, "enqueued")
+
+    @property
+    def execution(self) -> "Recorder":
+        return self
+
+    def identity(self, name: str) -> str:
+        return f"0/{name}#1"
 
     def step(self, *asked: Any) -> Any:
         self.asked.append(asked)
@@ -112,7 +120,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(function, "current", lambda: recorder)
     monkeypatch.setattr(step, "_branch", lambda: recorder)
-    monkeypatch.setattr(step, "step", lambda branch, *asked: branch.step(*asked))
+    monkeypatch.setattr(step, "run_step", lambda execution, branch, op, *asked: branch.step(*asked))
     return recorder
 
 

@@ -13,7 +13,7 @@ from perdure.sdk.source import source_digest
 from perdure.worker.lineage import here, in_step
 from perdure.worker.queued import queued
 from perdure.worker.spec import StepSpec
-from perdure.worker.steps import step
+from perdure.worker.steps import run_step
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -92,7 +92,12 @@ class Step(Generic[P, R_co]):
         branch = _branch()
         if branch is not None and _in_step() is None:
             spec = self._spec or self.spec
-            return (queued if spec.queue else step)(branch, spec, args, kwargs)
+            if spec.queue:
+                return queued(branch, spec, args, kwargs)
+            # As `worker.steps.step`, whose call would be paid for by each step.
+            execution, op = branch.execution, branch.identity(spec.name)
+            coroutine = execution.unawaited[op] = run_step(execution, branch, op, spec, args, kwargs)
+            return coroutine
         if is_async(self.fn):
             plain: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
             return plain

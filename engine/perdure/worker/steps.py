@@ -79,7 +79,7 @@ async def run_step(
             outer, inside.body = inside.body, attempt
             try:
                 if spec.is_async and spec.timeout_ms is None:
-                    value = await spec.fn(*args, **kwargs)
+                    value = await (spec.fn(*args, **kwargs) if kwargs else spec.fn(*args))
                 else:
                     value = await guarded(attempt, spec, args, kwargs)
                 encoded, kept = round_trip(value, spec.returns)
