@@ -13,7 +13,7 @@ import msgspec
 
 from benchmarks.children import MeasurementFailed
 from benchmarks.measure import GC_THRESHOLDS, Result, say
-from benchmarks.plan import ON_KAFKA, QUICK, WORKLOADS, Sizes, judged
+from benchmarks.plan import EMBEDDED, ON_KAFKA, QUICK, WORKLOADS, Sizes, judged
 
 
 def main() -> int:
@@ -22,9 +22,11 @@ def main() -> int:
     parser.add_argument("--only", help=f"workloads, with commas between: {','.join(WORKLOADS)}")
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not for figures")
     parser.add_argument("--pairs", type=int, help="pairs of steps10 and floor (9)")
-    parser.add_argument("--log", default="", help="kafka://broker:9092, instead of embedded logs")
+    parser.add_argument(
+        "--log", default="", help=f"kafka://broker:9092, instead of embedded logs: {','.join(ON_KAFKA)}"
+    )
     given = parser.parse_args()
-    there = ON_KAFKA if given.log else tuple(WORKLOADS)
+    there = ON_KAFKA if given.log else EMBEDDED
     names = given.only.split(",") if given.only else list(there)
     unknown = [name for name in names if name not in there]
     if unknown:

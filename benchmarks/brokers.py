@@ -29,7 +29,12 @@ async def engine_of(app: App, folder: Path, log: str) -> AsyncGenerator[Engine]:
         async with Engine(app, log=url, partitions=_PARTITIONS) as engine:
             yield engine
     finally:
-        await Topics(Client(parse(url))).delete_all()
+        await delete_topics(url)
+
+
+async def delete_topics(url: str) -> None:
+    """All that a measurement has left in its namespace."""
+    await Topics(Client(parse(url))).delete_all()
 
 
 class KafkaLog:

@@ -11,7 +11,7 @@ import msgspec
 
 from benchmarks.measure import Result
 
-_ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 _LIMIT_SECONDS = 600
 
 
@@ -29,7 +29,7 @@ def measured_in(folder: str, name: str, **parameters: Any) -> Result:
     """In a fresh process, with a folder that may hold what another one left."""
     command = [sys.executable, "-m", "benchmarks.child", name, folder, msgspec.json.encode(parameters).decode()]
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=_ROOT, check=False, timeout=_LIMIT_SECONDS)
+        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=False, timeout=_LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
         raise MeasurementFailed(f"{name} {parameters} took longer than {_LIMIT_SECONDS} s") from None
     if done.returncode not in (0, -signal.SIGKILL) or not done.stdout:

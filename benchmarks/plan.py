@@ -25,11 +25,13 @@ class Sizes:
     long_steps: int = 20_000
     longs: int = 3
     events: int = 50_000
+    pinned_pairs: int = 5
+    burning_runs: int = 500
     log: str = ""
     """A broker; without it logs are embedded."""
 
 
-QUICK = Sizes(2, 1_000, 300, 100, (200, 1_000), ((100, 3), (1_000, 1)), 1, 5_000, 3_000, 1, 5_000)
+QUICK = Sizes(2, 1_000, 300, 100, (200, 1_000), ((100, 3), (1_000, 1)), 1, 5_000, 3_000, 1, 5_000, 1, 50)
 
 
 def steps10(sizes: Sizes) -> Result:
@@ -97,6 +99,27 @@ def events(sizes: Sizes) -> Result:
     return measured("events", count=sizes.events, in_flight=sizes.in_flight)
 
 
+def pinned(sizes: Sizes) -> Result:
+    """One worker and two in turns, each worker on a core of its own."""
+    rounds: dict[int, list[Result]] = {1: [], 2: []}
+    for number in range(sizes.pinned_pairs):
+        for workers in (1, 2) if number % 2 else (2, 1):
+            rounds[workers].append(measured("pinned", runs=sizes.burning_runs, workers=workers, log=sizes.log))
+        one, two = rounds[1][-1], rounds[2][-1]
+        say(f"  pair {number + 1}: {two['steps_s']:,} steps/s by two of {one['steps_s']:,}, {_ratio(two, one):.2f}")
+    pairs = list(zip(rounds[1], rounds[2], strict=True))
+    ratios = sorted(_ratio(two, one) for one, two in pairs)
+    return {
+        "one": rounds[1],
+        "two": rounds[2],
+        "two_over_one": round(statistics.median(ratios), 3),
+        "two_over_one_pairs": [round(ratio, 3) for ratio in ratios],
+        "two_over_one_cpu": round(
+            2 * statistics.median(one["cpu_ms_step"] / two["cpu_ms_step"] for one, two in pairs), 3
+        ),
+    }
+
+
 WORKLOADS: dict[str, Callable[[Sizes], Result]] = {
     "steps10": steps10,
     "floor": floor,
@@ -106,13 +129,16 @@ WORKLOADS: dict[str, Callable[[Sizes], Result]] = {
     "suspended": suspended,
     "long": long,
     "events": events,
+    "pinned": pinned,
 }
 
-ON_KAFKA = ("steps10", "floor", "latency")
+ON_KAFKA = ("steps10", "floor", "latency", "pinned")
+EMBEDDED = tuple(name for name in WORKLOADS if name != "pinned")
 
 TARGETS_ON_KAFKA: tuple[tuple[str, Callable[[Result], float], str, float], ...] = (
     ("steps10", lambda r: r["of_floor"], ">=", 0.65),
     ("latency", lambda r: r["over_floor"], "<=", 1.5),
+    ("pinned", lambda r: r["two_over_one"], ">=", 1.7),
 )
 
 TARGETS: tuple[tuple[str, Callable[[Result], float], str, float], ...] = (

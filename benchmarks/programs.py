@@ -1,4 +1,4 @@
-"""The functions that are measured. Steps do nothing: what is left is the engine's own cost."""
+"""The functions that are measured. Steps do nothing, mostly: what is left is the engine's own cost."""
 
 import asyncio
 import time
@@ -6,7 +6,9 @@ import time
 from perdure import App, Context, Event
 
 app = App("bench")
+BURN_SECONDS = 0.002
 triggered_runs: list[int] = [0]
+burned: list[int] = [0]
 marks: list[tuple[float, float]] = []
 """(time, processor time) at every thousandth step of `marked`."""
 
@@ -20,6 +22,24 @@ async def noop(i: int) -> dict[str, int]:
 async def steps(n: int) -> str:
     for i in range(n):
         await noop(i)
+    return "done"
+
+
+@app.step
+async def burn(i: int) -> int:
+    """Two milliseconds of this thread's processor time, however long they take."""
+    until = time.thread_time() + BURN_SECONDS
+    while time.thread_time() < until:
+        pass
+    return i
+
+
+@app.background
+async def burning(n: int) -> str:
+    """As `steps`, counting those that were read back."""
+    for i in range(n):
+        await burn(i)
+        burned[0] += 1
     return "done"
 
 
