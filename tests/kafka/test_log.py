@@ -52,6 +52,14 @@ async def test_what_one_appends_the_other_reads(pods: tuple[KafkaLog, KafkaLog])
     assert await ours.latest(1) == await theirs.latest(1) == 2
 
 
+async def test_a_record_larger_than_an_answer_is_fetched_whole(pods: tuple[KafkaLog, KafkaLog]) -> None:
+    ours, _ = pods
+    large = b"x" * (3 << 20)
+    await write(ours, [b"a", large, b"b"])
+    assert [one.values for one in await ours.fetch(0, 1, limit_bytes=1)] == [[large]]
+    assert [value for _, value in await fetch_all(ours)] == [b"a", large, b"b"]
+
+
 async def test_a_late_follower_meets_the_feed(pods: tuple[KafkaLog, KafkaLog]) -> None:
     ours, theirs = pods
     first, second = Reading(), Reading()

@@ -36,6 +36,10 @@ from perdure.log.tickets import Waiters
 
 log = logging.getLogger("perdure.log.kafka")
 _FETCH_MS = 1_000
+_ANSWER_BYTES = 1 << 20
+"""Of one partition, for who asks; brokers give a larger record whole all the same."""
+_SMALL_BYTES = 128
+"""Few records are smaller."""
 _FETCH_SECONDS = 15.0
 _LAST_SECONDS = 20.0
 """How long a close waits for the brokers to take what was appended."""
@@ -258,6 +262,8 @@ class KafkaLog:
             return []
         assert self._asking is not None
         found: list[Batch] = []
+        # Whoever wants the time of one record must not pay for the unpacking of thousands.
+        most = max(1, limit_bytes // _SMALL_BYTES)
         async with self._asked:
             self._asking.assign([place])
             self._asking.seek(place, offset)
@@ -265,7 +271,8 @@ class KafkaLog:
                 with explained():
                     async with asyncio.timeout(_FETCH_SECONDS):
                         while not found:
-                            records = (await self._asking.getmany(place, timeout_ms=_FETCH_MS)).get(place, ())
+                            answer = await self._asking.getmany(place, timeout_ms=_FETCH_MS, max_records=most)
+                            records = answer.get(place, ())
                             found = batches_of(place.partition, _first(records, limit_bytes))
             except LogError:
                 # aiokafka's fetcher has been seen to stand still while records are there.
@@ -276,7 +283,7 @@ class KafkaLog:
         return found
 
     async def _consumer(self) -> Consumer:
-        consumer = self._client.consumer()
+        consumer = self._client.consumer(max_partition_fetch_bytes=_ANSWER_BYTES)
         with explained():
             await consumer.start()
         return consumer
