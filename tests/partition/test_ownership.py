@@ -6,13 +6,13 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from perdure import App, Context, Event
+from perdure import App, Context, Event, current_step
 from perdure.errors import NotOwned, PartitionHalted, UnknownRun
 from perdure.flow.routing import partition_of_run, run_id
 from perdure.partition.ownership import Ownership
 from perdure.worker.payloads import digest
-from perdure_schemas.payload import Payload
-from perdure_schemas.records import Owner, OwnerReleased, OwnerStarted, StepAttempted, StepCompleted, V
+from perdure_schemas.payload import ErrorInfo, Payload
+from perdure_schemas.records import Owner, OwnerReleased, OwnerStarted, StepAttempted, StepCompleted, StepFailed, V
 from tests.partition.cluster import Cluster, Pod, SharedSnapshots
 from tests.partition.shop import Shop, place, two_pods
 
@@ -502,6 +502,41 @@ async def test_who_waits_for_its_turn_after_crashes_is_not_forgotten_by_the_next
     cluster.check()
 
 
+@pytest.mark.parametrize("retries", [0, 3])
+async def test_a_step_whose_failure_comes_after_another_owners_and_its_retry_is_tried_again(retries: int) -> None:
+    """What began its next attempt found this one running; its own failure is of an attempt that is over."""
+    gate, app = asyncio.Event(), App("shop")
+    attempts: list[int] = []
+
+    @app.step(retries=retries)
+    async def work() -> str:
+        attempts.append(current_step().attempt)
+        await gate.wait()
+        if len(attempts) == 1:
+            raise OSError("down")
+        return "up"
+
+    @app.function(on="placed")
+    async def order(ctx: Context, event: Event) -> str:
+        return await work()
+
+    cluster = Cluster(1)
+    pod = await cluster.pod("one", app).start()
+    cluster.deal({"one": [0]})
+    await cluster.settle()
+    await place(cluster, pod, "e")
+    run, _ = run_and_partition(cluster)
+    asked, _ = digest("work", (), {})
+    theirs = StepFailed(run, "0/work#1", 1, asked, ErrorInfo("builtins.OSError", "down"), 1_000, v=V)
+    cluster.write(0, [msgspec.json.encode(theirs)])
+    await cluster.advance(2_000)
+    gate.set()
+    await cluster.settle()
+    assert statuses(cluster) == ["completed"]
+    assert attempts == [1, 2]
+    cluster.check()
+
+
 class AfterACrash:
     """A pod died with a run and has it again. What it has to say of the step `first` stays with it until it thaws."""
 
@@ -568,6 +603,28 @@ async def test_a_step_in_flight_goes_on_though_another_has_to_be_announced_again
     world.gate.set()
     await world.cluster.settle()
     assert statuses(world.cluster) == ["completed"]
+    world.cluster.check()
+
+
+async def test_a_step_that_went_on_before_its_announcement_was_read_does_not_begin_by_that() -> None:
+    """The process before was alive after all: its failure has a retry, whose result is on its way to the log."""
+    world = AfterACrash()
+    pod = await world.begin(together=False)
+    world.gate.set()
+    pod.log.held_back = lambda _, value: b"step." in value and b"first" in value
+    run, _ = run_and_partition(world.cluster)
+    asked, _ = digest("first", (), {})
+    theirs = StepFailed(run, "0/first#1", 1, asked, ErrorInfo("builtins.OSError", "down"), 1_000, v=V)
+    world.cluster.write(0, [msgspec.json.encode(theirs)])
+    await world.cluster.advance(2_000)
+    assert world.began == ["first"]
+    pod.log.thaw()
+    pod.log.held_back = lambda _, value: b"step.completed" in value
+    await world.cluster.settle()
+    assert world.began == ["first"]
+    pod.log.thaw()
+    await world.cluster.settle()
+    assert (world.began, statuses(world.cluster)) == (["first", "second"], ["completed"])
     world.cluster.check()
 
 

@@ -116,6 +116,8 @@ async def run_step(
             while task.cancelling() > cancels:
                 # Left behind by the body, which a replay does not run.
                 task.uncancel()
+            if record is None and attempt.superseded():
+                continue
             # 4: as `execution.wait`, without a coroutine of its own
             future = execution.waiting[op] = execution.loop.create_future()
             if execution.queue or op in execution.closed:
@@ -187,6 +189,11 @@ class _Attempt(InStep, eq=False):
         execution = self.execution
         given_up = execution.signal is not None or self.op in execution.closed
         return given_up or not execution.may_begin or execution.decided(self.op)
+
+    def superseded(self) -> bool:
+        """Another owner's failure of this attempt was first, and the word to begin the next came while this one ran."""
+        opened = self.execution.state.open.get(self.op)
+        return opened is not None and opened.attempt > self.attempt and opened.due is None
 
     async def gate(self) -> Delivered | Go | None:
         """What comes before an attempt that is not simply the first. None: go ahead."""

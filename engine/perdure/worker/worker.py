@@ -250,6 +250,9 @@ class Worker:
         if isinstance(act, Retry):
             # It failed and waited: what comes now was not running when the process died.
             execution.suspect = False
+        elif act.op not in execution.announced:
+            # It went on by another word, and its body ran or runs.
+            return
         if execution.idle:
             self._wake(execution)
         execution.go(act.op)
