@@ -22,8 +22,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.flow import definitions, intake, matcher, ops, queues, run, timer
+from perdure.flow.imported import without_orig
 from perdure.flow.view import View
 from perdure_schemas import records as r
 
@@ -92,17 +94,21 @@ def _unreadable(why: object, raw: bytes) -> UnreadableRecord:
 def fold(view: View, record: r.AnyRecord, raw: bytes, offset: int, stamp_ms: int) -> bool:
     """Fold one record of the view's partition; effects collect in `view.effects`. False if it was a repetition.
 
-    `stamp_ms` is the record's own log timestamp; folds see `at`, the largest so far.
+    `offset` and `stamp_ms` are the record's own in this log. Folds see the largest time so far, and of what was copied
+    from another log the place and time there; what came after that goes on counting from them (see `imported.py`).
     """
-    orig = record.orig
+    meta, orig = view.meta, record.orig
     if orig is not None:
-        offset, stamp_ms = orig.offset, orig.at
-    view.offset = offset
+        if orig.offset <= meta.imported:
+            return False
+        meta.imported, meta.moved = orig.offset, orig.offset - offset
+        stamp_ms, raw, record = orig.at, without_orig(raw, orig), replace(record, orig=None)
+    view.offset = offset + meta.moved
     view.raw = raw
     at = view.advance(stamp_ms)
     numbered = record.from_
     if numbered is not None:
-        inseq = view.meta.inseq
+        inseq = meta.inseq
         if numbered[1] != inseq.get(numbered[0], 0) + 1:
             return False
         inseq[numbered[0]] = numbered[1]
@@ -120,8 +126,9 @@ def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int, 
     waiting: Own = deque() if own is None else own
     decode_one, folds, current = _DECODER.decode, FOLDS, r.V
     repeated = 0
+    moved = view.meta.moved
     for raw in values:
-        view.offset = offset
+        view.offset = offset + moved
         if waiting and waiting[0][0] == raw:
             record: r.AnyRecord = waiting.popleft()[1]
         else:
@@ -133,6 +140,7 @@ def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int, 
                 raise _unreadable(f"version {record.v}, this code knows up to {current}", raw)
             if record.from_ is not None or record.orig is not None:
                 repeated += not fold(view, record, raw, offset, stamp_ms)
+                moved = view.meta.moved
                 offset += 1
                 continue
         view.raw = raw

@@ -92,6 +92,11 @@ def is_suspect(queued: QueuedState) -> bool:
     return queued.deaths >= DEATHS_BESIDE
 
 
+def waits(queued: QueuedState) -> bool:
+    """Nobody has it, and its attempt is due: a command asks for a member."""
+    return not queued.claim and not queued.resting
+
+
 def step_answered(view: View, record: StepAnswered, at: int) -> None:
     """What the owner told a member: the claim that it answers has said it all."""
 

@@ -199,3 +199,7 @@ class Meta(Struct, omit_defaults=True, gc=False):
     """Event name → match path → look-back in milliseconds, of all definitions ever seen."""
     high: int = 0
     """The largest log timestamp of an event copy that came here."""
+    moved: int = 0
+    """How far folds count ahead of the log's own offsets: it goes on where the log ended that it was copied from."""
+    imported: int = -1
+    """Offset, in that log, of the last record that was copied from it."""

@@ -25,17 +25,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgspec
-from msgspec.structs import replace
 
-from perdure.errors import LogCorrupt, LogError, PartitionHalted
+from perdure.errors import LogError, PartitionHalted
 from perdure.flow import FOLD_VERSION, Own, UnreadableRecord, fold_batch
 from perdure.flow.effects import Act, Activated, Answer, Attempted, Deliver, OwnerKnown, Parked, Retry, Schedule, Start
 from perdure.flow.lines import StoredLine
-from perdure.flow.queues import is_suspect, key_of
+from perdure.flow.queues import key_of, waits
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.log.protocol import Batch, Log, Reader
 from perdure.partition.checkpoint import Checkpointer, Position, anchor_of
+from perdure.partition.dispatch import put_command, whole_payload
 from perdure.partition.host import Host
 from perdure.partition.snapshots import Keeper
 from perdure.partition.timers import TimerDriver
@@ -50,7 +50,6 @@ from perdure_schemas.records import (
     RunRequested,
     StepAnswered,
     StepAttempted,
-    StepCommand,
     StepCompleted,
     V,
 )
@@ -284,7 +283,7 @@ class Processor:
         try:
             folded = fold_batch(self.view, batch.values, batch.offset, batch.timestamp_ms, self._own)
         except BaseException:
-            self.offset = self.view.offset
+            self.offset = self.view.offset - self.view.meta.moved
             raise
         if len(self._own) > OWN_RECORDS:
             # One that never came back holds up all behind it: they are decoded like everybody's.
@@ -367,15 +366,10 @@ class Processor:
         assert commands is not None, "this log has no queues"
         for run, op in dict.fromkeys(steps):
             queued = self.view.queued.get(key_of(run, op))
-            if queued is None or queued.claim or queued.resting:
-                continue
-            step = queued.opening
-            if step.arguments.ref is not None:
-                step = replace(step, arguments=self.payload(step.arguments, field="arguments"))
-            command = StepCommand(V, run, op, queued.digest, queued.attempt, step, is_suspect(queued))
-            self._last_ticket = commands.put(step.queue, key_of(run, op), _ENCODE(command))
-            if self.on_dispatch is not None:
-                self.on_dispatch(step.queue)
+            if queued is not None and waits(queued):
+                self._last_ticket = put_command(commands, self.view, run, op, queued)
+                if self.on_dispatch is not None:
+                    self.on_dispatch(queued.opening.queue)
 
     def _unread(self, error: Exception) -> None:
         """The reader stopped."""
@@ -489,12 +483,7 @@ class Processor:
 
     def payload(self, payload: Payload, *, field: str = "result") -> Payload:
         """A payload that is no reference to another record."""
-        found = self.view.inline(payload, field)
-        if found is None or found.ref is not None:
-            raise LogCorrupt(
-                f"partition {self.partition}: a reference points to a record that is not kept: {payload.ref}"
-            )
-        return found
+        return whole_payload(self.view, payload, field)
 
     async def close(self) -> None:
         """Say in the log that this end is a clean one, so that no step counts an attempt by crash, and checkpoint."""

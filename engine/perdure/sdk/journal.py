@@ -76,7 +76,7 @@ class RunReader:
     def read(self, state: RunState, records: Iterable[tuple[int, AnyRecord]]) -> tuple[OpDetail, ...]:
         """`records`: what the log has of the run, with its log time; see `records_of`."""
         processor = self._processor
-        start = processor.log.start(processor.partition)
+        start = processor.log.start(processor.partition) + processor.view.meta.moved
         self.trimmed = state.requested_offset < start
         if self.trimmed:
             # Of a run that lives the state has what its replay needs.
@@ -168,10 +168,13 @@ class RunReader:
         return self._worker.payload_json(self._processor, payload, field)
 
 
-async def records_of(log: Log, partition: int, state: RunState) -> list[tuple[int, AnyRecord]]:
-    """(log time, record) of every record that names the run, from its request to its end; of those that are kept."""
-    end = state.ended_offset + 1 if state.ended_at is not None else await log.latest(partition)
-    offset = max(state.requested_offset, log.start(partition))
+async def records_of(log: Log, partition: int, state: RunState, moved: int) -> list[tuple[int, AnyRecord]]:
+    """(log time, record) of every record that names the run, from its request to its end; of those that are kept.
+
+    `moved`: how far the offsets in the state are ahead of the log's own.
+    """
+    end = state.ended_offset + 1 - moved if state.ended_at is not None else await log.latest(partition)
+    offset = max(state.requested_offset - moved, log.start(partition))
     found: list[tuple[int, AnyRecord]] = []
     while offset < end:
         try:
@@ -195,7 +198,7 @@ def named_in(batch: Batch, state: RunState, end: int) -> Iterator[tuple[int, Any
         if name in raw:
             record = decode(raw)
             if getattr(record, "run", getattr(record, "entity", "")) == state.id:
-                yield batch.timestamp_ms, record
+                yield record.orig.at if record.orig is not None else batch.timestamp_ms, record
 
 
 def kind_of(opening: Opening) -> str:

@@ -246,8 +246,9 @@ class LocalPort:
         self._refuse_without_state()
         state = await self._find(run_id)
         node = self._node
-        reader = RunReader(node.processor_of(run_id), node.worker)
-        ops = reader.read(state, await records_of(node.log, partition_of_run(run_id, node.log.partitions), state))
+        processor = node.processor_of(run_id)
+        reader = RunReader(processor, node.worker)
+        ops = reader.read(state, await records_of(node.log, processor.partition, state, processor.view.meta.moved))
         execution = node.worker.executions.get(run_id)
         parked = state.parked.message if state.parked is not None else ""
         return RunDetail(
