@@ -233,9 +233,7 @@ async def test_trimming_takes_old_lines_of_side_topics_with_it(tmp_path: Path, k
     now += 10
     await log.trim(0, 2)
     for topic in ("logs", "dead-letters"):
-        with pytest.raises(IndexError):
-            await log.read_side(topic, 0, 3)
-        assert values(await log.read_side(topic, 0, 4)) == [b"4"]
+        assert values(await log.read_side(topic, 0, 0)) == [b"4"]
         assert await log.read_side(topic, 0, 5) == []
     assert len(await log.read_side("logs", 1, 0)) == 5
     taken: list[bytes] = []

@@ -220,8 +220,6 @@ class EmbeddedLog:
     async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
         try:
             return self._topics.read(topic, partition, offset, limit_bytes)
-        except IndexError:
-            raise
         except Exception as error:
             raise self._disk.explain(error) from error
 

@@ -287,7 +287,7 @@ class Log(Protocol):
         ...
 
     async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
-        """Like `fetch`, of a side topic; empty beyond its end, or if there is no such topic."""
+        """Batches of a side topic from `offset` on, or from the first that is kept; empty if there is nothing."""
         ...
 
     def store(self, partition: int) -> Store:

@@ -48,9 +48,7 @@ class SideTopics:
         first, end = rows.first(self._disk.side, prefix), self._end(prefix)
         if first is None or offset >= end:
             return []
-        if offset < first:
-            raise IndexError(f"offset {offset} of {topic}, partition {partition}, is below its start, {first}")
-        return rows.read(self._disk.side, prefix, partition, offset, end, limit_bytes)
+        return rows.read(self._disk.side, prefix, partition, max(offset, first), end, limit_bytes)
 
     def trim(self, batch: WriteBatch, partition: int, since_ms: int) -> None:
         """Add to `batch` the end of what is older than `since_ms`. The last row of a topic stays: its end is there."""

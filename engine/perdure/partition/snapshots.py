@@ -26,7 +26,7 @@ alone, and only where there are snapshots. A restarted owner finds all that chan
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextvars import Context
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ import msgspec
 
 from perdure.errors import Fenced, LogCorrupt, LogError, LogFull, LogMismatch
 from perdure.flow import FOLD_VERSION
-from perdure.log.protocol import Log, SnapshotWriter
+from perdure.log.protocol import Log, SnapshotWriter, Store
 from perdure.partition.checkpoint import (
     ACTIVE_PREFIX,
     CHANGED_PREFIX,
@@ -56,6 +56,7 @@ _ACTIVE_KEY = b"!active"
 """In a snapshot, the runs that have work."""
 _SINCE_KEY = b"!since"
 """From this offset on every change of this store is listed. Written once; another one means that nothing is known."""
+_HANDED_BYTES = 16 << 20
 _DECODE_CHANGED = msgspec.msgpack.Decoder(Changed).decode
 
 
@@ -173,8 +174,7 @@ class Rounds(Keeper):
                 deletes.append(key)
             else:
                 puts.append((key, value))
-        active = [row[len(ACTIVE_PREFIX) :].decode() for row, _ in self._store.scan(ACTIVE_PREFIX, ACTIVE_PREFIX)]
-        puts.append((_ACTIVE_KEY, msgspec.json.encode(active)))
+        puts.append((_ACTIVE_KEY, _active_in(self._store)))
         assert self._store.get(POSITION_KEY) == msgspec.json.encode(position), "I2: a round is of a checkpoint"
         return puts, deletes
 
@@ -238,6 +238,10 @@ def _is_local(key: bytes) -> bool:
     return key in (_SINCE_KEY, _ACTIVE_KEY) or key.startswith((CHANGED_PREFIX, ACTIVE_PREFIX))
 
 
+def _active_in(store: Store) -> bytes:
+    return msgspec.json.encode([row[len(ACTIVE_PREFIX) :].decode() for row, _ in store.scan(ACTIVE_PREFIX)])
+
+
 async def take_up(app_log: Log, partition: int) -> tuple[Position, Keeper]:
     """Where to go on: what the store of this partition holds from here on, and who keeps its journal short.
 
@@ -276,15 +280,17 @@ def _own_disk(app_log: Log, partition: int, least: int) -> Position | None:
 def _from_the_beginning(app_log: Log, partition: int, start: int, other: bytes | None = None) -> Position:
     """A store of another fold version is dropped, and folded again (I2), as long as the whole journal is there."""
     if start > 0:
-        raise _cannot_fold(app_log, partition, start, other)
+        own = read_position(app_log.store(partition).get(POSITION_KEY))
+        raise _cannot_fold(app_log, partition, start, own, read_position(other))
     app_log.drop_store(partition)
     return Position(0, 0, 0, "", FOLD_VERSION)
 
 
-def _cannot_fold(app_log: Log, partition: int, start: int, other: bytes | None) -> LogError:
+def _cannot_fold(
+    app_log: Log, partition: int, start: int, own: Position | None, other: Position | None = None
+) -> LogError:
     trimmed = f"partition {partition}: its journal begins at offset {start}, since earlier records were trimmed, and "
-    own = read_position(app_log.store(partition).get(POSITION_KEY))
-    known = read_position(other) or own
+    known = other or own
     if known is not None and known.folds != FOLD_VERSION:
         return LogMismatch(
             f"{trimmed}its state was folded by version {known.folds} of the folds, while this perdure has version "
@@ -319,6 +325,59 @@ def _restore(app_log: Log, partition: int, start: int, rows: dict[bytes, bytes])
         (),
     )
     return position
+
+
+class State(NamedTuple):
+    """A partition's state as a snapshot has it, and where it stands."""
+
+    position: Position
+    rows: dict[bytes, bytes]
+
+
+async def state_of(app_log: Log, partition: int) -> State | None:
+    """What a new owner would go on from; None if it would fold the whole journal. Raises as `take_up`."""
+    start = app_log.start(partition)
+    if app_log.snapshots is None:
+        store = app_log.store(partition)
+        rows = {key: value for key, value in store.scan(b"") if not _is_local(key)}
+        rows[_ACTIVE_KEY] = _active_in(store)
+    else:
+        rows = dict(await app_log.snapshots.read(partition))
+    position = read_position(rows.get(POSITION_KEY))
+    if position is None or position.folds != FOLD_VERSION or position.offset < start:
+        if start > 0:
+            raise _cannot_fold(app_log, partition, start, position)
+        return None
+    await _check(app_log, partition, position)
+    return State(position, rows)
+
+
+async def hand_over(app_log: Log, partition: int, rows: Mapping[bytes, bytes]) -> None:
+    """Put a partition's state where its first owner looks. Until all of it is there, it says nothing."""
+    position = POSITION_KEY, rows[POSITION_KEY]
+    rest = [(key, value) for key, value in rows.items() if key != POSITION_KEY]
+    if app_log.snapshots is None:
+        active = msgspec.json.decode(rows.get(_ACTIVE_KEY, b"[]"), type=list[str])
+        rest = [pair for pair in rest if pair[0] != _ACTIVE_KEY]
+        app_log.store(partition).write([*rest, *((ACTIVE_PREFIX + run.encode(), b"") for run in active), position], ())
+        return
+    writer = await app_log.snapshots.fence(partition)
+    for chunk in _chunks(rest):
+        await writer.commit(chunk, ())
+    await writer.commit([position], ())
+
+
+def _chunks(rows: Sequence[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """What one transaction takes in good time."""
+    chunk: list[tuple[bytes, bytes]] = []
+    size = 0
+    for key, value in rows:
+        chunk.append((key, value))
+        size += len(key) + len(value)
+        if size >= _HANDED_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    yield chunk
 
 
 async def _check(app_log: Log, partition: int, position: Position) -> None:

@@ -2,6 +2,7 @@
 
 import click
 
+from perdure.cli.topics.copy import copy
 from perdure.cli.topics.create import create
 from perdure.cli.topics.listing import listing
 from perdure.cli.topics.skip_gap import skip_gap
@@ -12,8 +13,8 @@ __all__ = ["topics"]
 
 @click.group()
 def topics() -> None:
-    """Make the topics of an app, and read them."""
+    """Make the topics of an app, read and copy them."""
 
 
-for command in (create, listing, tail, skip_gap):
+for command in (create, listing, tail, skip_gap, copy):
     topics.add_command(command)

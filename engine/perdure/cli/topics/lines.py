@@ -28,6 +28,14 @@ class Line(NamedTuple):
     raw: bytes
 
 
+def line_of(stamp_ms: int, partition: int, offset: int, raw: bytes) -> Line:
+    """By the time that it had in the log that it was copied from, if it was."""
+    orig = fields_of(raw).get("orig") if b'"orig"' in raw else None
+    if isinstance(orig, dict):
+        stamp_ms = int(cast("dict[str, Any]", orig).get("at", stamp_ms))
+    return Line(stamp_ms, partition, offset, raw)
+
+
 class Wanted:
     """Which lines are asked for: those of a run, those of an event and of the runs that it started, or all."""
 
@@ -90,7 +98,7 @@ async def _partition(log: Log, partition: int, end: int, last: int | None) -> As
             for index, raw in enumerate(batch.values):
                 if batch.offset + index >= end:
                     return
-                yield Line(batch.timestamp_ms, partition, batch.offset + index, bytes(raw))
+                yield line_of(batch.timestamp_ms, partition, batch.offset + index, bytes(raw))
             offset = batch.offset + len(batch.values)
 
 

@@ -9,7 +9,7 @@ import click
 from perdure.cli.command import json_option
 from perdure.cli.exits import UsageProblem
 from perdure.cli.sharing import app_name, log_options, opened_any
-from perdure.cli.topics.lines import Line, Wanted, printed, stored
+from perdure.cli.topics.lines import Line, Wanted, line_of, printed, stored
 from perdure.errors import LogError
 from perdure.log.protocol import Batch, Log
 
@@ -70,7 +70,7 @@ async def _coming(log: Log, ends: list[int]) -> AsyncGenerator[Line]:
             if isinstance(found, Exception):
                 raise LogError(str(found))
             for index, raw in enumerate(found.values):
-                yield Line(found.timestamp_ms, found.partition, found.offset + index, bytes(raw))
+                yield line_of(found.timestamp_ms, found.partition, found.offset + index, bytes(raw))
     finally:
         for reader in readers:
             reader.close()

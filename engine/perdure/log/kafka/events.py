@@ -44,6 +44,12 @@ class KafkaEvents:
     def gaps(self) -> Mapping[int, tuple[int, int]]:
         return {} if self._hands is None else self._hands.waiting
 
+    async def begin_here(self) -> None:
+        """What this app, which has no members yet, takes in begins with what comes from here on."""
+        bounds = (await self._topics.bounds_of([self.topic]))[self.topic]
+        for partition, (_, end) in bounds.items():
+            await self._topics.place_group(self._group, partition_in(self.topic, partition), end)
+
     async def skip_gap(self, partition: int, offset: int) -> None:
         """Somebody knows that what stood below `offset` is gone: whoever has the partition goes on."""
         await self._topics.place_group(self._skipped, partition_in(self.topic, partition), offset)

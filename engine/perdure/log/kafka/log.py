@@ -29,7 +29,7 @@ from perdure.log.kafka.lanes import Lane, Lanes
 from perdure.log.kafka.packing import batches_of
 from perdure.log.kafka.snapshots import KafkaSnapshots
 from perdure.log.kafka.state import StateDisk
-from perdure.log.kafka.topics import SIDES, Topics, wanted_of
+from perdure.log.kafka.topics import SIDES, Topics, half_of, wanted_of
 from perdure.log.kafka.writer import Writer
 from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
 from perdure.log.tickets import Waiters
@@ -48,15 +48,19 @@ _LAST_SECONDS = 20.0
 class KafkaLog:
     """The journal of `app` in `address.namespace`; state lies under `address.data`, which is this pod's own.
 
-    Without `stores` it needs no disk, and must not join the group.
+    Without `stores` it needs no disk, and must not join the group. What is only the `half` of a copy is not opened, but
+    by who makes it.
     """
 
-    def __init__(self, address: Address, app: str, partitions: int = 4, *, stores: bool = True) -> None:
+    def __init__(
+        self, address: Address, app: str, partitions: int = 4, *, stores: bool = True, half: bool = False
+    ) -> None:
         self.address = address
         self._app = app
         self._directory = Path(address.data) / address.topic(app)
         self._partitions = partitions
         self._stores = stores
+        self._half = half
         self._state: StateDisk | None = None
         self._journal = address.topic(app, "journal")
         self._places = [partition_in(self._journal, number) for number in range(partitions)]
@@ -91,7 +95,8 @@ class KafkaLog:
             return
         self._client = client = Client(self.address)
         self.topics = Topics(client)
-        there = await self.topics.ensure(wanted_of(self.address, self._app, self._partitions))
+        half = "" if self._half else half_of(self.address, self._app)
+        there = await self.topics.ensure(wanted_of(self.address, self._app, self._partitions), half=half)
         self._state = StateDisk(self._directory, self._partitions) if self._stores else None
         self._lanes = Lanes()
         self._own_lanes = [self._lanes.lane(place) for place in self._places]

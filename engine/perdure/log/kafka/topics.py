@@ -40,6 +40,11 @@ def settings_of(kind: str, retention_ms: int | None) -> dict[str, str]:
             return settings | {"cleanup.policy": "delete", "retention.ms": kept}
 
 
+def half_of(address: Address, app: str) -> str:
+    """A topic that is there while the others are not all of what is copied into them."""
+    return address.topic(app, "copying")
+
+
 def wanted_of(address: Address, app: str, partitions: int) -> dict[str, tuple[str, int]]:
     """Topics that an app needs from the beginning, for `Topics.ensure`."""
     kinds = ("journal", "snapshots", *SIDES)
@@ -56,12 +61,18 @@ class Topics:
         self._known: set[str] = set()
         self._making = asyncio.Lock()
 
-    async def ensure(self, wanted: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    async def ensure(self, wanted: Mapping[str, tuple[str, int]], *, half: str = "") -> dict[str, int]:
         """Make what is missing of `wanted` (topic → kind and partitions); the partitions that each one has.
 
-        Raises `LogMismatch` for another count than wanted, `LogError` if one is missing and may not be made.
+        Raises `LogMismatch` for another count than wanted, `LogError` if one is missing and may not be made, or if the
+        topic `half` is there.
         """
         async with self._making, self._admin() as admin:
+            if half and half in await admin.list_topics():
+                raise LogError(
+                    f"topic {half} says that these are the half of a copy, which is under way or was stopped: "
+                    "`perdure topics copy` again, to the same place, begins anew"
+                )
             there = await _partitions(admin, list(wanted))
             missing = [topic for topic in wanted if topic not in there]
             if missing and not self._address.create:
@@ -149,9 +160,21 @@ class Topics:
 
     async def delete_all(self) -> None:
         """Every topic of the namespace."""
-        names = await self.names()
+        await self.delete(await self.names())
+
+    async def delete(self, topics: Collection[str]) -> None:
+        """Returns when they are gone, and may be made again."""
         async with self._admin() as admin:
-            await admin.delete_topics(names)
+            left = set(topics)
+            while left := left & set(await admin.list_topics()):
+                await admin.delete_topics(sorted(left))
+                await asyncio.sleep(0.05)
+
+    async def mark(self, topic: str) -> None:
+        """Make a topic that says something by being there."""
+        async with self._admin() as admin:
+            await self._create(admin, {topic: ("mark", 1)})
+            await _seen(admin, [topic])
 
     async def _create(self, admin: Any, wanted: Mapping[str, tuple[str, int]]) -> None:
         copies = self._address.replication or min(COPIES, len((await admin.describe_cluster())["brokers"]))
