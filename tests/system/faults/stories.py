@@ -40,6 +40,7 @@ class Nursery:
             env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"} | preload,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,
         )
 
     def live(self, order: Order, long: float | Callable[[], None], *, opened: bool) -> None:
@@ -70,7 +71,9 @@ class Nursery:
     def __enter__(self) -> "Nursery":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:  # amid a life: it would never end by itself, and the nursery waits for it
+            os.killpg(self._process.pid, signal.SIGKILL)
         self.close()
 
     def _hear(self) -> int:
