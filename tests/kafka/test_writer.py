@@ -7,16 +7,18 @@ from typing import Any, cast
 import pytest
 
 from perdure.errors import LogError
+from perdure.log.kafka import writer
 from perdure.log.kafka.client import Client, partition_in
 from perdure.log.kafka.lanes import Lane, Lanes
 from perdure.log.kafka.writer import Writer
 
 
 class Brokers:
-    """`away`: so many sends fail from here on."""
+    """`away`: so many sends fail from here on. `silent`: so many are not answered."""
 
     def __init__(self) -> None:
         self.away = 0
+        self.silent = 0
         self.producers = 0
         self.sent: list[str] = []
 
@@ -36,7 +38,10 @@ class Brokers:
             raise ConnectionError("away")
         self.sent.append(topic)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        answer.set_result(SimpleNamespace(offset=0, timestamp=1))
+        if self.silent:
+            self.silent -= 1
+        else:
+            answer.set_result(SimpleNamespace(offset=0, timestamp=1))
         return answer
 
 
@@ -83,3 +88,22 @@ async def test_what_waits_is_told_of_failures_and_sent_again(desk: Desk) -> None
     assert len(desk.failures) == 1
     assert desk.lanes.acknowledged == ticket
     assert desk.brokers.sent == ["journal"]
+
+
+async def test_what_is_not_answered_is_sent_again_by_another_producer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "ANSWER_SECONDS", 0.05)
+    lanes = [desk.lanes.lane(partition_in("journal", number)) for number in range(2)]
+    lanes[0].put(b"a")
+    async with asyncio.timeout(60):
+        await desk.landed.wait()
+        desk.landed.clear()
+        desk.brokers.silent = 1
+        lanes[1].put(b"b")
+        lanes[0].put(b"c")
+        while desk.lanes.acknowledged < desk.lanes.ticket:
+            await desk.landed.wait()
+            desk.landed.clear()
+    assert desk.brokers.producers == 2
+    assert len(desk.failures) == 1

@@ -4,7 +4,7 @@
     2 fold each record into an overlay of the store; collect effects
     3 start, resume, cancel user code
     4 append effects; wait for their acknowledgement
-    5 at the latest every 500 ms or N records: write overlay + next offset + hash of the last record, in one write
+    5 at the latest every second or N records: write overlay + next offset + hash of the last record, in one write
 
 Pipelined: 2 of the next batch goes on while 4 of this one is in flight. On start the tail is folded *keeping every
 append-effect, and all are appended again* (receivers ignore what they have); only starting, resuming and cancelling

@@ -30,8 +30,8 @@ from perdure_schemas.records import AppDefined, Record, RunRequested, StepReleas
 
 log = logging.getLogger("perdure.engine")
 _ENCODE = msgspec.json.Encoder().encode
-CHECKPOINT_TICKS = 5
-"""A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub."""
+CHECKPOINT_TICKS = 10
+"""A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub, others a row each step."""
 SLOTS = 8
 """Steps of one queue that a process runs at a time, if it does not say."""
 DRAIN_SECONDS = 0.01

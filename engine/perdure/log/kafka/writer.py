@@ -55,7 +55,11 @@ class Writer:
         lanes.wake = self._woken.set
         self._task: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
-        self._overdue: dict[Lane, asyncio.TimerHandle] = {}
+        self._flights: dict[Lane, float] = {}
+        """What is in flight, the oldest first, and when it began."""
+        self._alarm: asyncio.TimerHandle | None = None
+        """One for all flights: a timer for each would be made and thrown away with every batch."""
+        self._empty = Context()
 
     async def open(self) -> None:
         """Raises `LogError` if no broker answers."""
@@ -91,9 +95,7 @@ class Writer:
             try:
                 if self._producer is None:
                     self._producer = await self._made()
-                for lane in self._lanes.waiting():
-                    await self._send(self._producer, lane)
-                await self._say(self._producer)
+                await self._send_all(self._producer)
                 pause = _AGAIN_SECONDS[0]
             except Exception as error:
                 self._abandoned(self._producer, error)
@@ -110,35 +112,45 @@ class Writer:
             raise
         return producer
 
+    async def _send_all(self, producer: Producer) -> None:
+        lanes = self._lanes.waiting()
+        for lane in lanes:
+            await self._ensure(lane.place.topic)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            for lane in lanes:
+                if producer is not self._producer:
+                    return  # given up meanwhile: the next one sends it
+                await self._send(producer, lane)
+            await self._say(producer)
+
     async def _say(self, producer: Producer) -> None:
         side, self._side = self._side, {}
         for place, values in side.items():
             batch = producer.create_batch()
             fill(batch, values)
-            async with asyncio.timeout(ANSWER_SECONDS):
-                answer = await producer.send_batch(batch, place.topic, partition=place.partition)
-            answer.add_done_callback(_heard, context=Context())
+            answer = await producer.send_batch(batch, place.topic, partition=place.partition)
+            answer.add_done_callback(_heard, context=self._empty)
 
     async def _send(self, producer: Producer, lane: Lane) -> None:
-        await self._ensure(lane.place.topic)
         batch = producer.create_batch()
         values = lane.first(BATCH_BYTES)
         count = fill(batch, values)
         if not count:
             raise LogError(f"a record of {len(values[0]):,} bytes does not fit into a batch")
         lane.flying = count
-        async with asyncio.timeout(ANSWER_SECONDS):
-            answer = await producer.send_batch(batch, lane.place.topic, partition=lane.place.partition)
-        self._overdue[lane] = self._loop.call_later(ANSWER_SECONDS, self._late, producer, context=Context())
-        answer.add_done_callback(partial(self._answered, producer, lane), context=Context())
+        answer = await producer.send_batch(batch, lane.place.topic, partition=lane.place.partition)
+        answer.add_done_callback(partial(self._answered, producer, lane), context=self._empty)
+        if producer is not self._producer:
+            return
+        self._flights[lane] = self._loop.time()
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(ANSWER_SECONDS, self._late, context=Context())
 
     def _answered(self, producer: Producer, lane: Lane, answer: "asyncio.Future[Appended]") -> None:
         error = None if answer.cancelled() else answer.exception()
         if producer is not self._producer:
             return
-        timer = self._overdue.pop(lane, None)
-        if timer is not None:
-            timer.cancel()
+        del self._flights[lane]
         if error is not None or answer.cancelled():
             self._abandoned(producer, error or TimeoutError("the brokers did not answer"))
             return
@@ -148,8 +160,17 @@ class Writer:
             self._woken.set()
         self._landed(lane, appended.offset, count, appended.timestamp)
 
-    def _late(self, producer: Producer) -> None:
-        self._abandoned(producer, TimeoutError(f"the brokers did not answer for {ANSWER_SECONDS:g}s"))
+    def _late(self) -> None:
+        """The alarm: it is set anew for what began later."""
+        self._alarm = None
+        if self._flights:
+            began = next(iter(self._flights.values()))
+            left = began + ANSWER_SECONDS - self._loop.time()
+            if left > 0:
+                self._alarm = self._loop.call_later(left, self._late, context=Context())
+            else:
+                error = TimeoutError(f"the brokers did not answer for {ANSWER_SECONDS:g}s")
+                self._abandoned(self._producer, error)
 
     def _abandoned(self, producer: Producer | None, error: BaseException) -> None:
         """Whatever it was: a new producer sends all of it again. Idempotence ends with the producer."""
@@ -165,9 +186,10 @@ class Writer:
 
     def _drop(self) -> None:
         producer, self._producer = self._producer, None
-        for timer in self._overdue.values():
-            timer.cancel()
-        self._overdue.clear()
+        self._flights.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         if producer is not None:
             self._stop(producer)
 
