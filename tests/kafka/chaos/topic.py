@@ -18,7 +18,8 @@ DEADLINE_S = 10.0
 async def make_topic(bootstrap: str, topic: str, partitions: int) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
-    await admin.create_topics([NewTopic(topic, partitions, 1)])
+    stamped = {"message.timestamp.type": "LogAppendTime"}
+    await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=stamped)])
     await admin.close()
 
 
