@@ -22,6 +22,8 @@ BATCH_BYTES = 1 << 20
 REQUEST_BYTES = 8 << 20
 RECORD_BYTES = REQUEST_BYTES // 2
 """A larger record is refused: the brokers would."""
+_BEGUN_SECONDS = 5.0
+"""How long who is cancelled waits for a client that is just beginning."""
 FETCH_WAIT_MS = 200
 """How long a broker holds back a fetch while there is nothing new; what comes meanwhile is sent at once."""
 
@@ -167,6 +169,18 @@ def explained() -> Generator[None]:
         raise IndexError(f"{error}: the log was trimmed") from error
     except (errors().KafkaError, TimeoutError) as error:
         raise LogError(f"Kafka does not answer at present: {error!r}") from error
+
+
+async def begin(made: Consumer | Producer) -> None:
+    """`start` of aiokafka, cancelled, may forget a connection that it has opened: so it is let come to its end."""
+    starting = spawn(made.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait({starting}, timeout=_BEGUN_SECONDS)
+        if starting.done() and not starting.cancelled():
+            starting.exception()
+        raise
 
 
 async def stop(consumer: Consumer) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import Client, Consumer, Partition, errors, partition_in, spawn, stop
+from perdure.log.kafka.client import Client, Consumer, Partition, begin, errors, partition_in, spawn, stop
 from perdure.log.kafka.packing import fetched_batches, unpack_batches
 from perdure.log.protocol import Batch, Failed, Sink
 from perdure.log.readers import Follower
@@ -228,7 +228,7 @@ class Feed:
         consumer = self._client.consumer()
         try:
             async with asyncio.timeout(15):
-                await consumer.start()
+                await begin(consumer)
         except BaseException:
             await stop(consumer)
             raise

@@ -13,7 +13,7 @@ from contextvars import Context
 from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import Client, Consumer, Partition, listener, spawn, stop
+from perdure.log.kafka.client import Client, Consumer, Partition, begin, listener, spawn, stop
 from perdure.log.protocol import Member
 
 log = logging.getLogger("perdure.log.kafka")
@@ -83,7 +83,7 @@ class Group:
             )
             self._consumer = consumer
             try:
-                await consumer.start()
+                await begin(consumer)
                 self._listen(consumer)
                 consumer.subscribe([self._topic], listener=self._listener(consumer))
                 # What goes wrong in the group's own task is told to whoever asks for records.

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
-from perdure.log.kafka.client import Client, Consumer, Partition, Record, listener, partition_in, spawn, stop
+from perdure.log.kafka.client import Client, Consumer, Partition, Record, begin, listener, partition_in, spawn, stop
 from perdure.log.kafka.lanes import Lanes
 
 log = logging.getLogger("perdure.log.kafka")
@@ -250,7 +250,7 @@ class Hands:
         self._begun.clear()
         consumer = self._consumer = self._make()
         try:
-            await consumer.start()
+            await begin(consumer)
             consumer.subscribe([self._topic], listener=self._listener(consumer))
             while True:
                 await self._free.wait()

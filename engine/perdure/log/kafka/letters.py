@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.errors import PayloadError
-from perdure.log.kafka.client import REQUEST_MS, Client, partition_in, stop
+from perdure.log.kafka.client import REQUEST_MS, Client, begin, partition_in, stop
 from perdure.log.kafka.log import KafkaLog
 
 TOPIC = "dead-letters"
@@ -71,7 +71,7 @@ async def reread(log: KafkaLog, letter: Letter) -> Reread:
     place = partition_in(letter.topic, letter.partition)
     consumer = Client(log.address).consumer()
     try:
-        await consumer.start()
+        await begin(consumer)
         consumer.assign([place])
         start = (await consumer.beginning_offsets([place]))[place]
         if letter.offset < start:

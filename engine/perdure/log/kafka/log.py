@@ -15,6 +15,7 @@ from perdure.log.kafka.client import (
     Consumer,
     Partition,
     Record,
+    begin,
     explained,
     partition_in,
     stop,
@@ -290,7 +291,7 @@ class KafkaLog:
     async def _consumer(self) -> Consumer:
         consumer = self._client.consumer(max_partition_fetch_bytes=_ANSWER_BYTES)
         with explained():
-            await consumer.start()
+            await begin(consumer)
         return consumer
 
     # What else there is

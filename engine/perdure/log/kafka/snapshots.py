@@ -11,6 +11,7 @@ from perdure.log.kafka.client import (
     Consumer,
     Partition,
     Producer,
+    begin,
     errors,
     explained,
     partition_in,
@@ -40,7 +41,7 @@ class KafkaSnapshots:
         try:
             with explained():
                 async with asyncio.timeout(COMMIT_SECONDS):
-                    await producer.start()
+                    await begin(producer)
         except BaseException:
             await writer.close()
             raise
@@ -59,7 +60,7 @@ class KafkaSnapshots:
         rows: dict[bytes, bytes] = {}
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(READ_SECONDS) as patience:
-            await consumer.start()
+            await begin(consumer)
             consumer.assign([place])
             position = (await consumer.beginning_offsets([place]))[place]
             end = (await consumer.end_offsets([place]))[place]

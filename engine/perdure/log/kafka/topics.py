@@ -15,7 +15,7 @@ from typing import Any
 from perdure.errors import LogError, LogMismatch
 from perdure.log.kafka.address import Address
 from perdure.log.kafka.checks import LOOKED_AT, Described, refusal, warnings
-from perdure.log.kafka.client import REQUEST_BYTES, Client, Partition, errors, partition_in, stop, structs
+from perdure.log.kafka.client import REQUEST_BYTES, Client, Partition, begin, errors, partition_in, stop, structs
 from perdure.log.kafka.client import admin as admin_library
 
 log = logging.getLogger("perdure.log.kafka")
@@ -115,7 +115,7 @@ class Topics:
             return {}
         consumer = self._client.consumer()
         try:
-            await consumer.start()
+            await begin(consumer)
             starts, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
         finally:
             await stop(consumer)
@@ -146,7 +146,7 @@ class Topics:
         """Where a group without members is to go on."""
         consumer = self._client.consumer(group_id=group)
         try:
-            await consumer.start()
+            await begin(consumer)
             consumer.assign([place])
             await consumer.commit({place: offset})
         finally:
@@ -201,14 +201,19 @@ class Topics:
         admin = self._client.admin()
         try:
             async with asyncio.timeout(_VISIBLE_SECONDS):
-                await admin.start()
+                await begin(admin)
                 yield admin
-        except (errors().KafkaConnectionError, TimeoutError) as error:
+        except _away() as error:
             servers = ",".join(self._address.servers)
             raise LogError(f"no Kafka broker answers at {servers}: is it running, and reachable from here?") from error
         finally:
             with suppress(Exception):
                 await admin.close()
+
+
+def _away() -> tuple[type[Exception], ...]:
+    known = errors()
+    return known.KafkaConnectionError, known.RequestTimedOutError, known.NodeNotReadyError, TimeoutError
 
 
 async def _partitions(admin: Any, topics: list[str]) -> dict[str, int]:

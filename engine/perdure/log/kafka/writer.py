@@ -17,7 +17,7 @@ from contextvars import Context
 from functools import partial
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import BATCH_BYTES, Appended, Client, Partition, Producer, spawn
+from perdure.log.kafka.client import BATCH_BYTES, Appended, Client, Partition, Producer, begin, spawn
 from perdure.log.kafka.lanes import Lane, Lanes
 from perdure.log.kafka.packing import fill
 
@@ -106,7 +106,7 @@ class Writer:
         producer = self._client.producer()
         try:
             async with asyncio.timeout(START_SECONDS):
-                await producer.start()
+                await begin(producer)
         except BaseException:
             self._stop(producer)
             raise
