@@ -1,11 +1,18 @@
 """A broker that all tests share, and tests that run on each kind of log."""
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from types import FunctionType
 from uuid import uuid4
 
 import pytest
 
+from perdure.log.kafka.client import Client
+from perdure.log.kafka.topics import Topics
+from perdure.testing import TestEngine
 from tests.kafka.broker import NoKafka, shared_broker
+from tests.kafka.virtual import put_under
+from tests.on_each_log import has_one_log, names_any
 
 
 @pytest.fixture(scope="session")
@@ -18,10 +25,55 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
         pytest.skip(str(error))
 
 
+@pytest.fixture
+def kafka_url(kafka: str, tmp_path: Path) -> str:
+    """Of a namespace that nobody has used."""
+    return f"kafka://{kafka}/test-{uuid4().hex[:12]}?retention=forever&data={tmp_path}/state"
+
+
 @pytest.fixture(params=["memory", "kafka"])
-def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def log_url(request: pytest.FixtureRequest) -> str:
     """Of a log that nobody has used: the same test holds on each kind."""
     if request.param == "memory":
         return "memory://"
-    broker: str = request.getfixturevalue("kafka")
-    return f"kafka://{broker}/test-{uuid4().hex[:12]}?session=1s&data={tmp_path}/state"
+    url: str = request.getfixturevalue("kafka_url")
+    return url
+
+
+@pytest.fixture(params=["embedded", "kafka"])
+def durable_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """As `log_url`, of one that the next engine finds as the last one left it."""
+    if request.param == "embedded":
+        return f"embedded://{tmp_path}/log"
+    url: str = request.getfixturevalue("kafka_url")
+    return url
+
+
+@pytest.fixture(autouse=True)
+def engine_log(request: pytest.FixtureRequest) -> None:
+    """The log under every `TestEngine` of this test: the one in memory, or a real Kafka with the test's clock."""
+    if getattr(request, "param", "memory") == "kafka":
+        request.getfixturevalue("engines_on_kafka")
+
+
+@pytest.fixture
+async def engines_on_kafka(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None]:
+    made = put_under(TestEngine, kafka_url, monkeypatch)
+    yield
+    assert made, "this test makes no TestEngine, and need not run on Kafka"
+    # Clients ask for all topics when they begin.
+    for log in made:
+        await Topics(Client(log.address)).delete_all()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    test, name = metafunc.function, metafunc.definition.nodeid
+    on_each = isinstance(test, FunctionType) and not has_one_log(name) and names_any([test], [TestEngine])
+    if metafunc.definition.get_closest_marker("both_ways"):
+        ways = [("memory", False), ("memory", True)]
+        # There the way that asks more of the log: every op is suspended, and replayed from what was read.
+        ways += [("kafka", True)] if on_each else []
+        ids = [f"{log}-{'evicted' if evict else 'resident'}" for log, evict in ways]
+        metafunc.parametrize(("engine_log", "evict"), ways, indirect=["engine_log"], ids=ids)
+    elif on_each:
+        metafunc.parametrize("engine_log", ["memory", "kafka"], indirect=True)

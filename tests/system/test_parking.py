@@ -1,7 +1,7 @@
 """Other code under runs that are half-way: what differs is parked with both ops named, and goes on when it fits again.
 
-Every version of the app is a module of its own, every restart opens the data directory anew: after a clean stop, or
-as SIGKILL would leave it.
+Every version of the app is a module of its own, every restart opens the log anew: after a clean stop, or as SIGKILL
+would leave it.
 """
 
 import asyncio
@@ -11,18 +11,18 @@ from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
 from perdure import Engine
 from perdure.flow import decode
-from perdure.log.protocol import LocalLog
+from perdure.log.kafka.log import KafkaLog
 from perdure.sdk.port import FunctionView, RunDetail
 from perdure_schemas.records import RunParked
 from tests.copies import copy_log
-from tests.evidence.folding import records
+from tests.log.tools import fetch_all
 from tests.system.shop import check_stores
 
 HEAD = """
@@ -67,13 +67,12 @@ NOTHING = ""
 
 
 class Versions:
-    """One data directory, and the code that runs on it at present."""
+    """One log, and the code that runs on it at present."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: str) -> None:
         self._folder = folder
         self._names = count()
-        self._log = folder / "log"
-        self._lives = 0
+        self._log = log
 
     def load(self, source: str) -> ModuleType:
         """A module of its own: two versions never share one."""
@@ -90,13 +89,33 @@ class Versions:
     async def running(self, source: str, *, dies: bool = False) -> AsyncIterator["Life"]:
         """The engine with this code. `dies`: the next life begins on what SIGKILL would have left of this one."""
         module = self.load(source)
-        async with Engine(module.app, log=f"embedded://{self._log}") as engine:
+        async with Engine(module.app, log=self._log, partitions=2) as engine:
+            async with asyncio.timeout(60):
+                while engine.port.ready():
+                    await asyncio.sleep(0.01)
             yield Life(engine, module)
             if dies:
-                self._lives += 1
-                copy_log(self._log, self._folder / f"log{self._lives}")
-        if dies:
-            self._log = self._folder / f"log{self._lives}"
+                await self._die(engine)
+
+    async def _die(self, engine: Engine) -> None:
+        (node,) = engine.nodes
+        if isinstance(node.log, KafkaLog):
+            await node.kill()
+            await node.log.leave()  # as if the session were over: the next life need not wait for its end
+            await node.log.abandon()
+        else:
+            now = self.directory
+            self._log += "+"
+            copy_log(now, self.directory)
+
+    @property
+    def embedded(self) -> bool:
+        return self._log.startswith("embedded:")
+
+    @property
+    def directory(self) -> Path:
+        """Of the embedded log."""
+        return Path(self._log.removeprefix("embedded://"))
 
 
 class Life:
@@ -125,10 +144,10 @@ class Life:
     async def go(self, name: str = "go") -> None:
         await self.engine.send(name, {})
 
-    def parked(self) -> list[RunParked]:
+    async def parked(self) -> list[RunParked]:
         """Every word on parking that the log holds."""
-        log = cast("LocalLog", self.engine.nodes[0].log)
-        everything = (decode(raw) for partition in range(log.partitions) for _, _, raw in records(log, partition))
+        log = self.engine.nodes[0].log
+        everything = [decode(raw) for partition in range(log.partitions) for _, raw in await fetch_all(log, partition)]
         return [record for record in everything if isinstance(record, RunParked)]
 
     async def function(self, name: str) -> FunctionView:
@@ -136,8 +155,8 @@ class Life:
 
 
 @pytest.fixture
-def versions(tmp_path: Path) -> Versions:
-    return Versions(tmp_path)
+def versions(tmp_path: Path, durable_url: str) -> Versions:
+    return Versions(tmp_path, durable_url)
 
 
 def changed(old: str, new: str, source: str = FLOW) -> str:
@@ -172,7 +191,7 @@ async def test_changed_code_parks_the_run_and_changing_it_back_lets_it_finish(
     async with versions.running(changed(old, new), dies=dies) as life:
         await life.go()
         detail = await life.until(run, "parked")
-        (word,) = life.parked()
+        (word,) = await life.parked()
         assert word.run == run
         assert word.recorded is not None
         assert word.recorded.op == recorded
@@ -194,15 +213,15 @@ async def test_changed_code_parks_the_run_and_changing_it_back_lets_it_finish(
     async with versions.running(changed(old, new), dies=dies) as life:
         await life.until(run, "parked")
         assert await life.result(await life.begin("short", 4)) == 40
-        assert len(life.parked()) == 1
+        assert len(await life.parked()) == 1
         assert "last 4" in life.module.ran
 
     async with versions.running(FLOW, dies=dies) as life:
         assert await life.result(run) == 20
         assert life.module.ran == ["last 2"], "what is recorded is not run again"
         assert (await life.engine.port.run(run)).parked == ""
-    if not dies:
-        await check_stores(versions._log)
+    if not dies and versions.embedded:
+        await check_stores(versions.directory)
 
 
 async def test_each_version_that_does_not_fit_parks_it_anew(versions: Versions) -> None:
@@ -217,7 +236,7 @@ async def test_each_version_that_does_not_fit_parks_it_anew(versions: Versions) 
         async with versions.running(changed("await first(n)", new)) as life:
             await life.go()
             async with asyncio.timeout(20):
-                while len(life.parked()) < number:
+                while len(await life.parked()) < number:
                     await asyncio.sleep(0.01)
             await life.until(run, "parked")
     async with versions.running(FLOW) as life:
@@ -232,7 +251,7 @@ async def test_a_change_after_what_is_recorded_is_no_difference(versions: Versio
     async with versions.running("\n\n# moved\n" + changed("await last(a)", "1 + await last(await other(a))")) as life:
         await life.go()
         assert await life.result(run) == 41
-        assert life.parked() == []
+        assert await life.parked() == []
 
 
 GATHER = """
@@ -298,7 +317,7 @@ async def test_runs_of_a_function_that_is_gone_are_held_until_it_is_back(version
             assert (missing.kind, missing.held) == ("missing", 3)
             await life.go()
             assert await life.result(await life.begin("short", 3)) == 30
-            assert life.parked() == []
+            assert await life.parked() == []
             assert {await life.engine.port.status(run) for run in runs} <= {"suspended", "running"}
             assert (await life.function("flow")).held == 3
     async with versions.running(NOTHING, dies=dies) as life:
@@ -321,4 +340,4 @@ async def test_a_run_that_was_in_the_middle_of_a_step_is_held(versions: Versions
     async with versions.running(NOTHING) as life:
         assert (await life.function("flow")).held == 1
         assert await life.engine.port.status(run) == "running"
-        assert life.parked() == []
+        assert await life.parked() == []

@@ -106,7 +106,10 @@ async def with_crashes(app: App, scenario: Scenario, folder: Path) -> None:
     """
     for seed in range(4):
         rng = random.Random(seed)
-        async with TestEngine(app, evict=seed % 2 == 1) as engine:
+        engine = TestEngine(app, evict=seed % 2 == 1)
+        if engine.log.shared and seed > 1:
+            return  # a life on Kafka takes its time: there in one piece, and once with crashes
+        async with engine:
             if seed:
                 engine.log.on_append = lambda record, rng=rng: rng.random() < 0.03
             await scenario(engine)

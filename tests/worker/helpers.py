@@ -9,7 +9,7 @@ from perdure.testing import Run, TestEngine
 
 R = TypeVar("R")
 
-both_ways = pytest.mark.parametrize("evict", [False, True], ids=["resident", "evicted"])
+both_ways = pytest.mark.both_ways
 """A test of what must be the same live and with a replay at every op."""
 
 

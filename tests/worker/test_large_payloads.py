@@ -266,7 +266,7 @@ async def test_what_fits_well_stays_in_the_log(folder: Path) -> None:
         assert [file.stat().st_size for file in folder.iterdir()] == [STORED_FROM_BYTES + 1]
 
 
-async def test_an_engine_that_is_opened_again_reads_what_the_one_before_wrote(folder: Path, tmp_path: Path) -> None:
+async def test_an_engine_that_is_opened_again_reads_what_the_one_before_wrote(folder: Path, durable_url: str) -> None:
     app, bodies, waits = App("shop"), list[int](), list[int]()
 
     @app.step
@@ -281,13 +281,12 @@ async def test_an_engine_that_is_opened_again_reads_what_the_one_before_wrote(fo
         await ctx.wait_for_event("go")
         return len(made)
 
-    log = f"embedded://{tmp_path / 'log'}"
-    async with Engine(app, log=log, payloads=folder.as_uri()):
+    async with Engine(app, log=durable_url, payloads=folder.as_uri()):
         handle = await flow.enqueue()
         async with asyncio.timeout(60):
             while not waits:
                 await asyncio.sleep(0.01)
-    async with Engine(app, log=log, payloads=folder.as_uri()) as engine:
+    async with Engine(app, log=durable_url, payloads=folder.as_uri()) as engine:
         await engine.send("go", {})
         assert await handle.result(timeout="60s") == HUGE
         assert len(bodies) == 1

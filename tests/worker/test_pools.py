@@ -281,16 +281,15 @@ async def test_a_process_runs_its_queues_by_itself(evict: bool) -> None:
     assert lengths.output == [1] * 20
 
 
-async def test_an_embedded_engine_runs_its_queues_by_itself(tmp_path: Any) -> None:
-    url = f"embedded://{tmp_path}/log"
-    async with Engine(app, log=url, queues=[]) as engine:
+async def test_an_engine_runs_its_queues_by_itself(durable_url: str) -> None:
+    async with Engine(app, log=durable_url, queues=[]) as engine:
         handle = await embeds.enqueue("four")
         detail = await engine.port.run(handle.id)
         while not detail.ops:
             await asyncio.sleep(0.001)
             detail = await engine.port.run(handle.id)
         assert (detail.ops[0].queue, detail.ops[0].dispatches, detail.ops[0].member) == ("gpu", 1, "")
-    async with Engine(app, log=url, queues={"gpu": 1}) as engine:
+    async with Engine(app, log=durable_url, queues={"gpu": 1}) as engine:
         assert await embeds.handle(handle.id).result(timeout="20s") == [4.0, 4.0]
         detail = await engine.port.run(handle.id)
         (op,) = detail.ops

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from msgspec.structs import replace
 
@@ -12,6 +12,7 @@ from perdure.duration import parse_ms
 from perdure.errors import DefinitionError, Duration, PerdureError
 from perdure.flow.states import TERMINAL
 from perdure.log.memory import MemoryLog
+from perdure.log.protocol import LocalLog
 from perdure.sdk.app import App
 from perdure.sdk.client import Client, enqueue_request
 from perdure.sdk.function import Function
@@ -38,6 +39,22 @@ PATIENCE_SECONDS = 20.0
 """Real time that a step, or code outside steps, may take before a test is told that it is stuck."""
 
 
+class TestLog(LocalLog, Protocol):
+    """A log under a test engine. It outlives the engine's crashes, as a disk or brokers would."""
+
+    on_append: Callable[[int], bool] | None
+
+    @property
+    def crashed(self) -> bool: ...
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether something is on its way by itself: from here to the log, or from there to here."""
+        ...
+
+    def crash(self) -> None: ...
+
+
 class TestEngine(Client):
     """`async with TestEngine(app) as engine:`. `send` and `advance` return when nothing more can happen by itself.
 
@@ -54,7 +71,9 @@ class TestEngine(Client):
             raise DefinitionError("start: naive datetime: give it a time zone")
         self.app = app
         self.now = start
-        self.log = MemoryLog(clock=lambda: int(self.now.timestamp() * 1000))
+        self.log = self._make_log(lambda: int(self.now.timestamp() * 1000))
+        # Brokers need the processor meanwhile.
+        self._turn = 0.001 if self.log.shared else 0
         self.crashes = 0
         self._evict = evict
         self._place = open_place(payloads)
@@ -63,6 +82,10 @@ class TestEngine(Client):
         self._faked: list[Callable[[], None]] = []
         self._count = 0
         self._recovering = asyncio.Lock()
+
+    def _make_log(self, clock: Callable[[], int]) -> TestLog:
+        """The engine's own tests put another one here."""
+        return MemoryLog(clock=clock)
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +109,9 @@ class TestEngine(Client):
     async def _start(self) -> None:
         waiters = self._node.waiters if self._node is not None else {}
         while True:
-            node = self._node = Node(self.app, self.log, evict=self._evict, ticking=False, place=self._place)
+            node = self._node = Node(
+                self.app, self.log, evict=self._evict, ticking=False, activate=True, place=self._place
+            )
             node.waiters = waiters
             # A test looks back as far as it likes.
             node.definition = replace(node.definition, window_ms=KEPT_MS)
@@ -103,7 +128,7 @@ class TestEngine(Client):
                 work.cancel()
                 await asyncio.wait({work})
                 return False
-            await asyncio.sleep(0)
+            await asyncio.sleep(self._turn)
         if self.log.crashed:
             work.exception()
             return False
@@ -181,7 +206,7 @@ class TestEngine(Client):
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         quiet = 0
         while quiet < 3:
-            await asyncio.sleep(0)
+            await asyncio.sleep(self._turn)
             if self.log.crashed:
                 await self._recover()
                 quiet = 0
@@ -202,7 +227,8 @@ class TestEngine(Client):
             not processor.halted and processor.offset < self.log.end(processor.partition)
             for processor in node.processors
         )
-        return behind or self.log.unflushed or node.pools.busy or not node.worker.quiet()
+        coming = not node.ownership.joined or set(node.ownership.on_the_way) - set(node.halted)
+        return bool(behind or coming or self.log.unflushed or node.pools.busy or not node.worker.quiet())
 
     async def advance(self, by: Duration, /) -> None:
         """The clock moves by `by`, from timer to timer; returns when nothing more can happen by itself."""

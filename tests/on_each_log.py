@@ -1,0 +1,136 @@
+"""Which tests of the engine run on Kafka too, and why the others do not.
+
+A test that makes a `TestEngine` runs twice: on the log in memory, and on a real Kafka whose records the test's clock
+stamps. Tests of `Engine` take the fixture `log_url`. What has to do with a log and does neither stands in `ONE_LOG`.
+"""
+
+import inspect
+from collections.abc import Collection, Iterable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from perdure import Engine
+from perdure.log import open_log
+from perdure.log.embedded import EmbeddedLog
+from perdure.log.kafka.log import KafkaLog
+from perdure.log.memory import MemoryLog
+from perdure.sdk.node import Node
+from perdure.testing import TestEngine, crash_everywhere
+from tests.system.engine_process import EngineProcess
+
+RUN_ON_A_LOG: tuple[object, ...] = (
+    *(TestEngine, crash_everywhere, Engine, EngineProcess, Node, open_log),
+    *(MemoryLog, EmbeddedLog, KafkaLog),
+)
+ONE_LOG = {
+    "programs on the log that they name, in memory or embedded": ("tests/examples/test_by_themselves.py",),
+    "the process dies after each record in turn: hundreds of lives, half a second each on Kafka": (
+        "tests/examples/test_crash_everywhere.py",
+        "tests/worker/test_crash_everywhere.py",
+        "tests/worker/test_pools.py::test_a_crash_anywhere_changes_nothing",
+    ),
+    "SIGKILLs of a process on the embedded log; those on Kafka are `tests/kafka/chaos`": ("tests/system/kill",),
+    "`perdure dev` and `serve` are for one machine; `worker` and `gateway` are in `tests/kafka`": (
+        "tests/system/test_cli_dev.py",
+    ),
+    "about the files of the embedded log": (
+        "tests/system/faults",
+        "tests/system/test_damage.py",
+        "tests/system/test_full_disk.py",
+        "tests/system/test_recovery.py",
+    ),
+    "the logs themselves; what is true of all of them is the conformance suite, which runs on each": ("tests/log",),
+    "simulated brokers in virtual time, with faults that a real one cannot be made to have at will": (
+        "tests/partition",
+        "tests/simulation",
+    ),
+    "`TestEngine` itself as users have it, in memory": ("tests/testing",),
+    "settings that are refused before there is a log, and brokers that are not there": (
+        "tests/kafka/test_log.py::test_no_broker_at_all",
+        "tests/worker/test_large_payloads.py::test_settings_that_cannot_be",
+        "tests/worker/test_large_payloads.py::test_the_setting_comes_from_the_environment_too",
+    ),
+    "counts the loop's turns, and it turns while brokers answer": (
+        "tests/worker/test_delivery.py::test_a_busy_step_body_keeps_nobody_waiting",
+    ),
+    "something happens between two turns of the log in memory": (
+        "tests/worker/test_crash_counting.py::test_a_suspect_whose_outcome_comes_in_the_batch_that_lets_it_go_on_does_not_begin",
+        "tests/worker/test_crash_counting.py::test_a_suspect_whose_run_ends_in_the_batch_that_lets_it_go_on_does_not_begin",
+        "tests/worker/test_crash_counting.py::test_who_waits_for_its_turn_takes_the_outcome_that_comes_instead",
+        "tests/worker/test_leaving.py",
+    ),
+    "members of pools live, die and answer late upon one log object; on Kafka: `tests/kafka/test_roles.py`, and the "
+    "conformance suite's commands": tuple(
+        f"tests/worker/test_pools.py::test_{name}"
+        for name in (
+            "a_batch_is_no_answer",
+            "a_claim_that_nobody_answers_is_given_back",
+            "a_command_of_a_later_version_is_left_to_others",
+            "a_follower_that_fails_is_named_and_follows_anew",
+            "a_grant_that_is_read_too_late_is_not_begun",
+            "a_lease_ends_while_its_member_is_alive_and_slow",
+            "a_member_asks_again_until_an_owner_answers",
+            "a_member_dies_after_it_wrote_the_outcome",
+            "a_member_dies_before_it_begins",
+            "a_member_dies_while_it_runs",
+            "a_member_elsewhere_runs_it",
+            "a_member_that_closes_gives_back_at_once",
+            "a_member_whose_log_closes_gives_up",
+            "a_member_without_the_step_leaves_it_to_others",
+            "a_race_that_is_lost_closes_the_step",
+            "a_slow_members_failure_counts_for_nothing",
+            "a_step_that_is_cancelled_while_it_runs_is_stopped",
+            "a_step_that_kills_its_members_fails",
+            "a_step_that_was_cancelled_in_its_queue_never_begins",
+            "a_suspect_has_its_member_to_itself",
+            "a_thread_sees_that_it_is_not_wanted",
+            "clocks_that_differ_end_no_lease",
+            "large_arguments_are_brought_by_the_command",
+            "signs_of_life_prolong_the_lease",
+            "the_owner_dies_while_a_member_runs_the_step",
+            "typed_arguments_and_results_go_both_ways",
+            "what_is_no_command_is_left_out",
+            "who_lost_its_lease_stops",
+        )
+    ),
+}
+"""Why → folders, modules and tests that have the one log that they name."""
+LISTED = tuple(one for tests in ONE_LOG.values() for one in tests)
+
+
+def has_one_log(test: str) -> bool:
+    return any(is_of(test, listed) for listed in LISTED)
+
+
+def is_of(test: str, listed: str) -> bool:
+    return test == listed or test.startswith((f"{listed}/", f"{listed}::", f"{listed}["))
+
+
+def names_any(tests: Iterable[FunctionType], wanted: Collection[object]) -> bool:
+    """Whether their code, or that of helpers of the tests that it calls, names one of these."""
+    todo, seen = list(tests), set[FunctionType]()
+    while todo:
+        function = todo.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        for name in _names(function.__code__):
+            found = function.__globals__.get(name)
+            if any(found is one for one in wanted):
+                return True
+            todo += _functions_of(found)
+    return False
+
+
+def _functions_of(found: Any) -> list[FunctionType]:
+    if not str(getattr(found, "__module__", "")).startswith("tests."):
+        return []
+    members = vars(found).values() if isinstance(found, type) else [found]
+    return [one for one in map(inspect.unwrap, members) if isinstance(one, FunctionType)]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
