@@ -29,7 +29,7 @@ class Stored:
     def add(self, record: Line, run: str = RUN, *, raw: bytes = b"") -> int:
         self.offset += 1
         op = record.timer if isinstance(record, TimerFired) else record.op
-        self.lines.add(NewLine(run, op, record, 1_000 + self.offset, self.offset, raw or _ENCODE(record)))
+        self.lines.add(NewLine(run, op, 1_000 + self.offset, self.offset, raw or _ENCODE(record)))
         return self.offset
 
     def seal(self) -> None:

@@ -58,17 +58,19 @@ def _kind(record: Line) -> str:
 
 
 class NewLine(NamedTuple):
-    """A line that is no outcome, and not stored yet. An outcome stays the `Deliver` that it is."""
+    """A line that is no outcome."""
 
     run: str
     op: str
-    outcome: Line
     at: int
     offset: int
     raw: bytes
 
 
-_New = Deliver | NewLine
+_New = tuple[str, int, int, bytes]
+"""(op, at, offset, the record as it stands in the log). The decoded one may leave memory: most runs end before anybody
+asks for it again, and what a run does not hold need not be fetched from far memory to be freed (a twentieth of a step).
+"""
 
 
 class _Known(Struct, eq=False):
@@ -96,12 +98,12 @@ class Lines:
         self._cleared: dict[str, list[bytes] | None] = {}
         self._sealed_clears: dict[str, list[bytes] | None] = {}
 
-    def add(self, line: _New) -> None:
+    def add(self, line: Deliver | NewLine) -> None:
         """It is put into words by `seal`: most runs end before."""
         known = self._known.get(line.run) or self._recall(line.run)
         if not known.new:
             self._new[line.run] = known
-        known.new.append(line)
+        known.new.append((line.op, line.at, line.offset, line.raw))
 
     def settle(self, line: Deliver) -> bool:
         """`add` an op's outcome and say so in `done`, unless it has one already."""
@@ -113,7 +115,7 @@ class Lines:
         new = known.new
         if not new:
             self._new[line.run] = known
-        new.append(line)
+        new.append((op, line.at, line.offset, line.raw))
         return True
 
     def begin(self, run: str) -> None:
@@ -194,19 +196,19 @@ class Lines:
             rows = self._rows.get(run)
             written = sealed[run] = list[bytes]()
             first = len(puts)
-            for line in lines:
-                body = _body(line.op, line.raw, line.outcome)
-                written.append(b"%d %d %b" % (line.at, line.offset, body))
-                if body is not line.raw:
-                    row = _large_row(run, line.offset)
-                    self._sealed_large[row] = line.raw
-                    puts.append((row, line.raw))
+            for op, at, offset, raw in lines:
+                body = _body(op, raw)
+                written.append(b"%d %d %b" % (at, offset, body))
+                if body is not raw:
+                    row = _large_row(run, offset)
+                    self._sealed_large[row] = raw
+                    puts.append((row, raw))
             prefix = _PREFIX + run.encode()
             if self._apart:
                 stored = zip(lines, written, strict=True)
-                puts.extend((prefix + line.offset.to_bytes(8, "big"), text) for line, text in stored)
+                puts.extend((prefix + offset.to_bytes(8, "big"), text) for (_, _, offset, _), text in stored)
             else:
-                puts.append((prefix + lines[0].offset.to_bytes(8, "big"), b"\n".join(written)))
+                puts.append((prefix + lines[0][2].to_bytes(8, "big"), b"\n".join(written)))
             if rows is not None:
                 rows.extend(row for row, _ in puts[first:])
         for run, rows in self._cleared.items():
@@ -225,16 +227,17 @@ def _large_row(run: str, offset: int) -> bytes:
     return _PREFIX + run.encode() + _LARGE + offset.to_bytes(8, "big")
 
 
-def _body(op: str, raw: bytes, record: Line) -> bytes:
+def _body(op: str, raw: bytes) -> bytes:
     """A record written by others may have more than one line."""
     if len(raw) > _LONGEST or b"\n" in raw:
-        return b">%b %b" % (_kind(record).encode(), _ENCODE(op))
+        return b">%b %b" % (_kind(_DECODER.decode(raw)).encode(), _ENCODE(op))
     return raw
 
 
 def _unwritten(line: _New) -> StoredLine:
-    record = line.outcome
-    return StoredLine(line.at, line.offset, line.op, _body(line.op, line.raw, record), record, _kind(record))
+    op, at, offset, raw = line
+    record = _DECODER.decode(raw)
+    return StoredLine(at, offset, op, _body(op, raw), record, _kind(record))
 
 
 def _parse(line: bytes) -> StoredLine:

@@ -154,7 +154,7 @@ def op_opened(view: View, record: OpOpened, at: int) -> None:
         return
     if not isinstance(record.opening, Queued):
         # Of a step nothing but its outcome is replayed, wherever it ran.
-        view.lines.add(NewLine(run.id, record.op, record, at, view.offset, view.raw))
+        view.lines.add(NewLine(run.id, record.op, at, view.offset, view.raw))
     _OPENERS[type(record.opening)](view, run, record, at)
 
 
@@ -271,7 +271,7 @@ def op_closed(view: View, record: OpClosed, at: int) -> None:
     if close_op(view, run, record.op):
         view.effects.acts.append(Closed(run.id, record.op, taken))
         view.lines.done(run.id).add(record.op)
-        view.lines.add(NewLine(run.id, record.op, record, at, view.offset, view.raw))
+        view.lines.add(NewLine(run.id, record.op, at, view.offset, view.raw))
 
 
 def close_op(view: View, run: RunState, op: str) -> bool:
