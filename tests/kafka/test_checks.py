@@ -1,18 +1,24 @@
 """What topics that others made must be like: refused, said, or fine."""
 
+import asyncio
 import logging
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from perdure.errors import LogMismatch
-from perdure.log.kafka import KafkaLog, parse
+from perdure.log.kafka import KafkaLog, parse, topics
 from perdure.log.kafka.checks import Described, must_be, refusal, warnings, weak
 from perdure.log.kafka.client import Client, admin
 from perdure.log.kafka.topics import settings_of
+from tests.system.engine_process import environment
 
 KINDS = ("journal", "snapshots", "commands", "logs", "dead-letters", "events")
 SAFE = {"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
@@ -168,3 +174,29 @@ async def test_weakness_is_said_once_at_a_start(url: str, caplog: pytest.LogCapt
         said = [record.getMessage() for record in caplog.records if "copy of each record" in record.getMessage()]
         assert len(said) == 1
         assert parse(url).topic("shop", "journal") in said[0]
+
+
+async def test_settings_that_nobody_may_look_at_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Admin:
+        async def describe_configs(self, asked: object) -> list[SimpleNamespace]:
+            return [SimpleNamespace(resources=[(29, "", 2, "perdure.shop.journal", [])])]
+
+        async def describe_topics(self, topics: list[str]) -> list[Any]:
+            return [{"topic": topic, "partitions": [{"replicas": [1, 2, 3]}]} for topic in topics]
+
+    found = await topics.__dict__["_described"](Admin(), {"perdure.shop.journal": "journal"})
+    assert found == {"perdure.shop.journal": Described("journal", 3, {})}
+    assert "perdure.shop.journal are not checked" in caplog.text
+    assert "TopicAuthorizationFailed" in caplog.text
+
+
+@pytest.mark.parametrize("command", [["topics", "create", "shop"], ["worker", "shop:app"], ["gateway", "shop:app"]])
+async def test_every_role_refuses_such_topics(url: str, tmp_path: Path, command: list[str]) -> None:
+    tmp_path.joinpath("shop.py").write_text("from perdure import App\napp = App('shop')\n")
+    await make(url, parse(url).topic("shop", "journal"), 2, settings_of("journal", None) | {"retention.ms": "86400000"})
+    refused = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "perdure", *command, "--log", url), cwd=tmp_path, env=environment(), stderr=PIPE
+    )
+    _, said = await refused.communicate()
+    assert refused.returncode == 5, said
+    assert b"--add-config retention.ms=-1" in said

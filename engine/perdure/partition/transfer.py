@@ -37,8 +37,6 @@ SIDES = ("logs", "dead-letters")
 LOOKS = 20
 """So often a shared log is asked for an instant at which nobody writes."""
 _IN_FLIGHT_BYTES = 4 << 20
-_SLICE_BYTES = 8 << 20
-"""As much as a broker gives at a time: what is left over would be asked for again."""
 _SIDE_BYTES = 256 << 10
 _SIDE_SECONDS = 30.0
 _SIDE_LOOK_SECONDS = 0.02
@@ -225,7 +223,7 @@ async def _records(log: Log, partition: int, start: int, end: int) -> AsyncGener
     offset = start
     while offset < end:
         try:
-            batches = await log.fetch(partition, offset, limit_bytes=_SLICE_BYTES)
+            batches = await log.fetch(partition, offset)
         except IndexError as error:
             raise _trimmed(partition) from error
         if not batches:

@@ -51,8 +51,8 @@ def copy(source: str, target: str, app: str, as_json: bool) -> None:
     console().print(
         styled(
             f"copied app {name!r} from {shown(source)} to {shown(target)}: {records:,} records in "
-            f"{len(copied.journal)} partitions, read again on both sides and equal. The first of both is unchanged: "
-            "start an engine on one of them alone"
+            f"{len(copied.journal)} partitions, read again on both sides and equal. {shown(source)} is unchanged: "
+            "start an engine on one of both alone"
         )
     )
 
@@ -120,6 +120,9 @@ def _shown(as_json: bool) -> Generator[Callable[[transfer.Progress], None]]:
 
 
 def _rows(copied: Copied) -> dict[str, object]:
-    journal = [{"partition": one, **msgspec.to_builtins(found)} for one, found in copied.journal.items()]
+    journal = [
+        {"partition": one, **msgspec.to_builtins(found), "state": copied.state.get(one, 0)}
+        for one, found in copied.journal.items()
+    ]
     sides = [{"topic": one, **msgspec.to_builtins(found)} for one, found in copied.sides.items()]
     return {"journal": journal, "sides": sides, "commands": copied.commands}
