@@ -77,20 +77,28 @@ def run(first: int, count: int, console: Console) -> int:
     blocks = [range(at, min(at + size, first + count)) for at in range(first, first + count, size)]
     outcomes: list[Outcome] = []
     failures: list[Failed] = []
+    stopped = False
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         Progress(*columns, TimeRemainingColumn(), console=console) as progress,
         ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool,
     ):
         bar = progress.add_task("worlds", total=count)
-        for done in as_completed([pool.submit(play, block) for block in blocks]):
-            block = done.result()
-            outcomes += block.outcomes
-            failures += block.failures
-            progress.advance(bar, len(block.outcomes) + len(block.failures))
-            for seed, words in block.failures:
-                console.print(f"seed {seed}: {words[:400]}", style="red", highlight=False, markup=False)
+        try:
+            for done in as_completed([pool.submit(play, block) for block in blocks]):
+                block = done.result()
+                outcomes += block.outcomes
+                failures += block.failures
+                progress.advance(bar, len(block.outcomes) + len(block.failures))
+                for seed, words in block.failures:
+                    console.print(f"seed {seed}: {words[:400]}", style="red", highlight=False, markup=False)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            console.print(f"stopped: {count - len(outcomes) - len(failures):,} of {count:,} worlds were not played")
+            stopped = True
     _report(console, outcomes, failures, time.monotonic() - began)
+    if stopped:
+        sys.exit(130)
     for seed, words in sorted(failures)[:MOST_SHOWN]:
         _explain(console, seed, words)
     return len(failures)
