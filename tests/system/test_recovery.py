@@ -1,5 +1,6 @@
 """What becomes of a data directory: copied hot, in use, of another partition count, of other code."""
 
+import asyncio
 import json
 import random
 import subprocess
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from perdure import Event
+from perdure import Engine, Event
 from perdure.errors import LogCorrupt, LogInUse, LogMismatch, PartitionHalted
 from perdure.log.embedded import EmbeddedLog
 from perdure.partition.checkpoint import POSITION_KEY
@@ -129,17 +130,22 @@ async def test_a_record_that_this_code_cannot_read_halts_and_is_never_skipped(
             await shop.engine(tmp_path).__aenter__()
 
 
-async def test_an_unreadable_record_under_a_running_engine_halts_its_partition_alone(tmp_path: Path) -> None:
+async def test_an_unreadable_record_under_a_running_engine_halts_its_partition_alone(durable_url: str) -> None:
     shop = Shop()
-    async with shop.engine(tmp_path) as engine:
-        log = engine.nodes[0].log
-        await log.acknowledge(log.append(2, b'{"kind":"moon.landed","v":1}'))
+    async with Engine(shop.app, log=durable_url) as engine:
+        async with asyncio.timeout(60):
+            while engine.port.ready():
+                await asyncio.sleep(0.01)
+            log = engine.nodes[0].log
+            await log.acknowledge(log.append(2, b'{"kind":"moon.landed","v":1}'))
+            while "moon.landed" not in engine.port.ready().get("partition 2", ""):
+                await asyncio.sleep(0.01)
         assert list(engine.port.ready()) == ["partition 2"]
         done, halted = 0, list[str]()
         for n in range(40):
             try:
                 run = await shop.order.enqueue(f"o{n}", 2)
-                assert await run.result(timeout="20s") == 2
+                assert await run.result(timeout="60s") == 2
                 done += 1
             except PartitionHalted as error:
                 halted.append(str(error))
