@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from uuid import uuid4
 
 VERSION = "4.1.0"
 START_SECONDS = 90
+IN_MEMORY_BYTES = 4 << 30
 _POM = f"""<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>perdure</groupId><artifactId>test-kafka</artifactId><version>1</version>
@@ -41,7 +43,7 @@ listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={folder}/data
+log.dirs={data}
 num.partitions=1
 auto.create.topics.enable=true
 offsets.topic.num.partitions=4
@@ -56,6 +58,7 @@ group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 log.cleaner.backoff.ms=500
 log.retention.check.interval.ms=1000
+log.segment.delete.delay.ms=1000
 """
 
 
@@ -99,15 +102,15 @@ def java_tool(main: str, *arguments: str) -> list[str]:
 
 
 class Broker:
-    """One broker. It keeps its port and its data over `kill` and `start`."""
+    """One broker. It keeps its port and its data over `kill` and `start`; `data` is in `folder` if not said."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, data: Path | None = None) -> None:
         self.folder = folder
         self._jars = jars()
         self.port, self._controller = _free_port(), _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        text = _PROPERTIES.format(port=self.port, controller=self._controller, folder=folder)
+        text = _PROPERTIES.format(port=self.port, controller=self._controller, data=data or folder / "data")
         (folder / "server.properties").write_text(text)
         made = self._java("kafka.tools.StorageTool", "format", "-t", uuid4().hex[:22], "-c")
         if made.wait(60):
@@ -181,7 +184,8 @@ def shared_broker(folder: Path) -> str:
 
 def _keep(folder: Path, pid: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    broker = Broker(folder / "broker")
+    data = _in_memory() or folder / "data"
+    broker = Broker(folder / "broker", data)
     try:
         broker.start()
         part = folder / "bootstrap.part"
@@ -191,6 +195,21 @@ def _keep(folder: Path, pid: int) -> None:
             time.sleep(0.5)
     finally:
         broker.kill()
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def _in_memory() -> Path | None:
+    """A folder that no disk is behind, if the machine has room: every topic that is made or deleted waits for an fsync,
+
+    a thousand of them and more, while the other tests keep the disk busy; brokers stood still for half a minute.
+    """
+    memory = Path("/dev/shm")
+    try:
+        if shutil.disk_usage(memory).free > IN_MEMORY_BYTES:
+            return Path(tempfile.mkdtemp(prefix="perdure-kafka-", dir=memory))
+    except OSError:  # not on this system
+        pass
+    return None
 
 
 def _lives(pid: int) -> bool:
