@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from perdure import App, Context, Engine
+from perdure.log.directory import partitions_of
 from perdure.log.embedded import EmbeddedLog
 from tests.evidence.folding import check_store
 
@@ -71,7 +72,9 @@ async def until_suspended(shop: Shop, run: str) -> None:
 
 async def check_stores(folder: Path) -> None:
     """I2, I7: what the engine left is what the log folds to, and it stands at its end."""
-    log = EmbeddedLog(folder)
+    partitions = partitions_of(folder)
+    assert partitions is not None
+    log = EmbeddedLog(folder, partitions)
     await log.open()
     for partition in range(log.partitions):
         assert check_store(log, partition).offset == log.end(partition)
