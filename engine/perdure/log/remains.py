@@ -66,7 +66,7 @@ def find_cut(folder: Path, mark: int) -> Cut | None:
 
     Raises `LogCorrupt` if somebody was. None: whatever RocksDB complains of, it is no end of a WAL.
     """
-    paths = _wals(folder)
+    paths = _wals(folder, first_wal(folder))
     wals = [_load(path) for path in paths]
     vouched = _vouched(wals)
     sure = max(mark, vouched)
@@ -122,8 +122,8 @@ def _has_all_since(folder: Path, found: Book) -> bool:
         return True
     if found.first_wal != found.recovered:
         return False
-    batches = (batch for path in _wals(folder) for batch in _walk(_load(path), 0, 0) if isinstance(batch, Found))
-    first = next(batches, None)
+    wals = map(_load, _wals(folder, found.first_wal))
+    first = next((batch for data in wals for batch in _walk(data, 0, 0) if isinstance(batch, Found)), None)
     return found.recovered_sequence == 0 if first is None else first.first == found.recovered_sequence + 1
 
 
@@ -133,9 +133,8 @@ def continues(paths: list[Path]) -> bool:
     return all(last + 1 == first for (_, last), (first, _) in pairwise(ends))
 
 
-def _wals(folder: Path) -> list[Path]:
-    """Those that count, in order."""
-    first = first_wal(folder)
+def _wals(folder: Path, first: int) -> list[Path]:
+    """Those from number `first` on, in order."""
     numbers = sorted(number for path in folder.glob("*.log") if (number := int(path.stem)) >= first)
     return [folder / f"{number:06}.log" for number in numbers]
 
