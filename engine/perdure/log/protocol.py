@@ -31,6 +31,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+SIDES = ("logs", "dead-letters")
+"""The side topics."""
+
 
 class Batch(NamedTuple):
     """Consecutive records of one partition. `values[i]` stands at `offset + i`."""
@@ -283,7 +286,7 @@ class Log(Protocol):
         ...
 
     def side(self, topic: str, partition: int, value: bytes) -> None:
-        """Best-effort append to a side topic (`logs`, `dead-letters`): no ticket, dropped when the log is failing."""
+        """Best-effort append to a side topic (one of `SIDES`): no ticket, dropped when the log is failing."""
         ...
 
     async def read_side(self, topic: str, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:

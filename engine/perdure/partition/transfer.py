@@ -27,13 +27,12 @@ from perdure.errors import LogCorrupt, LogError
 from perdure.flow.imported import NoRecord, Origins, with_orig
 from perdure.flow.queues import waits
 from perdure.flow.view import View
-from perdure.log.protocol import Log
+from perdure.log.protocol import SIDES, Log
 from perdure.partition.checkpoint import POSITION_KEY, anchor_of
 from perdure.partition.dispatch import put_command
 from perdure.partition.snapshots import State, hand_over, state_of
 from perdure_schemas.records import Orig
 
-SIDES = ("logs", "dead-letters")
 LOOKS = 20
 """So often a shared log is asked for an instant at which nobody writes."""
 _IN_FLIGHT_BYTES = 4 << 20

@@ -30,9 +30,9 @@ from perdure.log.kafka.lanes import Lane, Lanes
 from perdure.log.kafka.packing import batches_of
 from perdure.log.kafka.snapshots import KafkaSnapshots
 from perdure.log.kafka.state import StateDisk
-from perdure.log.kafka.topics import SIDES, Topics, half_of, wanted_of
+from perdure.log.kafka.topics import Topics, half_of, wanted_of
 from perdure.log.kafka.writer import Writer
-from perdure.log.protocol import Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
+from perdure.log.protocol import SIDES, Batch, Commands, Failed, Member, Reader, Sink, Snapshots, Store
 from perdure.log.tickets import Waiters
 
 log = logging.getLogger("perdure.log.kafka")

@@ -17,9 +17,9 @@ from perdure.log.kafka.address import Address
 from perdure.log.kafka.checks import LOOKED_AT, Described, refusal, warnings
 from perdure.log.kafka.client import REQUEST_BYTES, Client, Partition, begin, errors, partition_in, stop, structs
 from perdure.log.kafka.client import admin as admin_library
+from perdure.log.protocol import SIDES
 
 log = logging.getLogger("perdure.log.kafka")
-SIDES = ("logs", "dead-letters")
 COPIES = 3
 """Of each record, where there are as many brokers and nothing else is asked for."""
 _SIDE_RETENTION_MS = 7 * 86_400_000
