@@ -173,6 +173,26 @@ def test_the_first_owner_of_a_number_wins(world: World) -> None:
     assert meta.released
 
 
+def test_an_owner_that_left_before_its_start_came_has_left(world: World) -> None:
+    """Its `owner.started` was long on its way. What comes again changes nothing (I3)."""
+    view = world.owners[0].view
+    one, other, next_ = Owner(1, "a"), Owner(1, "b"), Owner(2, "c")
+    world.put(0, *(OwnerReleased(who, v=V) for who in (one, next_, other, one)))
+    assert view.meta.owner is None
+    world.put(0, OwnerStarted(one, "code", 1, v=V))
+    assert view.meta.owner == one
+    assert view.meta.released
+    before = view.logical()
+    world.put(0, *(OwnerReleased(who, v=V) for who in (one, other, next_)))
+    assert view.logical() == before
+    world.put(0, OwnerStarted(other, "code", 1, v=V), OwnerStarted(next_, "code", 1, v=V))
+    assert view.meta.owner == next_
+    assert view.meta.released
+    assert view.meta.left == []
+    world.put(0, OwnerStarted(Owner(3, "d"), "code", 1, v=V))
+    assert not view.meta.released
+
+
 @pytest.mark.parametrize("timer", ["", "start", "0/a#0", "0/with\0nul#0"])
 def test_a_timers_key_can_be_read(timer: str) -> None:
     assert parse_timer_key(timer_key("entity", timer, 17)) == ("entity", timer, 17)

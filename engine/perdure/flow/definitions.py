@@ -163,7 +163,8 @@ def owner_started(view: View, record: OwnerStarted, at: int) -> None:
     current = meta.owner.number if meta.owner else 0
     if record.owner.number > current:
         meta.owner = record.owner
-        meta.released = False
+        meta.released = record.owner in meta.left
+        meta.left = [one for one in meta.left if one.number > record.owner.number]
         meta.code = record.code
         _number_code(view)
         view.effects.oblige(OwnerKnown(record.owner.number, record.owner.token))
@@ -173,5 +174,8 @@ def owner_started(view: View, record: OwnerStarted, at: int) -> None:
 
 
 def owner_released(view: View, record: OwnerReleased, at: int) -> None:
-    if record.owner == view.meta.owner:
-        view.meta.released = True
+    meta = view.meta
+    if record.owner == meta.owner:
+        meta.released = True
+    elif record.owner.number > (meta.owner.number if meta.owner else 0) and record.owner not in meta.left:
+        meta.left.append(record.owner)

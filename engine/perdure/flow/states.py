@@ -17,7 +17,8 @@ class OpenOp(Struct, omit_defaults=True, gc=False):
     attempt: int = 1
     due: int | None = None
     setter: int = -1
-    """Offset of the record that set its timer; a fire that names another changes nothing."""
+    """Offset of the record that set its timer; a fire that names another changes nothing. A queue's op has no timer
+    and no line: here it is where its code opened it. -1 for ops whose line tells that."""
     key: str = ""
     child: str = ""
     purpose: str = ""
@@ -183,6 +184,8 @@ class Meta(Struct, omit_defaults=True, gc=False):
     owner: Owner | None = None
     released: bool = True
     """The last owner stopped cleanly."""
+    left: list[Owner] = []
+    """Who stopped cleanly before their `owner.started` came: it was long on its way."""
     code: str = ""
     """Digest of the current owner's code."""
     codes: list[tuple[int, int]] = []
