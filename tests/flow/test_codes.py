@@ -5,7 +5,7 @@ from perdure.flow.effects import Start
 from perdure.flow.states import Meta
 from perdure_schemas.definition import Definition, FunctionDefined
 from perdure_schemas.records import Owner, OwnerStarted, RunParked, StepFailed, V
-from tests.flow.world import ERROR, World, completed, definition_of, of_kind, on, slept
+from tests.flow.world import ERROR, World, called, completed, definition_of, of_kind, on, put_in_queue, run_of, slept
 
 OLD, NEW = on("added"), on("added", where="true")
 
@@ -65,6 +65,36 @@ def test_what_it_opened_or_failed_counts_too(world: World) -> None:
     world.checkpoint()
     assert [advanced_by(world, run) for run in (slept_, failed, untouched)] == [2, 2, 1], "from the store, too"
     world.check()
+
+
+def test_what_it_gave_to_a_queue_counts_too(world: World) -> None:
+    """Of such an op there is no line until its outcome comes."""
+    old, new = world.define(OLD), world.define(NEW)
+    runs = first, _, asked = [world.request(name) for name in ("one", "two", "three")]
+    for partition in range(world.partitions):
+        owned_by(world, partition, old)
+    world.to_run(first, put_in_queue(first))
+    for partition in range(world.partitions):
+        owned_by(world, partition, new)
+    for run in runs[:2]:
+        world.to_run(run, completed(run, "0/b#1"))
+    assert [begun_by(world, run) for run in runs] == [1, 2, 0]
+    world.to_run(asked, put_in_queue(asked))
+    assert [advanced_by(world, run) for run in runs] == [2, 2, 2]
+    assert [begun_by(world, run) for run in runs] == [1, 2, 2]
+    world.checkpoint()
+    assert [begun_by(world, run) for run in runs] == [1, 2, 2], "from the store, too"
+    world.check()
+
+
+def test_an_answer_that_is_waited_for_does_not_hide_who_began_a_run(world: World) -> None:
+    """An open call has its line, and no place of its own."""
+    run = world.request()
+    world.define(OLD)
+    partition = world.of_run(run)
+    owned_by(world, partition, world.define(NEW))
+    world.to_run(run, called(run, "0/child#1", run_of("child")))
+    assert (begun_by(world, run), advanced_by(world, run)) == (2, 2)
 
 
 def test_a_run_is_begun_by_the_code_of_its_first_step_or_opening(world: World) -> None:

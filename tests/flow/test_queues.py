@@ -12,10 +12,7 @@ from perdure.flow.states import QueuedState
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, Ref
 from perdure_schemas.records import (
     OpClosed,
-    OpOpened,
-    Queued,
     Record,
-    RetryRule,
     RunCancelRequested,
     RunFinished,
     StepAnswered,
@@ -25,15 +22,9 @@ from perdure_schemas.records import (
     TimerFired,
     V,
 )
-from tests.flow.world import ERROR, World, completed, of_kind, payload
+from tests.flow.world import ERROR, LEASE_MS, World, completed, of_kind, payload, put_in_queue
 
 OP = "0/embed#1"
-LEASE_MS = 60_000
-RULE = RetryRule(4, 1_000, 2.0, 3_600_000)
-
-
-def opened(run: str, op: str = OP, argument: object = 1) -> OpOpened:
-    return OpOpened(run, op, "d", Queued("gpu", "embed", payload([[argument], {}]), RULE, LEASE_MS), v=V)
 
 
 def claimed(run: str, claim: str = "a", attempt: int = 1, beat: int = 0, *, alone: bool = False) -> StepClaimed:
@@ -66,7 +57,7 @@ def answers(world: World, run: str, *records: Record) -> list[tuple[str, bool, s
 def run(world: World) -> str:
     """A run with a step that waits in its queue."""
     run = world.request()
-    world.to_run(run, opened(run))
+    world.to_run(run, put_in_queue(run))
     assert commands(world) == [(run, OP)]
     return run
 
@@ -91,7 +82,7 @@ def test_a_step_is_claimed_once_and_completed(world: World, run: str) -> None:
 
 def test_opening_it_again_changes_nothing(world: World, run: str) -> None:
     world.to_run(run, claimed(run))
-    assert world.to_run(run, opened(run)) == []
+    assert world.to_run(run, put_in_queue(run)) == []
     assert (commands(world), queued(world, run).claim) == ([], "a")
 
 
@@ -111,7 +102,7 @@ def test_an_outcome_counts_without_a_claim(world: World, run: str) -> None:
 
 def test_large_arguments_are_kept_whole_while_the_step_is_open(world: World) -> None:
     run = world.request()
-    world.to_run(run, opened(run, argument="x" * INLINE_LIMIT_BYTES))
+    world.to_run(run, put_in_queue(run, argument="x" * INLINE_LIMIT_BYTES))
     place = Ref(world.of_run(run), len(world.journals[world.of_run(run)]) - 1)
     assert queued(world, run).opening.arguments.ref == place
     assert world.view_of(run).wholes.get(place.offset)
@@ -293,7 +284,7 @@ def world_status(how: str) -> str:
 def test_a_parked_or_queued_runs_step_goes_on(world: World) -> None:
     """What a run has asked for is done, whatever becomes of its code."""
     run = world.request()
-    world.to_run(run, opened(run))
+    world.to_run(run, put_in_queue(run))
     world.run(run).status = "parked"
     assert answers(world, run, claimed(run)) == [("a", True, "")]
     world.run(run).status = "running"
@@ -317,7 +308,7 @@ def test_an_early_fire_is_refused_and_an_old_one_does_nothing(world: World, run:
 def test_a_restart_puts_the_tails_commands_again(world: World) -> None:
     run = world.request()
     world.checkpoint()
-    world.to_run(run, opened(run))
+    world.to_run(run, put_in_queue(run))
     commands(world)
     world.restart()
     assert commands(world) == [(run, OP)]

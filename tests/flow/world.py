@@ -28,7 +28,9 @@ from perdure_schemas.records import (
     OpOpened,
     Owner,
     OwnerStarted,
+    Queued,
     Record,
+    RetryRule,
     RunRequested,
     Sleep,
     StepCompleted,
@@ -428,6 +430,14 @@ def slept(run: str, op: str, ms: int) -> OpOpened:
 
 def waited(run: str, op: str, key: str, where: str = "", timeout_ms: int | None = None) -> OpOpened:
     return OpOpened(run, op, "d", Wait(key, "added", where, timeout_ms), v=V)
+
+
+RULE = RetryRule(4, 1_000, 2.0, 3_600_000)
+LEASE_MS = 60_000
+
+
+def put_in_queue(run: str, op: str = "0/embed#1", argument: object = 1) -> OpOpened:
+    return OpOpened(run, op, "d", Queued("gpu", "embed", payload([[argument], {}]), RULE, LEASE_MS), v=V)
 
 
 def called(run: str, op: str, child: str, *, function: str = "child", awaited: bool = True, **fields: Any) -> OpOpened:

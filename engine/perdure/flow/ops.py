@@ -238,7 +238,7 @@ def _open_rerun(view: View, run: RunState, record: OpOpened, at: int) -> None:
 def _open_queued(view: View, run: RunState, record: OpOpened, at: int) -> None:
     opening = record.opening
     assert isinstance(opening, Queued)
-    run.open[record.op] = OpenOp(queues.QUEUED, record.digest)
+    run.open[record.op] = OpenOp(queues.QUEUED, record.digest, setter=view.offset)
     opening = replace(opening, arguments=shorten(view, opening.arguments))
     queues.begin(view, run, record.op, opening, record.digest, at)
 

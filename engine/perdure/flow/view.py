@@ -122,7 +122,7 @@ class View:
     def begun_by(self, run: RunState, lines: Sequence[StoredLine]) -> int:
         """Number of the code that took the run's first step; 0 if none has, or it is not known."""
         first = [line.offset for line in lines if line.kind not in _BY_THE_LOG][:1]
-        return self.code_at(min([*first, *(op.setter for op in run.open.values())], default=-1))
+        return self.code_at(min([*first, *(op.setter for op in run.open.values() if op.setter >= 0)], default=-1))
 
     def lookback_ms(self, run: RunState) -> int:
         """How far back the run's waits look."""

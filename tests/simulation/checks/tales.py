@@ -319,7 +319,9 @@ class Teller:
         if op.decided is not None or stale:
             tale.ignored.append(entry)
             return
-        self._said(tale, entry)
+        if op.type != "queued" or "retry_in_ms" not in record:
+            # A queue's member, that fails and is to try again, says nothing of the way that the run went.
+            self._said(tale, entry)
         if "retry_in_ms" in record:
             op.attempt += 1
             op.claim, op.resting = "", op.type == "queued"
