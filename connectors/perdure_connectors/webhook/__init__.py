@@ -1,0 +1,6 @@
+"""Webhooks: the signatures of those that come in, and of those that go out."""
+
+from perdure_connectors.webhook import github, standard, stripe
+from perdure_connectors.webhook.checking import SignatureRefused
+
+__all__ = ["SignatureRefused", "github", "standard", "stripe"]
