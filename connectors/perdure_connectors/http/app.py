@@ -4,6 +4,7 @@ Ids of events and functions are `:path` because they may hold slashes, and `%2F`
 """
 
 import asyncio
+from collections.abc import Iterable
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,6 +19,8 @@ from perdure_connectors.http import cancellations, events, functions, health, ru
 from perdure_connectors.http.access import LoopbackOnly
 from perdure_connectors.http.answers import json_answer
 from perdure_connectors.http.problems import on_error, on_http_error, on_unexpected
+from perdure_connectors.http.webhooks import Webhooks
+from perdure_connectors.webhook.source import Source
 
 ROUTES = [
     Route("/e/{key}", events.receive, methods=["POST"]),
@@ -33,8 +36,8 @@ ROUTES = [
 ]
 
 
-def gateway(port: Port, app_name: str) -> Starlette:
-    """An ASGI app that speaks for `port`. It mounts under any path.
+def gateway(port: Port, app_name: str, *, webhooks: Iterable[Source] = ()) -> Starlette:
+    """An ASGI app that speaks for `port`. It mounts under any path. `webhooks`: who may send to `/w/{source}`.
 
     `app.state.closing` is an event: whoever stops the server sets it first, and long polls are answered at once.
     """
@@ -44,7 +47,7 @@ def gateway(port: Port, app_name: str) -> Starlette:
 
     app = Starlette(
         routes=[Route("/", index, methods=["GET"]), *ROUTES],
-        middleware=[Middleware(LoopbackOnly)],
+        middleware=[Middleware(Webhooks, port, webhooks), Middleware(LoopbackOnly)],
         exception_handlers={PerdureError: on_error, HTTPException: on_http_error, Exception: on_unexpected},
     )
     app.router.redirect_slashes = False

@@ -17,6 +17,13 @@ _PATIENCE = 8
 
 async def json_body(request: Request, *, limit: int = REQUEST_LIMIT_BYTES) -> bytes:
     """The body, if it is JSON that may be decoded and kept. Raises `PayloadError`, or 415 for compressed ones."""
+    body = await raw_body(request, limit=limit)
+    await judge(body, limit=limit)
+    return body
+
+
+async def raw_body(request: Request, *, limit: int = REQUEST_LIMIT_BYTES) -> bytes:
+    """The body byte by byte, not judged yet. Raises `PayloadTooLarge`, or 415 for compressed ones."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         # A few kilobytes can unpack to gigabytes, and events are small: nobody gains by it.
@@ -25,12 +32,15 @@ async def json_body(request: Request, *, limit: int = REQUEST_LIMIT_BYTES) -> by
             f"a body in content-encoding {encoding!r} is not taken: send it uncompressed",
             {"accept-encoding": "identity"},
         )
-    body = await _read(request, limit)
+    return await _read(request, limit)
+
+
+async def judge(body: bytes, *, limit: int = REQUEST_LIMIT_BYTES) -> None:
+    """Raises `PayloadError` unless it is JSON that may be decoded and kept."""
     if len(body) > _IN_THREAD_BYTES:
         await asyncio.to_thread(guard, body, limit=limit)
     else:
         guard(body, limit=limit)
-    return body
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -2,5 +2,6 @@
 
 from perdure_connectors.webhook import github, standard, stripe
 from perdure_connectors.webhook.checking import SignatureRefused
+from perdure_connectors.webhook.source import Source
 
-__all__ = ["SignatureRefused", "github", "standard", "stripe"]
+__all__ = ["SignatureRefused", "Source", "github", "standard", "stripe"]

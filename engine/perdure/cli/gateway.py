@@ -24,6 +24,7 @@ def gateway(app: str, log: str, partitions: int | None, grace: str, host: str, p
     from perdure.cli.orders import PodReady
     from perdure.cli.pod import Http, Role, run
     from perdure.cli.sharing import shared_url, shown
+    from perdure.cli.tables import webhook_sources
     from perdure.sdk.port import FunctionView
 
     role = Role(shared_url(log), partitions, owns=False, queues={}, grace_s=seconds("--grace", grace))
@@ -34,5 +35,6 @@ def gateway(app: str, log: str, partitions: int | None, grace: str, host: str, p
             what = PodReady(loaded.name, "gateway", shown(log), url_of(listener), functions=functions)
             announce_pod(what, as_json=as_json)
 
-        http = Http(listener, lambda engine: engine.asgi())
+        sources = webhook_sources()
+        http = Http(listener, lambda engine: engine.asgi(webhooks=sources))
         run(loaded, role, http, ready, lambda: say("stopping: once more to stop at once", as_json=as_json))

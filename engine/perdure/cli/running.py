@@ -17,8 +17,10 @@ from perdure.cli.listening import url_of
 from perdure.cli.loading import load_app
 from perdure.cli.orders import Ready, Served
 from perdure.cli.output import inert
+from perdure.cli.tables import webhook_sources
 from perdure.sdk.app import App
 from perdure.sdk.engine import Engine
+from perdure_connectors.webhook import Source
 
 GRACE_S = 3
 """How long requests that are being answered may take once the server stops."""
@@ -59,7 +61,7 @@ class Stopping:
 def run(served: Served, listener: socket.socket, ready: Callable[[Ready], None], on_stop: Callable[[], None]) -> None:
     """Returns after a signal, when all has drained. `ready` is called once, when requests are taken."""
     app = load_app(served.app)
-    turn(_run(app, served, listener, ready, Stopping(on_stop)))
+    turn(_run(app, served, listener, ready, Stopping(on_stop), webhook_sources()))
 
 
 def turn(main: Coroutine[Any, Any, None]) -> None:
@@ -79,10 +81,11 @@ async def _run(
     listener: socket.socket,
     ready: Callable[[Ready], None],
     stopping: Stopping,
+    webhooks: list[Source],
 ) -> None:
     stopping.listen()
     async with Engine(app, log=served.log, partitions=served.partitions) as engine:
-        gateway = engine.asgi()
+        gateway = engine.asgi(webhooks=webhooks)
         server = server_of(gateway)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         functions = await engine.port.functions()

@@ -13,6 +13,9 @@ from perdure.cli.exits import UsageProblem
 NAMES = ("app", "url", "log", "host", "port", "partitions", "retention")
 """All that a file can set, for every command that has the option."""
 
+TABLES = ("webhooks",)
+"""What a file can set besides: tables, which whoever needs them reads."""
+
 
 class Setting(click.Option):
     """An option that is also read from `PERDURE_<NAME>`, or from the file that `PERDURE_<NAME>_FILE` names."""
@@ -81,11 +84,13 @@ def _checked(settings: Any, path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UsageProblem(f"{path}: perdure is a table: write [tool.perdure]")
     for name, value in cast("dict[str, Any]", settings).items():
+        if name in TABLES:
+            continue
         if name not in NAMES:
-            close = get_close_matches(name, NAMES, 1)
+            close = get_close_matches(name, (*NAMES, *TABLES), 1)
             raise UsageProblem(
                 f"{path}: there is no setting {name!r}: "
-                + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(NAMES)}")
+                + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join((*NAMES, *TABLES))}")
             )
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise UsageProblem(f"{path}: {name} must be a text or a number")

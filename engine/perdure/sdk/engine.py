@@ -3,7 +3,7 @@
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from perdure.errors import DefinitionError, NotOwned, UnknownRun
@@ -22,6 +22,9 @@ from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.asking import read
 from perdure.worker.places import open_place
 from perdure_schemas.event import EventBody
+
+if TYPE_CHECKING:
+    from perdure_connectors.webhook import Source
 
 R = TypeVar("R")
 DEFAULT_LOG = "embedded://.perdure"
@@ -139,11 +142,14 @@ class Engine(Client):
         alone = next(iter(self._stand_ins.values()), None) if len(self.apps) == 1 else None
         return await (alone.send_many if alone else super().send_many)(events)
 
-    def asgi(self) -> Callable[..., Awaitable[None]]:
-        """The gateway as an ASGI app, to mount under any path. Needs `pip install perdure[server]`."""
+    def asgi(self, *, webhooks: "Iterable[Source]" = ()) -> Callable[..., Awaitable[None]]:
+        """The gateway as an ASGI app, to mount under any path. Needs `pip install perdure[server]`.
+
+        `webhooks`: whose deliveries `POST /w/{source}` takes.
+        """
         from perdure_connectors.http import gateway
 
-        return gateway(self.late, self.apps[0].name)
+        return gateway(self.late, self.apps[0].name, webhooks=webhooks)
 
     @property
     def late(self) -> Port:
