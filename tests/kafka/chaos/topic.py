@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,32 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-
 from tests.evidence.entries import Entry, Journal
 
 DEADLINE_S = 10.0
+REQUEST_MS = 5_000
+"""An answer that takes longer was lost; so `start` and `stop` come to their end by themselves."""
+
+
+async def _whole(doing: Coroutine[Any, Any, None]) -> None:
+    """aiokafka's `start` and `stop` forget connections that are open if they are cut off."""
+    task = asyncio.ensure_future(doing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+async def _begin(client: Any) -> None:
+    try:
+        await _whole(client.start())
+    except BaseException:
+        await _end(client)
+        raise
+
+
+async def _end(client: Any) -> None:
+    """Of a client whose brokers may be away."""
+    with suppress(Exception):
+        await _whole(client.stop())
 
 
 async def make_topic(bootstrap: str, topic: str, partitions: int) -> None:
@@ -29,17 +55,15 @@ class Writing:
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap, self._topic = bootstrap, topic
         self._producer: AIOKafkaProducer | None = None
+        self._making = asyncio.Lock()
 
     async def send(self, event: Mapping[str, Any]) -> None:
         value = json.dumps(event).encode()
         while True:
             try:
+                producer = await self._made()
                 async with asyncio.timeout(DEADLINE_S):
-                    if self._producer is None:
-                        made = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all")
-                        await made.start()
-                        self._producer = made
-                    await self._producer.send_and_wait(self._topic, value, key=event["id"].encode())
+                    await producer.send_and_wait(self._topic, value, key=event["id"].encode())
                     return
             except Exception:
                 await self.close()
@@ -48,9 +72,16 @@ class Writing:
     async def close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            with suppress(Exception):
-                async with asyncio.timeout(2):
-                    await producer.stop()
+            await _end(producer)
+
+    async def _made(self) -> AIOKafkaProducer:
+        """One for all events that are on their way."""
+        async with self._making:
+            if self._producer is None:
+                made = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all", request_timeout_ms=REQUEST_MS)
+                await _begin(made)
+                self._producer = made
+            return self._producer
 
 
 class Tail:
@@ -74,8 +105,10 @@ class Tail:
     async def complete(self) -> None:
         """Until it has read what the journal holds by now."""
         consumer = await self._consumer()
-        ends = await consumer.end_offsets(self._places)
-        await consumer.stop()
+        try:
+            ends = await consumer.end_offsets(self._places)
+        finally:
+            await _end(consumer)
         async with asyncio.timeout(60):
             while any(len(self.journal[place.partition]) < end for place, end in ends.items()):
                 self.check()
@@ -104,9 +137,9 @@ class Tail:
             bootstrap_servers=self._bootstrap,
             auto_offset_reset="none",
             enable_auto_commit=False,
-            request_timeout_ms=10_000,
+            request_timeout_ms=REQUEST_MS,
         )
-        await consumer.start()
+        await _begin(consumer)
         consumer.assign(self._places)
         for place in self._places:
             consumer.seek(place, len(self.journal[place.partition]))
@@ -126,9 +159,7 @@ class Tail:
                 await asyncio.sleep(0.2)
             finally:
                 if consumer is not None:
-                    with suppress(Exception):
-                        async with asyncio.timeout(2):
-                            await consumer.stop()
+                    await _end(consumer)
 
     def _read(self, partition: int, offset: int, ms: int, raw: bytes) -> None:
         entries = self.journal[partition]
