@@ -38,6 +38,10 @@ class UnknownRun(PerdureError):
     """No run of this id is known: it never was, or ended longer ago than the window."""
 
 
+class NotParked(PerdureError):
+    """Only a parked run can be told to go on: this one does already, or has ended."""
+
+
 class UnknownFunction(PerdureError):
     """No function of this id is in the app."""
 

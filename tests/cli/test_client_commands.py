@@ -123,6 +123,17 @@ async def test_runs_rerun(port: FakePort, perdure: Perdure) -> None:
     assert "no run 'r9' is known" in done.output
 
 
+async def test_runs_unpark(port: FakePort, perdure: Perdure) -> None:
+    port.add("r0", status="parked")
+    port.add("r1")
+    assert (await perdure("runs", "unpark", "r0")).output == "r0 tries to go on\n"
+    assert json.loads((await perdure("runs", "unpark", "r0", "--json")).output) == {"run_ids": ["r0"]}
+    assert port.unparked == ["r0", "r0"]
+    done = await perdure("runs", "unpark", "r1")
+    assert (done.exit_code, "run 'r1' is not parked: it is running" in done.output) == (1, True)
+    assert (await perdure("runs", "unpark", "r9")).exit_code == 3
+
+
 async def test_an_unknown_run(perdure: Perdure) -> None:
     done = await perdure("runs", "show", "nope", "--json")
     assert done.exit_code == 3

@@ -5,6 +5,7 @@ import pytest
 
 from perdure.flow.effects import Deliver, Ended, Opened, Parked, Start
 from perdure.flow.routing import run_id
+from perdure.flow.states import COMMANDS_KEPT
 from perdure_schemas.definition import FunctionDefined
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import (
@@ -215,9 +216,27 @@ def test_a_parked_run_goes_on_by_command(world: World) -> None:
     assert state.status == "parked"
     assert state.parked is not None
     assert (state.parked.code, state.parked.message) == ("code", "differs")
-    unpark = RunUnparked(run, v=V)
+    unpark = RunUnparked(run, "c1", v=V)
     assert world.to_run(run, unpark, unpark) == [Start(run)]
     assert world.run(run).parked is None
+
+
+def test_copies_of_a_command_do_not_lift_a_later_parking(world: World) -> None:
+    run = world.request()
+    park = RunParked(run, world.start_owner(world.of_run(run)), "code", "differs", v=V)
+    first, too_early = RunUnparked(run, "c1", v=V), RunUnparked(run, "c2", v=V)
+    world.to_run(run, park, first, too_early, park)
+    assert world.to_run(run, first, too_early) == []
+    assert world.run(run).status == "parked"
+    assert world.to_run(run, RunUnparked(run, "c3", v=V)) == [Start(run)]
+
+
+def test_no_more_commands_are_known_than_copies_can_be_of(world: World) -> None:
+    run = world.request()
+    world.to_run(run, *(RunUnparked(run, f"c{n}", v=V) for n in range(COMMANDS_KEPT + 3)))
+    assert world.run(run).unparked == tuple(f"c{n}" for n in range(3, COMMANDS_KEPT + 3))
+    world.to_run(run, RunCancelRequested(run, v=V))
+    assert world.run(run).unparked == ()
 
 
 def test_a_zombie_parks_nothing(world: World) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Raw
 
-from perdure.errors import PayloadError, UnknownFunction, UnknownRun
+from perdure.errors import NotParked, PayloadError, UnknownFunction, UnknownRun
 from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
@@ -21,6 +21,7 @@ class FakePort:
         self.details: dict[str, RunDetail] = {}
         self.outcomes: dict[str, asyncio.Future[RunOutcome]] = {}
         self.cancelled: list[tuple[str, str]] = []
+        self.unparked: list[str] = []
         self.waiting: dict[str, str] = {}
         self.fail: Exception | None = None
 
@@ -70,6 +71,11 @@ class FakePort:
         await self.status(run_id)
         self.add(run_id + "-again")
         return run_id + "-again"
+
+    async def unpark(self, run_id: str) -> None:
+        if (status := await self.status(run_id)) != "parked":
+            raise NotParked(f"run {run_id!r} is not parked: it is {status}")
+        self.unparked.append(run_id)
 
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""

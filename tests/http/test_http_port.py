@@ -15,6 +15,7 @@ from perdure.errors import (
     DefinitionError,
     LogError,
     LogFull,
+    NotParked,
     PayloadError,
     PayloadTooLarge,
     UnknownFunction,
@@ -114,6 +115,11 @@ async def test_runs(ports: tuple[FakePort, Any]) -> None:
     assert await client.cancel("r1", "why / not?") is None
     assert port.cancelled == [("r1", "why / not?")]
     assert await client.rerun("r1") == "r1-again"
+    port.add("r4", status="parked")
+    assert await client.unpark("r4") is None
+    with pytest.raises(NotParked, match="run 'r1' is not parked: it is running"):
+        await client.unpark("r1")
+    assert port.unparked == ["r4"]
     assert [view.id for view in await client.functions()] == ["order", "mail"]
     with pytest.raises(UnknownRun, match="no run 'a/b' is known"):
         await client.run("a/b")

@@ -55,9 +55,27 @@ async def test_a_run_is_shown_cancelled_and_run_again(port: FakePort) -> None:
     assert again.headers["location"] == "/v1/runs/r1-again"
 
 
+async def test_a_parked_run_is_told_to_go_on(port: FakePort) -> None:
+    port.add("r1", status="parked")
+    port.add("r2")
+    async with client_of(port) as client:
+        parked = await client.post("/v1/runs/r1/unpark")
+        running = await client.post("/v1/runs/r2/unpark")
+    assert (parked.status_code, parked.json()) == (202, {"run_id": "r1"})
+    assert (running.status_code, running.json()["type"]) == (409, "urn:perdure:error:NotParked")
+    assert running.json()["detail"] == "run 'r2' is not parked: it is running"
+    assert port.unparked == ["r1"]
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/runs/x"), ("DELETE", "/v1/runs/x"), ("GET", "/v1/runs/x/result"), ("POST", "/v1/runs/x/rerun")],
+    [
+        ("GET", "/v1/runs/x"),
+        ("DELETE", "/v1/runs/x"),
+        ("GET", "/v1/runs/x/result"),
+        ("POST", "/v1/runs/x/rerun"),
+        ("POST", "/v1/runs/x/unpark"),
+    ],
 )
 async def test_an_unknown_run(port: FakePort, method: str, path: str) -> None:
     async with client_of(port) as client:
@@ -183,6 +201,7 @@ async def test_a_filter_that_cannot_be_right_cancels_nothing(port: FakePort, bod
     [
         ("/e/key", "POST"),
         ("/v1/runs/r1/rerun", "POST"),
+        ("/v1/runs/r1/unpark", "POST"),
         ("/v1/cancellations", "POST"),
         ("/v1/functions/mail/runs", "POST"),
     ],

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure import Engine
+from perdure import Engine, UnknownRun
+from perdure.errors import NotParked
 from perdure.flow import decode
 from perdure.log.kafka.log import KafkaLog
 from perdure.sdk.port import FunctionView, RunDetail
@@ -176,6 +177,46 @@ CHANGES = {
     "a child for the step": ("await first(n)", "await child.call(n)", "0/first#1", "0/child#1"),
     "an early end": ("a = await first(n)", "return n", "0/first#1", ""),
 }
+
+
+READS = """
+import os
+
+@app.background(waits=["go"])
+async def flow(ctx: Context, n: int) -> int:
+    a = await (other if "SHOP_OTHER" in os.environ else first)(n)
+    await ctx.wait_for_event("go")
+    return await last(a)
+"""
+
+
+async def test_by_command_it_goes_on_under_the_code_that_parked_it(
+    versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code is the same; what it reads is not, and then is again."""
+    async with versions.running(READS) as life:
+        run = await life.begin()
+        await life.until(run, "suspended")
+        with pytest.raises(NotParked, match="is not parked: it is suspended"):
+            await life.engine.port.unpark(run)
+    monkeypatch.setenv("SHOP_OTHER", "yes")
+    async with versions.running(READS) as life:
+        await life.go()
+        await life.until(run, "parked")
+        await life.engine.port.unpark(run)
+        async with asyncio.timeout(20):
+            while len(await life.parked()) < 2:
+                await asyncio.sleep(0.01)
+    monkeypatch.delenv("SHOP_OTHER")
+    async with versions.running(READS, dies=True) as life:
+        assert await life.engine.port.status(run) == "parked"
+        await life.engine.port.unpark(run)
+    async with versions.running(READS) as life:
+        assert await life.result(run) == 20
+        with pytest.raises(NotParked, match="is not parked: it is completed"):
+            await life.engine.port.unpark(run)
+        with pytest.raises(UnknownRun):
+            await life.engine.port.unpark(run[:-4] + "0000")
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["stopped", "killed"])

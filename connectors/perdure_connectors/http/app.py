@@ -28,6 +28,7 @@ ROUTES = [
     Route("/v1/runs", runs.listing, methods=["GET"]),
     Route("/v1/runs/{run_id}/result", runs.result, methods=["GET"]),
     Route("/v1/runs/{run_id}/rerun", runs.rerun, methods=["POST"]),
+    Route("/v1/runs/{run_id}/unpark", runs.unpark, methods=["POST"]),
     Route("/v1/runs/{run_id}", runs.One),
     Route("/v1/functions", functions.listing, methods=["GET"]),
     Route("/v1/functions/{function_id:path}/runs", functions.enqueue, methods=["POST"]),

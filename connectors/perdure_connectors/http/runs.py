@@ -1,4 +1,4 @@
-"""Runs: listed, shown, awaited, cancelled, run again."""
+"""Runs: listed, shown, awaited, cancelled, run again, unparked."""
 
 import asyncio
 
@@ -42,6 +42,14 @@ async def rerun(request: Request) -> Response:
     only(request)
     run_id = await port_of(request).rerun(request.path_params["run_id"])
     return created(request, run_id)
+
+
+async def unpark(request: Request) -> Response:
+    """202: durable; the run tries to go on, and is parked again if its code still asks for something else."""
+    only(request)
+    run_id = request.path_params["run_id"]
+    await port_of(request).unpark(run_id)
+    return json_answer({"run_id": run_id}, 202)
 
 
 async def result(request: Request) -> Response:

@@ -59,6 +59,8 @@ def end(
     if run.parked is not None:
         view.parked.delete(run.id)
         run.parked = None
+    if run.unparked:
+        run.unparked = ()
     if run.waits or run.keys or run.taken or run.got or run.crashes or run.copies:
         run.waits, run.keys, run.taken, run.got, run.crashes, run.copies = {}, {}, {}, {}, {}, {}
     view.lines.clear(run.id)

@@ -11,7 +11,7 @@ from perdure.flow.definitions import timer_key, unpark
 from perdure.flow.effects import Parked, Start
 from perdure.flow.ending import answer, end, error_of, forget_later, heir_of, watch_heir
 from perdure.flow.ops import close_op, shorten, successor_of
-from perdure.flow.states import TERMINAL, ParkedState, RunState, RunTimer, Watcher
+from perdure.flow.states import COMMANDS_KEPT, TERMINAL, ParkedState, RunState, RunTimer, Watcher
 from perdure.flow.view import View
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import (
@@ -195,8 +195,13 @@ def run_parked(view: View, record: RunParked, at: int) -> None:
 
 
 def run_unparked(view: View, record: RunUnparked, at: int) -> None:
+    """A copy may come when it is parked anew: that is another parking, which nobody has looked at yet."""
     run = view.live(record.run)
-    if run is not None and run.status == "parked":
+    if run is None or record.command in run.unparked:
+        return
+    run.unparked = (*run.unparked, record.command)[-COMMANDS_KEPT:]
+    view.runs.touch(run.id)
+    if run.status == "parked":
         unpark(view, run)
 
 

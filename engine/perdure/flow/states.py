@@ -6,6 +6,7 @@ from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo, Payload
 from perdure_schemas.records import CancelRule, Ending, KeyCursor, ListedWait, Owner, Parent, Queued
 
+COMMANDS_KEPT = 8
 TERMINAL = frozenset({"completed", "failed", "cancelled", "discarded", "continued"})
 
 
@@ -121,6 +122,8 @@ class RunState(Struct, omit_defaults=True, gc=False):
     parked: ParkedState | None = None
     tried_from: int = -1
     """Offset at which it was last unparked: with what stands before that, any code may try to go on."""
+    unparked: tuple[str, ...] = ()
+    """Commands to go on that have come, the last `COMMANDS_KEPT`: their copies change nothing."""
     ended_at: int | None = None
     ended_offset: int = -1
     result: Payload | None = None

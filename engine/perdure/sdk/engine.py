@@ -199,6 +199,9 @@ class ManyPorts:
     async def rerun(self, run_id: str) -> str:
         return await (await self._of(run_id)).rerun(run_id)
 
+    async def unpark(self, run_id: str) -> None:
+        await (await self._of(run_id)).unpark(run_id)
+
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:

@@ -26,7 +26,7 @@ class HttpPort:
 
     A connection that is refused is tried again for `reach` seconds: nothing was sent. One that breaks half-way is, too,
     where sending again changes nothing: reads, cancels, events (they have ids), enqueues (they have a key, if need be
-    one of chance). A rerun is not, and raises `EngineUnreachable`.
+    one of chance). A rerun and an unpark are not, and raise `EngineUnreachable`.
     """
 
     def __init__(self, base_url: str, *, reach: float = REACH_S) -> None:
@@ -73,6 +73,9 @@ class HttpPort:
 
     async def rerun(self, run_id: str) -> str:
         return await self._ask(wire.rerun(run_id))
+
+    async def unpark(self, run_id: str) -> None:
+        await self._ask(wire.unpark(run_id))
 
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""

@@ -72,6 +72,10 @@ class SyncHttpPort:
         """Id of the new run."""
         return self._ask(wire.rerun(run_id))
 
+    def unpark(self, run_id: str) -> None:
+        """Accepted once durable. Raises `UnknownRun`, `NotParked`."""
+        self._ask(wire.unpark(run_id))
+
     def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:

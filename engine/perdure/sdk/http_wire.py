@@ -88,9 +88,9 @@ _REBUILT: dict[str, type[PerdureError]] = {
     kind.__name__: kind
     for kind in (
         *(errors.DefinitionError, errors.OutsideRun, errors.NonDeterminism, errors.PayloadError),
-        *(errors.UnknownRun, errors.UnknownFunction, errors.LogError, errors.LogFull, errors.LogCorrupt),
-        *(errors.LogInUse, errors.LogMismatch, errors.NotOwned, errors.PartitionHalted, errors.KeepsNothing),
-        *(PayloadTooLarge, errors.PayloadUnavailable),
+        *(errors.UnknownRun, errors.NotParked, errors.UnknownFunction, errors.LogError, errors.LogFull),
+        *(errors.LogCorrupt, errors.LogInUse, errors.LogMismatch, errors.NotOwned, errors.PartitionHalted),
+        *(errors.KeepsNothing, PayloadTooLarge, errors.PayloadUnavailable),
     )
 }
 
@@ -178,6 +178,11 @@ def cancel(run_id: str, reason: str) -> Call[None]:
 def rerun(run_id: str) -> Call[str]:
     """Not sent again by itself: each is one more run."""
     return Call("POST", f"{_run(run_id)}/rerun", _run_id, b"", again=False)
+
+
+def unpark(run_id: str) -> Call[None]:
+    """Not sent again by itself: by then the run may go on, and the answer would be that it is not parked."""
+    return Call("POST", f"{_run(run_id)}/unpark", lambda answer: None, b"", again=False)
 
 
 def runs(function: str, status: str, event_id: str, limit: int, cursor: str) -> Call[tuple[list[RunSummary], str]]:

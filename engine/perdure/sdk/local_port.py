@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from perdure.errors import KeepsNothing, NotOwned, PayloadTooLarge, UnknownFunction, UnknownRun
+from perdure.errors import KeepsNothing, NotOwned, NotParked, PayloadTooLarge, UnknownFunction, UnknownRun
 from perdure.flow import routing
 from perdure.flow.definitions import CRON
 from perdure.flow.ending import heir_of
@@ -30,6 +30,7 @@ from perdure_schemas.records import (
     RunCancelRequested,
     RunRequested,
     RunRerunRequested,
+    RunUnparked,
     V,
 )
 
@@ -193,7 +194,7 @@ class LocalPort:
         self._refuse_while_failing()
         await self._write(run_id, RunCancelRequested(run_id, secrets.token_hex(8), reason, v=V))
 
-    async def _write(self, run: str, record: RunCancelRequested | RunRerunRequested) -> None:
+    async def _write(self, run: str, record: RunCancelRequested | RunRerunRequested | RunUnparked) -> None:
         """Any pod may: where the run is not at hand, whoever owns it finds out whether there is such a run."""
         with suppress(NotOwned):
             await self._find(run)
@@ -207,6 +208,14 @@ class LocalPort:
         await self._write(run_id, RunRerunRequested(run_id, new_run, command, v=V))
         await self._node.effects()
         return new_run
+
+    async def unpark(self, run_id: str, command: str = "") -> None:
+        self._refuse_while_failing()
+        status = await self.status(run_id)
+        if status != "parked":
+            raise NotParked(f"run {run_id!r} is not parked: it is {status}")
+        await self._write(run_id, RunUnparked(run_id, command or secrets.token_hex(8), v=V))
+        await self._node.effects()
 
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""

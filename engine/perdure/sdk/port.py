@@ -150,6 +150,10 @@ class Port(Protocol):
         """Id of a new run with the same trigger or arguments. Raises `UnknownRun`."""
         ...
 
+    async def unpark(self, run_id: str) -> None:
+        """A parked run tries to go on, under the code that is there now; durable. Raises `UnknownRun`, `NotParked`."""
+        ...
+
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:

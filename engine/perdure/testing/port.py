@@ -69,6 +69,10 @@ class TestPort:
         command = self._engine.next_id("rerun")
         return await self._engine.through(lambda: self._local().rerun(run_id, command))
 
+    async def unpark(self, run_id: str) -> None:
+        command = self._engine.next_id("unpark")
+        await self._engine.through(lambda: self._local().unpark(run_id, command))
+
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:
