@@ -139,7 +139,7 @@ class Cluster:
         self._producers = 0
         self.records = 0
         self.late = 0
-        """Batches of abandoned producers that are still to arrive."""
+        """Batches that are still to arrive, also those that nobody waits for any more."""
         self.on_append: Callable[[str], None] | None = None
         """Told of the process whose batch was stored, before it is."""
         self.on_owner: Callable[[int], None] | None = None

@@ -182,11 +182,15 @@ class SimLog:
         """How long a fetch takes that begins now."""
         return max(0.0, self.cut_until - self.loop.time()) + self.delay() + self.delay()
 
-    def send(self, serve: Callable[[], Any], answer: Callable[[Any], None]) -> None:
-        """Ask the cluster. Both ways take time, and on both the message may be lost: then nothing comes back."""
+    def send(self, serve: Callable[[], Any], answer: Callable[[Any], None]) -> bool:
+        """Ask the cluster. Both ways take time, and on both the message may be lost: then nothing comes back.
+
+        Whether it will arrive, which only the world may know.
+        """
         if self.dead or self.is_cut() or self.cluster.rng.random() < self.cluster.swarm.p_lost_request:
-            return
+            return False
         self.loop.post(self.cluster.owner, self.delay(), self._arrives, serve, answer)
+        return True
 
     def _arrives(self, serve: Callable[[], Any], answer: Callable[[Any], None]) -> None:
         answered = serve()
@@ -388,11 +392,13 @@ class SimLog:
         chunk.tries += 1
         tries, producer, number = chunk.tries, self._producer, chunk.number
         values, topic = list(chunk.values), chunk.topic
+
+        def serve() -> Appended | None:
+            self.cluster.late -= 1
+            return self.cluster.produce(producer, number, topic, values, self.name)
+
         if not (self.is_severed(topic) or self._parted(values)):
-            self.send(
-                lambda: self.cluster.produce(producer, number, topic, values, self.name),
-                lambda appended: self._answered(chunk, appended),
-            )
+            self.cluster.late += self.send(serve, lambda appended: self._answered(chunk, appended))
         self.loop.post(self.owner, self.cluster.swarm.request_timeout, self._overdue, chunk, tries, producer)
 
     def _parted(self, values: list[bytes]) -> bool:

@@ -258,7 +258,7 @@ class World:
         if self.chaos.busy():
             return self.chaos.busy()
         if self.cluster.late:
-            return "an abandoned producer has something to deliver"
+            return "a batch is on its way to the brokers"
         if self.cluster.group.rebalancing and not self.swarm.embedded:
             return "the group is dealing partitions"
         found: set[int] = set()
