@@ -82,6 +82,14 @@ class PartitionHalted(LogError):
     """A partition met what it must not skip (an unknown kind or version) and stopped."""
 
 
+class KeyRefused(PerdureError):
+    """The engine takes requests with an API key alone, and got none, or one that it does not know."""
+
+
+class ScopeMissing(KeyRefused):
+    """The API key is known, and may not do this."""
+
+
 class RunCancelled(BaseException):
     """Raised by the ops of a cancelled run."""
 

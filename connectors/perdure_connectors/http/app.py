@@ -11,48 +11,56 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from perdure.errors import PerdureError
+from perdure.sdk.keys import Keyring
 from perdure.sdk.port import Port
 from perdure_connectors.http import cancellations, events, functions, health, runs
-from perdure_connectors.http.access import LoopbackOnly
+from perdure_connectors.http.access import Gate, rules_of
 from perdure_connectors.http.answers import json_answer
 from perdure_connectors.http.problems import on_error, on_http_error, on_unexpected
+from perdure_connectors.http.routing import Operation, routes_of
 from perdure_connectors.http.webhooks import Webhooks
 from perdure_connectors.webhook.source import Source
 
-ROUTES = [
-    Route("/e/{key}", events.receive, methods=["POST"]),
-    Route("/v1/events/{event_id:path}/runs", events.runs_of, methods=["GET"]),
-    Route("/v1/runs", runs.listing, methods=["GET"]),
-    Route("/v1/runs/{run_id}/result", runs.result, methods=["GET"]),
-    Route("/v1/runs/{run_id}/rerun", runs.rerun, methods=["POST"]),
-    Route("/v1/runs/{run_id}/unpark", runs.unpark, methods=["POST"]),
-    Route("/v1/runs/{run_id}", runs.One),
-    Route("/v1/functions", functions.listing, methods=["GET"]),
-    Route("/v1/functions/{function_id:path}/runs", functions.enqueue, methods=["POST"]),
-    Route("/v1/cancellations", cancellations.create, methods=["POST"]),
-    *health.ROUTES,
+OPERATIONS = [
+    Operation("POST", "/e/{key}", events.receive, "send"),
+    Operation("GET", "/v1/events/{event_id:path}/runs", events.runs_of, "read"),
+    Operation("GET", "/v1/runs", runs.listing, "read"),
+    Operation("GET", "/v1/runs/{run_id}/result", runs.result, "read"),
+    Operation("POST", "/v1/runs/{run_id}/rerun", runs.rerun, "operate"),
+    Operation("POST", "/v1/runs/{run_id}/unpark", runs.unpark, "operate"),
+    Operation("GET", "/v1/runs/{run_id}", runs.show, "read"),
+    Operation("DELETE", "/v1/runs/{run_id}", runs.cancel, "operate"),
+    Operation("GET", "/v1/functions", functions.listing, "read"),
+    Operation("POST", "/v1/functions/{function_id:path}/runs", functions.enqueue, "send"),
+    Operation("POST", "/v1/cancellations", cancellations.create, "operate"),
+    *health.OPERATIONS,
 ]
 
 
-def gateway(port: Port, app_name: str, *, webhooks: Iterable[Source] = ()) -> Starlette:
-    """An ASGI app that speaks for `port`. It mounts under any path. `webhooks`: who may send to `/w/{source}`.
+def gateway(port: Port, app_name: str, *, keys: Keyring | None = None, webhooks: Iterable[Source] = ()) -> Starlette:
+    """An ASGI app that speaks for `port`. It mounts under any path. Without keys it answers this machine alone.
+
+    `webhooks`: who may send to `/w/{source}`.
 
     `app.state.closing` is an event: whoever stops the server sets it first, and long polls are answered at once.
     """
 
     async def index(request: Request) -> Response:
-        return json_answer({"app": app_name, "routes": sorted({route.path for route in ROUTES})})
+        return json_answer({"app": app_name, "routes": sorted({operation.path for operation in OPERATIONS})})
 
     app = Starlette(
-        routes=[Route("/", index, methods=["GET"]), *ROUTES],
-        middleware=[Middleware(Webhooks, port, webhooks), Middleware(LoopbackOnly)],
+        routes=routes_of([Operation("GET", "/", index, None), *OPERATIONS]),
+        middleware=[
+            Middleware(Webhooks, port, webhooks),
+            Middleware(Gate, rules=rules_of(with_keys=bool(keys))),
+        ],
         exception_handlers={PerdureError: on_error, HTTPException: on_http_error, Exception: on_unexpected},
     )
     app.router.redirect_slashes = False
     app.state.port = port
+    app.state.keys = keys or Keyring()
     app.state.app_name = app_name
     app.state.closing = asyncio.Event()
     return app

@@ -5,14 +5,17 @@ from collections.abc import Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from perdure.errors import LogError, PerdureError
+from perdure.sdk.keys import Keyring
 from perdure.sdk.port import Port
+from perdure_connectors.http.access import Gate, plain_head
 from perdure_connectors.http.answers import json_answer, port_of
-from perdure_connectors.http.problems import on_error, on_http_error
+from perdure_connectors.http.problems import on_error, on_http_error, on_unexpected
+from perdure_connectors.http.routing import Operation, routes_of
 
 LAG_SECONDS = 2.0
 
@@ -45,17 +48,22 @@ async def metrics(request: Request) -> Response:
     return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-ROUTES = [
-    Route("/livez", livez, methods=["GET"]),
-    Route("/healthz", livez, methods=["GET"]),
-    Route("/readyz", readyz, methods=["GET"]),
-    Route("/metrics", metrics, methods=["GET"]),
+OPERATIONS = [
+    Operation("GET", "/livez", livez, None),
+    Operation("GET", "/healthz", livez, None),
+    Operation("GET", "/readyz", readyz, None),
+    Operation("GET", "/metrics", metrics, "read"),
 ]
 
 
-def health_checks(port: Port, app_name: str) -> Starlette:
-    """These alone, for a process without a gateway. They tell nothing of what users sent, so anybody may ask."""
-    app = Starlette(routes=ROUTES, exception_handlers={PerdureError: on_error, HTTPException: on_http_error})
+def health_checks(port: Port, app_name: str, keys: Keyring | None = None) -> Starlette:
+    """These alone, for a process without a gateway."""
+    app = Starlette(
+        routes=routes_of(OPERATIONS),
+        middleware=[Middleware(Gate, rules=[plain_head])],
+        exception_handlers={PerdureError: on_error, HTTPException: on_http_error, Exception: on_unexpected},
+    )
+    app.state.keys = keys or Keyring()
     app.router.redirect_slashes = False
     app.state.port = port
     app.state.app_name = app_name

@@ -1,6 +1,7 @@
 """Errors as problem+json (RFC 9457), so that clients rebuild the same `PerdureError` from `type`."""
 
 import logging
+import re
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -9,6 +10,7 @@ from starlette.responses import Response
 from perdure.errors import (
     DefinitionError,
     KeepsNothing,
+    KeyRefused,
     LogError,
     LogFull,
     NotParked,
@@ -17,10 +19,12 @@ from perdure.errors import (
     PayloadTooLarge,
     PayloadUnavailable,
     PerdureError,
+    ScopeMissing,
     UnknownFunction,
     UnknownRun,
 )
 from perdure.sdk.http_wire import PROBLEM_TYPE
+from perdure.sdk.keys import PREFIX
 from perdure_connectors.http.answers import json_answer
 
 _log = logging.getLogger("perdure.http")
@@ -29,6 +33,8 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (PayloadTooLarge, 413),
     (PayloadError, 400),
     (DefinitionError, 400),
+    (ScopeMissing, 403),
+    (KeyRefused, 401),
     (UnknownRun, 404),
     (UnknownFunction, 404),
     (NotParked, 409),
@@ -39,6 +45,9 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (OutsideRun, 503),
 )
 """First match counts, so subclasses stand before their bases."""
+
+_PATH_KEY = re.compile(rf"(?<=/e/).+|{PREFIX}[\w-]+", re.DOTALL)
+"""Also in a path that was meant to be another one."""
 
 _HINTS = {
     404: "there is nothing at this path: GET / lists the routes",
@@ -54,6 +63,8 @@ def problem(status: int, name: str, detail: str, **more: object) -> Response:
     answer.headers["content-type"] = "application/problem+json"
     if status in (503, 507):
         answer.headers["retry-after"] = "1"
+    if status == 401:
+        answer.headers["www-authenticate"] = 'Bearer realm="perdure"'
     return answer
 
 
@@ -63,12 +74,17 @@ def problem_of(error: PerdureError) -> Response:
     return problem(status, type(error).__name__, str(error))
 
 
+def shown_path(request: Request) -> str:
+    """The path without the key that it may hold: what is shown is logged, and passed on."""
+    return _PATH_KEY.sub("…", request.url.path)
+
+
 async def on_error(request: Request, error: Exception) -> Response:
     """Errors that say what to do."""
     assert isinstance(error, PerdureError)
     answer = problem_of(error)
     if answer.status_code == 500:
-        _log.error("%s %s: %s", request.method, request.url.path, error)
+        _log.error("%s %s: %s", request.method, shown_path(request), error)
     return answer
 
 
@@ -76,8 +92,10 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """No such path, no such method, and what handlers raise as plain HTTP errors."""
     assert isinstance(error, HTTPException)
     detail = _HINTS.get(error.status_code, error.detail)
-    answer = problem(error.status_code, "HttpError", f"{request.method} {request.url.path}: {detail}")
+    answer = problem(error.status_code, "HttpError", f"{request.method} {shown_path(request)}: {detail}")
     answer.headers.update(error.headers or {})
+    if "allow" in answer.headers:
+        answer.headers["allow"] = ", ".join(sorted(answer.headers["allow"].split(", ")))
     return answer
 
 

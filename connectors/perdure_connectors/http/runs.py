@@ -2,7 +2,6 @@
 
 import asyncio
 
-from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,21 +19,19 @@ async def listing(request: Request) -> Response:
     return json_answer(await page_of(request, port_of(request)))
 
 
-class One(HTTPEndpoint):
-    """One class and not two routes: the Allow header of a 405 names all methods."""
+async def show(request: Request) -> Response:
+    """The run with its trigger, ops, result."""
+    only(request)
+    return json_answer(await port_of(request).run(request.path_params["run_id"]))
 
-    async def get(self, request: Request) -> Response:
-        """The run with its trigger, ops, result."""
-        only(request)
-        return json_answer(await port_of(request).run(request.path_params["run_id"]))
 
-    async def delete(self, request: Request) -> Response:
-        """202: the cancel is durable, and the run will not complete. A run that has ended stays as it is."""
-        only(request, "reason")
-        port, run_id = port_of(request), request.path_params["run_id"]
-        await port.status(run_id)  # Refuses an unknown run; `cancel` itself would keep the cancel for a run to come.
-        await port.cancel(run_id, request.query_params.get("reason", "")[:1000])
-        return json_answer({"run_id": run_id}, 202)
+async def cancel(request: Request) -> Response:
+    """202: the cancel is durable, and the run will not complete. A run that has ended stays as it is."""
+    only(request, "reason")
+    port, run_id = port_of(request), request.path_params["run_id"]
+    await port.status(run_id)  # Refuses an unknown run; `cancel` itself would keep the cancel for a run to come.
+    await port.cancel(run_id, request.query_params.get("reason", "")[:1000])
+    return json_answer({"run_id": run_id}, 202)
 
 
 async def rerun(request: Request) -> Response:

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import click
 
 from perdure.cli import exits
+from perdure.cli.exits import UsageProblem
 from perdure.cli.output import print_error
 from perdure.cli.settings import Setting, defaults_for, file_settings
-from perdure.errors import PerdureError
+from perdure.errors import DefinitionError, PerdureError
 from perdure.sdk.http_sync import SyncHttpPort
+from perdure.sdk.keys import Keyring, api_key
 
 F = TypeVar("F", bound=Callable[..., Any])
 JSON = "perdure.json"
@@ -52,6 +54,25 @@ def json_option(command: F) -> F:
     )(command)
 
 
+def keys_option(command: F) -> F:
+    """`--keys`, for commands that answer."""
+    return click.option(
+        "--keys",
+        cls=Setting,
+        default="",
+        callback=_keyring,
+        metavar="@FILE",
+        help="API keys that may ask, as `perdure keys new` prints them. Without any, only this machine may.",
+    )(command)
+
+
+def _keyring(ctx: click.Context, option: click.Parameter, value: str) -> Keyring:
+    try:
+        return Keyring.parse(value)
+    except DefinitionError as error:
+        raise UsageProblem(str(error)) from None
+
+
 def client_options(command: F) -> F:
     """`--url` and `--json`, for commands that ask a running engine."""
     url = click.option("--url", cls=Setting, help="Address of the engine [http://127.0.0.1:8288].")
@@ -59,11 +80,21 @@ def client_options(command: F) -> F:
 
 
 def port_at(ctx: click.Context, url: str | None) -> SyncHttpPort:
-    """The engine at `url`; without one, that of this machine at the port that `dev` and `serve` would take."""
+    """The engine at `url`; without one, that of this machine at the port that `dev` and `serve` would take.
+
+    The API key comes from `PERDURE_API_KEY` or its file, and from no option: what is typed, all processes can read.
+    """
     if url is None:
         settings = ctx.find_root().default_map or {}
         number = os.environ.get("PERDURE_PORT") or settings.get("send", {}).get("port") or 8288
         url = f"http://127.0.0.1:{number}"
-    port = SyncHttpPort(url, reach=REACH_S)
+    port = SyncHttpPort(url, reach=REACH_S, key=_api_key())
     ctx.call_on_close(port.close)
     return port
+
+
+def _api_key() -> str:
+    try:
+        return api_key()
+    except DefinitionError as error:
+        raise UsageProblem(str(error)) from None

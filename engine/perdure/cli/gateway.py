@@ -2,21 +2,33 @@
 
 import click
 
-from perdure.cli.command import json_option
-from perdure.cli.listening import check_loopback, listen
+from perdure.cli.command import json_option, keys_option
+from perdure.cli.listening import check_guarded, listen
 from perdure.cli.settings import Setting
 from perdure.cli.worker import pod_options, seconds
+from perdure.sdk.keys import Keyring
 
 
 @click.command()
 @pod_options
-@click.option("--host", cls=Setting, default="127.0.0.1", show_default=True, help="A loopback address.")
+@click.option("--host", cls=Setting, default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", cls=Setting, type=click.IntRange(0, 65535), default=8288, show_default=True)
+@keys_option
 @json_option
-def gateway(app: str, log: str, partitions: int | None, grace: str, host: str, port: int, as_json: bool) -> None:
+def gateway(
+    app: str,
+    log: str,
+    partitions: int | None,
+    grace: str,
+    host: str,
+    port: int,
+    keys: Keyring,
+    as_json: bool,
+) -> None:
     """Take events and calls for an app whose workers run elsewhere. It keeps nothing itself.
 
-    While the brokers are away it answers 503 with Retry-After, and acknowledges nothing.
+    While the brokers are away it answers 503 with Retry-After, and acknowledges nothing. Where other machines reach it
+    (--host 0.0.0.0) it needs keys.
     """
     from perdure.cli.banner import announce_pod, say
     from perdure.cli.listening import url_of
@@ -26,9 +38,10 @@ def gateway(app: str, log: str, partitions: int | None, grace: str, host: str, p
     from perdure.cli.sharing import shared_url, shown
     from perdure.cli.tables import webhook_sources
     from perdure.sdk.port import FunctionView
+    from perdure_connectors.http import gateway as http_gateway
 
     role = Role(shared_url(log), partitions, owns=False, queues={}, grace_s=seconds("--grace", grace))
-    with listen(check_loopback(host), port) as listener:
+    with listen(check_guarded(host, keys), port) as listener:
         loaded = load_app(app)
 
         def ready(functions: list[FunctionView]) -> None:
@@ -36,5 +49,5 @@ def gateway(app: str, log: str, partitions: int | None, grace: str, host: str, p
             announce_pod(what, as_json=as_json)
 
         sources = webhook_sources()
-        http = Http(listener, lambda engine: engine.asgi(webhooks=sources))
+        http = Http(listener, lambda engine: http_gateway(engine.late, loaded.name, keys=keys, webhooks=sources))
         run(loaded, role, http, ready, lambda: say("stopping: once more to stop at once", as_json=as_json))

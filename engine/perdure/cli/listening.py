@@ -5,22 +5,36 @@ import socket
 
 from perdure.cli.exits import UsageProblem
 from perdure.errors import PerdureError
+from perdure.sdk.keys import Keyring
 
 BACKLOG = 512
 
 
 def check_loopback(host: str) -> str:
     """Raises `UsageProblem` for an address that other machines reach."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not _is_loopback(host):
         raise UsageProblem(
-            f"--host {host}: other machines could send events and cancel runs there, and keys come in a later release; "
-            "use 127.0.0.1 (the default), and let a proxy on this machine check who asks"
+            f"--host {host}: `dev` is for this machine alone, use 127.0.0.1 (the default); `perdure serve` with keys "
+            "answers others"
         )
     return host
+
+
+def check_guarded(host: str, keys: Keyring, option: str = "--host") -> str:
+    """Raises `UsageProblem` for an address that other machines reach, if nobody asks them for a key."""
+    if not keys and not _is_loopback(host):
+        raise UsageProblem(
+            f"{option} {host}: other machines reach it, and there are no keys: `perdure keys new` makes one; put its "
+            "line into PERDURE_KEYS, or into a file that PERDURE_KEYS_FILE names. Or use 127.0.0.1, the default"
+        )
+    return host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from perdure.cli import exits
+from perdure.cli.bounded import BoundedHead
 from perdure.cli.listening import url_of
 from perdure.cli.loading import load_app
 from perdure.cli.orders import Ready, Served
@@ -20,6 +21,8 @@ from perdure.cli.output import inert
 from perdure.cli.tables import webhook_sources
 from perdure.sdk.app import App
 from perdure.sdk.engine import Engine
+from perdure.sdk.keys import Keyring
+from perdure_connectors.http import gateway as http_gateway
 from perdure_connectors.webhook import Source
 
 GRACE_S = 3
@@ -58,10 +61,16 @@ class Stopping:
                 loop.add_signal_handler(number, self.signalled)
 
 
-def run(served: Served, listener: socket.socket, ready: Callable[[Ready], None], on_stop: Callable[[], None]) -> None:
+def run(
+    served: Served,
+    listener: socket.socket,
+    ready: Callable[[Ready], None],
+    on_stop: Callable[[], None],
+    keys: Keyring | None = None,
+) -> None:
     """Returns after a signal, when all has drained. `ready` is called once, when requests are taken."""
     app = load_app(served.app)
-    turn(_run(app, served, listener, ready, Stopping(on_stop), webhook_sources()))
+    turn(_run(app, served, listener, ready, Stopping(on_stop), keys, webhook_sources()))
 
 
 def turn(main: Coroutine[Any, Any, None]) -> None:
@@ -81,11 +90,12 @@ async def _run(
     listener: socket.socket,
     ready: Callable[[Ready], None],
     stopping: Stopping,
+    keys: Keyring | None,
     webhooks: list[Source],
 ) -> None:
     stopping.listen()
     async with Engine(app, log=served.log, partitions=served.partitions) as engine:
-        gateway = engine.asgi(webhooks=webhooks)
+        gateway = http_gateway(engine.late, app.name, keys=keys, webhooks=webhooks)
         server = server_of(gateway)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         functions = await engine.port.functions()
@@ -109,7 +119,7 @@ def server_of(asgi: Callable[..., Coroutine[Any, Any, None]] | Any) -> GatewaySe
     """To be served on a socket that listens already."""
     config = uvicorn.Config(
         asgi,
-        http="httptools",
+        http=BoundedHead,
         ws="none",
         lifespan="off",
         log_config=None,

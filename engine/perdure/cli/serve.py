@@ -2,15 +2,16 @@
 
 import click
 
-from perdure.cli.command import json_option
-from perdure.cli.listening import check_loopback, listen
+from perdure.cli.command import json_option, keys_option
+from perdure.cli.listening import check_guarded, listen
 from perdure.cli.settings import AppArgument, Setting
+from perdure.sdk.keys import Keyring
 
 
 def engine_options(command: click.decorators.FC) -> click.decorators.FC:
     """What `dev` and `serve` have in common."""
     for option in (
-        click.option("--host", cls=Setting, default="127.0.0.1", show_default=True, help="A loopback address."),
+        click.option("--host", cls=Setting, default="127.0.0.1", show_default=True, help="Where to listen."),
         click.option("--port", cls=Setting, type=click.IntRange(0, 65535), default=8288, show_default=True),
         click.option("--log", cls=Setting, default="embedded://.perdure", show_default=True, help="URL, or a folder."),
         click.option(
@@ -40,11 +41,22 @@ def log_url(log: str, retention: str | None = None) -> str:
 
 @click.command()
 @engine_options
+@keys_option
 @json_option
-def serve(app: str, log: str, partitions: int, retention: str | None, host: str, port: int, as_json: bool) -> None:
+def serve(
+    app: str,
+    log: str,
+    partitions: int,
+    retention: str | None,
+    host: str,
+    port: int,
+    keys: Keyring,
+    as_json: bool,
+) -> None:
     """Run the app with its gateway, for production on one machine.
 
-    SIGTERM or Ctrl-C drains and stops; a second one stops at once. Nothing is lost by either, or by a crash.
+    SIGTERM or Ctrl-C drains and stops; a second one stops at once. Nothing is lost by either, or by a crash. Where
+    other machines reach it (--host 0.0.0.0) it needs keys.
     """
     # What an engine needs is imported here: `perdure send` must not wait for it.
     from perdure.cli.banner import announce, say
@@ -54,11 +66,12 @@ def serve(app: str, log: str, partitions: int, retention: str | None, host: str,
     def ready(what: Ready) -> None:
         announce(what, note=f"{app}, as it is now: restart to take changes", as_json=as_json)
 
-    listener = listen(check_loopback(host), port)
+    listener = listen(check_guarded(host, keys), port)
     with listener:
         run(
             Served(app, log_url(log, retention), partitions),
             listener,
             ready,
             lambda: say("stopping: once more to stop at once", as_json=as_json),
+            keys,
         )

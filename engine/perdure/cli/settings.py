@@ -1,6 +1,5 @@
 """Settings: flag > `PERDURE_*` > `perdure.toml` or `[tool.perdure]` in the current folder > default."""
 
-import os
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any, cast
 import click
 
 from perdure.cli.exits import UsageProblem
+from perdure.errors import DefinitionError
+from perdure.sdk import environment
 
-NAMES = ("app", "url", "log", "host", "port", "partitions", "retention")
+NAMES = ("app", "url", "log", "host", "port", "partitions", "retention", "keys")
 """All that a file can set, for every command that has the option."""
 
 TABLES = ("webhooks",)
@@ -42,17 +43,6 @@ def env_name(option: str) -> str:
     return f"PERDURE_{option.upper()}"
 
 
-def from_file_variable(name: str) -> str | None:
-    """What stands in the file that `<name>_FILE` names: how orchestrators hand over secrets."""
-    path = os.environ.get(f"{name}_FILE")
-    if not path:
-        return None
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageProblem(f"{name}_FILE={path}: cannot be read ({error}): mend the path, or unset it") from None
-
-
 def file_settings(folder: Path) -> dict[str, Any]:
     """`perdure.toml` whole, else `[tool.perdure]` of `pyproject.toml`, else nothing."""
     own = folder / "perdure.toml"
@@ -71,6 +61,14 @@ def defaults_for(group: click.Group, settings: dict[str, Any]) -> dict[str, Any]
         name: defaults_for(command, settings) if isinstance(command, click.Group) else settings
         for name, command in group.commands.items()
     }
+
+
+def from_file_variable(name: str) -> str | None:
+    """What stands in the file that `<name>_FILE` names. Raises `UsageProblem` if that cannot be."""
+    try:
+        return environment.from_file_variable(name)
+    except DefinitionError as error:
+        raise UsageProblem(str(error)) from None
 
 
 def _toml(path: Path) -> dict[str, Any]:

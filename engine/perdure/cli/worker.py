@@ -2,11 +2,12 @@
 
 import click
 
-from perdure.cli.command import json_option
+from perdure.cli.command import json_option, keys_option
 from perdure.cli.exits import UsageProblem
 from perdure.cli.settings import AppArgument, Setting
 from perdure.duration import parse_ms
 from perdure.errors import DefinitionError
+from perdure.sdk.keys import Keyring
 
 
 def pod_options(command: click.decorators.FC) -> click.decorators.FC:
@@ -40,7 +41,8 @@ def pod_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.option("--activate", is_flag=True, help="This code counts, although the log has seen newer: a rollback.")
 @click.option("--name", cls=Setting, default="", help="What people see of it.  [default: host and pid]")
 @click.option("--health-port", cls=Setting, type=click.IntRange(0, 65535), help="Answer /healthz, /readyz, /metrics.")
-@click.option("--health-host", cls=Setting, default="127.0.0.1", show_default=True)
+@click.option("--health-host", cls=Setting, default="127.0.0.1", show_default=True, help="Others than that need keys.")
+@keys_option
 @json_option
 def worker(
     app: str,
@@ -54,6 +56,7 @@ def worker(
     name: str,
     health_port: int | None,
     health_host: str,
+    keys: Keyring,
     as_json: bool,
 ) -> None:
     """Run the app as one of many processes on Kafka: each has a share of the partitions.
@@ -64,7 +67,7 @@ def worker(
     from contextlib import ExitStack
 
     from perdure.cli.banner import announce_pod, say
-    from perdure.cli.listening import listen, url_of
+    from perdure.cli.listening import check_guarded, listen, url_of
     from perdure.cli.loading import load_app
     from perdure.cli.orders import PodReady
     from perdure.cli.pod import Http, Role, run
@@ -74,6 +77,8 @@ def worker(
 
     if queues and no_queues:
         raise UsageProblem("--no-queues and --queue: a process that only works for pools cannot leave them to others")
+    if health_port is not None:
+        check_guarded(health_host, keys, "--health-host")
     pools = slots_of(queues)
     role = Role(
         shared_url(log, data),
@@ -90,7 +95,7 @@ def worker(
         if health_port is not None:
             listener = stack.enter_context(listen(health_host, health_port))
             health = url_of(listener)
-            http = Http(listener, lambda engine: health_checks(engine.late, loaded.name))
+            http = Http(listener, lambda engine: health_checks(engine.late, loaded.name, keys))
 
         def ready(functions: list[FunctionView]) -> None:
             what = PodReady(loaded.name, "pool" if pools else "worker", shown(log), health or "", pools, functions)

@@ -19,6 +19,7 @@ from perdure.sdk.events import Event
 from perdure.sdk.function import Function
 from perdure.sdk.handle import RunHandle
 from perdure.sdk.http_port import HttpPort
+from perdure.sdk.keys import api_key
 from perdure.sdk.port import Enqueue, Port, RunOutcome, RunStatus
 from perdure.sdk.sender import Sender, event_body
 from perdure.worker.arguments import CallOptions, arguments_json
@@ -31,14 +32,20 @@ DEFAULT_URL = "http://127.0.0.1:8288"
 
 
 class Client(Sender):
-    """An async context manager that serves its apps' `.call`, `.enqueue` and handles in this process."""
+    """An async context manager that serves its apps' `.call`, `.enqueue` and handles in this process.
+
+    `log`: the address of an engine's gateway, `http://host:8288`; `PERDURE_URL`, else the engine in this process, else
+    the one on this machine. `key`: the API key, for an engine that wants one; `PERDURE_API_KEY`, else the file that
+    `PERDURE_API_KEY_FILE` names.
+    """
 
     stands_in = False
     """Whether an `Engine` opened for its app is this one: that of tests."""
 
-    def __init__(self, app: App, *more: App, log: str = "") -> None:
+    def __init__(self, app: App, *more: App, log: str = "", key: str = "") -> None:
         self.apps = (app, *more)
         self._log_url = log
+        self._key = key
         self._port: Port | None = None
         self._own: HttpPort | None = None
         """The connection that this client opened itself, and closes."""
@@ -80,7 +87,7 @@ class Client(Sender):
                 f"Client(log={url!r}): an embedded log belongs to the process of its Engine; from another one say "
                 f"log={DEFAULT_URL!r}, the address of its gateway (perdure dev, perdure serve, Engine.asgi())"
             )
-        self._own = HttpPort(url)
+        self._own = HttpPort(url, key=api_key(self._key))
         return self._own
 
     async def _close(self) -> None:

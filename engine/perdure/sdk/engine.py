@@ -11,9 +11,11 @@ from perdure.log import open_log
 from perdure.sdk import binding
 from perdure.sdk.app import App
 from perdure.sdk.client import Client, result_from
+from perdure.sdk.environment import from_environment
 from perdure.sdk.events import Event
 from perdure.sdk.function import Function
 from perdure.sdk.handle import RunHandle
+from perdure.sdk.keys import Keyring
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import SLOTS, Node
 from perdure.sdk.options import check_queue
@@ -142,14 +144,17 @@ class Engine(Client):
         alone = next(iter(self._stand_ins.values()), None) if len(self.apps) == 1 else None
         return await (alone.send_many if alone else super().send_many)(events)
 
-    def asgi(self, *, webhooks: "Iterable[Source]" = ()) -> Callable[..., Awaitable[None]]:
+    def asgi(self, *, keys: str = "", webhooks: "Iterable[Source]" = ()) -> Callable[..., Awaitable[None]]:
         """The gateway as an ASGI app, to mount under any path. Needs `pip install perdure[server]`.
 
+        `keys`: lines of API keys as `perdure keys new` prints them, or `@FILE`; `PERDURE_KEYS`, else the file that
+        `PERDURE_KEYS_FILE` names. Without keys it answers programs on this machine alone.
         `webhooks`: whose deliveries `POST /w/{source}` takes.
         """
         from perdure_connectors.http import gateway
 
-        return gateway(self.late, self.apps[0].name, webhooks=webhooks)
+        keyring = Keyring.parse(keys or from_environment("PERDURE_KEYS"))
+        return gateway(self.late, self.apps[0].name, keys=keyring, webhooks=webhooks)
 
     @property
     def late(self) -> Port:

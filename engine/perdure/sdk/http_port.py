@@ -26,11 +26,13 @@ class HttpPort:
 
     A connection that is refused is tried again for `reach` seconds: nothing was sent. One that breaks half-way is, too,
     where sending again changes nothing: reads, cancels, events (they have ids), enqueues (they have a key, if need be
-    one of chance). A rerun and an unpark are not, and raise `EngineUnreachable`.
+    one of chance). A rerun and an unpark are not, and raise `EngineUnreachable`. `key` is the API key, where the engine
+    wants one.
     """
 
-    def __init__(self, base_url: str, *, reach: float = REACH_S) -> None:
+    def __init__(self, base_url: str, *, reach: float = REACH_S, key: str = "") -> None:
         self._reach = reach
+        self._key = key
         self.base = wire.base_of(base_url)
         try:
             import aiohttp
@@ -117,9 +119,8 @@ class HttpPort:
     async def _once(self, call: Call[R]) -> Answer:
         if self._session is None:
             self._session = self._make(timeout=self._timeout)
-        headers = {"content-type": "application/json"} if call.body else None
         body = BytesIO(call.body) if call.body else None  # aiohttp warns of large bodies given as bytes.
         async with self._session.request(
-            call.method, self.base + call.path, data=body, headers=headers, allow_redirects=False
+            call.method, self.base + call.path, data=body, headers=wire.headers(call, self._key), allow_redirects=False
         ) as response:
             return Answer(response.status, await response.read())

@@ -23,12 +23,13 @@ class SyncHttpPort:
     """The synchronous twin of `HttpPort`: the same methods without await, from any thread. Needs no package.
 
     What it sends again, and what not, is as for `HttpPort`. `reach` is for how many seconds a refused connection is
-    tried again.
+    tried again, `key` the API key, where the engine wants one.
     """
 
-    def __init__(self, base_url: str, *, reach: float = REACH_S) -> None:
+    def __init__(self, base_url: str, *, reach: float = REACH_S, key: str = "") -> None:
         self.base = wire.base_of(base_url)
         self._reach = reach
+        self._key = key
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = Lock()
         self._process = os.getpid()
@@ -121,8 +122,8 @@ class SyncHttpPort:
             time.sleep(0.1)
 
     def _once(self, connection: http.client.HTTPConnection, call: Call[R]) -> Answer:
-        headers = {"content-type": "application/json"} if call.body else {}
-        connection.request(call.method, urlsplit(self.base).path + call.path, call.body, headers)
+        path = urlsplit(self.base).path + call.path
+        connection.request(call.method, path, call.body, wire.headers(call, self._key))
         response = connection.getresponse()
         answer = Answer(response.status, response.read())
         self._give_back(connection)

@@ -90,7 +90,7 @@ _REBUILT: dict[str, type[PerdureError]] = {
         *(errors.DefinitionError, errors.OutsideRun, errors.NonDeterminism, errors.PayloadError),
         *(errors.UnknownRun, errors.NotParked, errors.UnknownFunction, errors.LogError, errors.LogFull),
         *(errors.LogCorrupt, errors.LogInUse, errors.LogMismatch, errors.NotOwned, errors.PartitionHalted),
-        *(errors.KeepsNothing, PayloadTooLarge, errors.PayloadUnavailable),
+        *(errors.KeepsNothing, PayloadTooLarge, errors.PayloadUnavailable, errors.KeyRefused, errors.ScopeMissing),
     )
 }
 
@@ -105,6 +105,12 @@ def base_of(url: str) -> str:
     except ValueError:
         raise DefinitionError(f"{url!r}: the port is a number up to 65535") from None
     return url.rstrip("/")
+
+
+def headers(call: Call[R], key: str) -> dict[str, str]:
+    """What goes with a request. `key`: the API key, or nothing."""
+    given = {"content-type": "application/json"} if call.body else {}
+    return given | {"authorization": f"Bearer {key}"} if key else given
 
 
 def send(events: Sequence[EventBody]) -> Iterator[Call[list[str]]]:

@@ -11,6 +11,7 @@ from perdure.sdk.client import DEFAULT_URL, enqueue_request, result_from
 from perdure.sdk.event_input import new_event_id
 from perdure.sdk.events import Event
 from perdure.sdk.function import Function
+from perdure.sdk.keys import api_key
 from perdure.sdk.port import RunStatus
 from perdure.sdk.sender import event_body
 
@@ -45,13 +46,13 @@ class SyncRunHandle(Generic[R_co]):
 
 
 class SyncClient:
-    """Speaks to a running engine's gateway by HTTP. Safe to share between threads."""
+    """Speaks to a running engine's gateway by HTTP. Safe to share between threads. `log` and `key` as for `Client`."""
 
-    def __init__(self, app: App, *more: App, log: str = "") -> None:
+    def __init__(self, app: App, *more: App, log: str = "", key: str = "") -> None:
         from perdure.sdk.http_port import SyncHttpPort
 
         self.apps = (app, *more)
-        self.port = SyncHttpPort(log or os.environ.get("PERDURE_URL", "") or DEFAULT_URL)
+        self.port = SyncHttpPort(log or os.environ.get("PERDURE_URL", "") or DEFAULT_URL, key=api_key(key))
 
     def __enter__(self) -> Self:
         return self

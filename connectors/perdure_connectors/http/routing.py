@@ -1,0 +1,41 @@
+"""Operations: what can be asked, and which scope it takes. Routes are made of them."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from perdure.sdk.keys import Scope
+from perdure_connectors.http.keys import authorize
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path. `scope`: what a key must be allowed; None: anybody may ask."""
+
+    method: str
+    path: str
+    handler: Handler
+    scope: Scope | None
+
+
+def routes_of(operations: Iterable[Operation]) -> list[Route]:
+    """One route a path, in the order of the paths: the Allow header of a 405 names all methods of it."""
+    return [_route(path, list(those)) for path, those in groupby(operations, lambda operation: operation.path)]
+
+
+def _route(path: str, operations: list[Operation]) -> Route:
+    by_method = {operation.method: operation for operation in operations}
+
+    async def answer(request: Request) -> Response:
+        operation = by_method["GET" if request.method == "HEAD" else request.method]
+        if operation.scope is not None:
+            authorize(request, operation.scope)
+        return await operation.handler(request)
+
+    return Route(path, answer, methods=list(by_method))
