@@ -55,6 +55,10 @@ ONE_LOG = {
         "tests/kafka/test_log.py::test_no_broker_at_all",
         "tests/worker/test_large_payloads.py::test_settings_that_cannot_be",
         "tests/worker/test_large_payloads.py::test_the_setting_comes_from_the_environment_too",
+        "tests/worker/test_run_logs.py::test_an_unknown_level_is_refused",
+    ),
+    "reads a log that was closed": (
+        "tests/worker/test_run_logs.py::test_a_thread_that_outlives_its_engine_hurts_nobody",
     ),
     "counts the loop's turns, and it turns while brokers answer": (
         "tests/worker/test_delivery.py::test_a_busy_step_body_keeps_nobody_waiting",

@@ -4,6 +4,7 @@ from perdure_schemas.definition import CancelDefined, CronDefined, Definition, F
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload, Ref
 from perdure_schemas.records import (
+    AnyLogged,
     AnyRecord,
     AppActivated,
     AppDefined,
@@ -20,6 +21,7 @@ from perdure_schemas.records import (
     Heritage,
     KeyCursor,
     ListedWait,
+    LogLevel,
     MatchOffered,
     MatchSubscribed,
     OpClosed,
@@ -38,6 +40,7 @@ from perdure_schemas.records import (
     RunCancelRequested,
     RunErrored,
     RunFinished,
+    RunLogged,
     RunParked,
     RunReported,
     RunRequested,
@@ -61,6 +64,7 @@ from perdure_schemas.records import (
 
 __all__ = [
     "INLINE_LIMIT_BYTES",
+    "AnyLogged",
     "AnyRecord",
     "AppActivated",
     "AppDefined",
@@ -83,6 +87,7 @@ __all__ = [
     "Heritage",
     "KeyCursor",
     "ListedWait",
+    "LogLevel",
     "MatchOffered",
     "MatchSubscribed",
     "OpClosed",
@@ -103,6 +108,7 @@ __all__ = [
     "RunCancelRequested",
     "RunErrored",
     "RunFinished",
+    "RunLogged",
     "RunParked",
     "RunReported",
     "RunRequested",

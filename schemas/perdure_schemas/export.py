@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from perdure_schemas.event import EventBody
-from perdure_schemas.records import AnyRecord, StepCommand
+from perdure_schemas.records import AnyLogged, AnyRecord, StepCommand
 
 FOLDER = Path(__file__).parent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -31,12 +31,18 @@ def commands_schema() -> dict[str, Any]:
     return {"$schema": DIALECT, "title": "Perdure command", **msgspec.json.schema(StepCommand)}
 
 
+def logs_schema() -> dict[str, Any]:
+    """What the logs topic carries: lines and progress of runs."""
+    return {"$schema": DIALECT, "title": "Perdure log line or progress", **msgspec.json.schema(AnyLogged)}
+
+
 def documents() -> dict[str, str]:
     """File name → text. Deterministic: the order is that of the definitions."""
     schemas = {
         "journal.schema.json": journal_schema(),
         "event.schema.json": event_schema(),
         "commands.schema.json": commands_schema(),
+        "logs.schema.json": logs_schema(),
     }
     return {name: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in schemas.items()}
 

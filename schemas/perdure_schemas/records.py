@@ -4,6 +4,8 @@
 place and time of a record that was imported from another log, and folds see it instead of the record's own.
 """
 
+from typing import Literal
+
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from perdure_schemas.definition import Definition
@@ -475,6 +477,33 @@ class RunReported(Struct, frozen=True, tag_field="kind", tag="run.reported", gc=
     run: str
     at: int
     fields: dict[str, str | int | float | bool | None]
+
+
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+
+class RunLogged(Struct, frozen=True, tag_field="kind", tag="run.logged", omit_defaults=True, gc=False):
+    """A line that a run's code logged. On the logs topic, best effort; no fold reads it.
+
+    Texts are the user's, as they are: who shows them spells out what would steer a terminal or a page.
+    """
+
+    v: int
+    run: str
+    at: int
+    level: LogLevel
+    """The standard one at or below the line's own."""
+    logger: str
+    message: str
+    op: str = ""
+    """The step that logged it; empty for code outside steps."""
+    attempt: int = 0
+    error: str = ""
+    """The traceback of the exception that was logged with it."""
+
+
+AnyLogged = RunReported | RunLogged
+"""What the logs topic carries."""
 
 
 class StepCommand(Struct, frozen=True, tag_field="kind", tag="step.command", omit_defaults=True, gc=False):

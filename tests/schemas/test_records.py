@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from perdure_schemas import (
+    AnyLogged,
     AnyRecord,
     EventBody,
     EventReceived,
@@ -15,6 +16,7 @@ from perdure_schemas import (
     OwnerReleased,
     OwnerStarted,
     Payload,
+    RunLogged,
     RunReported,
     RunRequested,
     V,
@@ -131,6 +133,15 @@ def test_progress_is_told_apart_from_the_journal() -> None:
     """`run.reported` stands on the logs topic; in a journal it is an unknown kind."""
     line = msgspec.json.encode(RunReported(v=V, run="r1", at=1, fields={"done": 3, "of": None}))
     assert msgspec.json.decode(line)["kind"] == "run.reported"
+    with pytest.raises(msgspec.ValidationError, match="Invalid value"):
+        DECODER.decode(line)
+
+
+def test_lines_are_told_apart_from_the_journal_and_say_no_more_than_they_have() -> None:
+    """As `run.reported`, on the same topic."""
+    line = msgspec.json.encode(RunLogged(v=V, run="r1", at=1, level="info", logger="shop", message="a\nb"))
+    assert line == b'{"kind":"run.logged","v":1,"run":"r1","at":1,"level":"info","logger":"shop","message":"a\\nb"}'
+    assert isinstance(msgspec.json.decode(line, type=AnyLogged), RunLogged)
     with pytest.raises(msgspec.ValidationError, match="Invalid value"):
         DECODER.decode(line)
 

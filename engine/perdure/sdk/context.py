@@ -27,6 +27,7 @@ from perdure.sdk.waiting import WaitKey, wait_key
 from perdure.worker import Execution, current, payloads
 from perdure.worker.lineage import current_branch, in_step
 from perdure.worker.main import ContinueAs
+from perdure.worker.run_logs import logger_of_run, logger_of_step
 from perdure.worker.spec import StepSpec
 from perdure.worker.steps import step as start_step
 from perdure_schemas.records import MatchOffered, OpOpened, RunReported, Send, Sleep, TimerFired, V, Wait
@@ -43,6 +44,7 @@ class Context(Sender):
 
     run_id: str
     metadata: Mapping[str, str]
+    _logger: logging.Logger | None = None
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
@@ -61,8 +63,10 @@ class Context(Sender):
 
     @property
     def logger(self) -> logging.Logger:
-        """Logs for this run; silent while the run replays what it did before."""
-        return _logger(self._execution)
+        """Logs for this run (`perdure logs`); silent while the run replays what it did before."""
+        if self._logger is None:
+            self._logger = logger_of_run(self._execution)
+        return self._logger
 
     @property
     def random(self) -> random.Random:
@@ -359,7 +363,8 @@ class StepInfo:
 
     @property
     def logger(self) -> logging.Logger:
-        return logging.getLogger(f"perdure.step.{self._inside.name}")
+        """Logs for this step (`perdure logs`)."""
+        return logger_of_step(self._inside)
 
 
 def _refuse_queue(name: str, queue: str, fn: object) -> None:
@@ -381,19 +386,6 @@ def _refuse_queue(name: str, queue: str, fn: object) -> None:
 def current_step() -> StepInfo:
     """The step that the calling code belongs to, in threads too. Raises `OutsideRun` elsewhere."""
     return StepInfo()
-
-
-def _logger(execution: Execution) -> logging.Logger:
-    logger = logging.getLogger(f"perdure.run.{execution.function.id}")
-    if not any(isinstance(known, _NotOnReplay) for known in logger.filters):
-        logger.addFilter(_NotOnReplay())
-    return logger
-
-
-class _NotOnReplay(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        execution = current()
-        return execution is None or not execution.repeating()
 
 
 __all__ = ["Context", "DefinitionError", "StepInfo", "current_run", "current_step", "payloads"]

@@ -23,6 +23,7 @@ from perdure.sdk.port import Counts, Enqueue, FunctionView, Port, RunDetail, Run
 from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.asking import read
 from perdure.worker.places import open_place
+from perdure.worker.run_logs import LEVELS, OFF
 from perdure_schemas.event import EventBody
 
 if TYPE_CHECKING:
@@ -51,11 +52,13 @@ class Engine(Client):
         partitions: int = 4,
         queues: Mapping[str, int] | Iterable[str] | None = None,
         payloads: str = "",
+        run_logs: str = "",
     ) -> None:
         super().__init__(app, *more, log=log or os.environ.get("PERDURE_LOG", DEFAULT_LOG))
         self._partitions = partitions
         self._queues = None if queues is None else checked_queues(queues)
         self._place = open_place(payloads or os.environ.get("PERDURE_PAYLOADS", ""))
+        self._lines_from = checked_level(run_logs or os.environ.get("PERDURE_RUN_LOGS", "info"))
         self._stack = AsyncExitStack()
         self._ports: dict[str, Port] = {}
         self._stand_ins: dict[str, Client] = {}
@@ -93,7 +96,7 @@ class Engine(Client):
 
     def _node(self, app: App) -> Node:
         log = open_log(_log_of(self._log_url, app, len(self.apps)), app=app.name, partitions=self._partitions)
-        return Node(app, log, queues=self._queues, place=self._place)
+        return Node(app, log, queues=self._queues, place=self._place, lines_from=self._lines_from)
 
     async def _close(self) -> None:
         try:
@@ -267,6 +270,14 @@ def checked_queues(queues: Mapping[str, int] | Iterable[str]) -> dict[str, int]:
         if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
             raise DefinitionError(f'queues={queues!r}: how many steps at a time, such as {{"gpu": 1}}')
     return {check_queue(queue): int(str(slots)) for queue, slots in given.items()}
+
+
+def checked_level(name: str) -> int:
+    """The number of a level's name, or of `off`. Raises `DefinitionError`."""
+    known = {**{str(level): number for level, number in LEVELS.items()}, "off": OFF}
+    if name.lower() not in known:
+        raise DefinitionError(f"run_logs={name[:40]!r}: one of {', '.join(known)} is needed")
+    return known[name.lower()]
 
 
 def _log_of(url: str, app: App, apps: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import Context
 from itertools import count
+from logging import INFO
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from perdure.worker import Worker
 from perdure.worker.coding import Payloads
 from perdure.worker.places import Place
 from perdure.worker.pool import Member
+from perdure.worker.run_logs import Lines
 from perdure.worker.spec import FunctionSpec
 from perdure_schemas.records import AppDefined, Record, RunRequested, StepReleased, V
 
@@ -51,6 +53,8 @@ class Node:
 
     `owns`: without it a node is assigned no partitions and keeps no state, and which code the app runs is for others to
     say: a gateway, or a member of pools alone.
+
+    `lines_from`: the least level of what runs log that is kept for people, see `worker/run_logs.py`.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Node:
         name: str = "",
         owns: bool = True,
         place: Place | None = None,
+        lines_from: int = INFO,
     ) -> None:
         app.load()
         self.app = app
@@ -81,6 +86,8 @@ class Node:
         self._name = name
         self.owns = owns
         self._place = place
+        self._lines_from = lines_from
+        self._lines: Lines
         self.ownership: Ownership
         self._processors: dict[int, Processor] = {}
         self.waiters: dict[str, list[asyncio.Future[RunState]]] = {}
@@ -104,6 +111,7 @@ class Node:
         self._activated = asyncio.Event()
         await self.log.open()
         payloads = Payloads(self.app.codec, self._place)
+        self._lines = Lines(self.log, self._lines_from)
         self.worker = Worker(
             self.specs,
             prepare,
@@ -112,9 +120,10 @@ class Node:
             self.log.now_ms,
             steps=self.steps,
             payloads=payloads,
+            lines=self._lines,
             evict=self._evict,
         )
-        self.pools = Member(self.log, self.steps, payloads=payloads, name=self._name)
+        self.pools = Member(self.log, self.steps, payloads=payloads, lines=self._lines, name=self._name)
         self.worker.pooled = self.pools.bodies
         try:
             code = self.definition.digest
@@ -400,6 +409,7 @@ class Node:
             for waiter in waiters:
                 waiter.cancel()
         self.elsewhere.close()
+        self._lines.close()
         await self.log.close()
 
     async def kill(self) -> None:
@@ -409,6 +419,7 @@ class Node:
                 handle.cancel()
         await self.pools.kill()
         await self.worker.close()
+        self._lines.close()
         self.ownership.stop()
 
     def waiting(self) -> Mapping[str, str]:

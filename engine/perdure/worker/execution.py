@@ -515,6 +515,10 @@ class Execution(Struct, eq=False):
         """Whether the code that runs now did so before: the log holds something that comes after it."""
         return self.replaying and (bool(self.queue) or any(op not in self.waiting for op in self.state.open))
 
+    def unheard(self) -> bool:
+        """Whether what the code logs now was logged before, or is only the unwinding of one that leaves memory."""
+        return isinstance(self.signal, Evicted | Diverged) or self.repeating()
+
     def never_asked(self) -> str:
         """An op that the log holds and user code has not asked for, or nothing. Only a replay can find one."""
         if not self.replaying:

@@ -36,6 +36,7 @@ from perdure.worker.coding import Payloads
 from perdure.worker.errors import describe, is_final, retry_in_ms
 from perdure.worker.lineage import InStep, in_step
 from perdure.worker.payloads import round_trip
+from perdure.worker.run_logs import Lines
 from perdure.worker.spec import RetryPolicy, StepSpec
 from perdure.worker.steps import DEATHS_ALONE, FINAL, guarded
 from perdure.worker.threads import Threads
@@ -77,11 +78,18 @@ class Member:
     """This process, as a member of the pools of its queues. `steps`: by the names they were defined under."""
 
     def __init__(
-        self, log: Log, steps: Mapping[str, StepSpec], *, payloads: Payloads | None = None, name: str = ""
+        self,
+        log: Log,
+        steps: Mapping[str, StepSpec],
+        *,
+        payloads: Payloads | None = None,
+        lines: Lines | None = None,
+        name: str = "",
     ) -> None:
         self.log = log
         self.steps = steps
         self.payloads = payloads or Payloads()
+        self.lines = lines
         self.name = name or this_process()
         self.answers = Answers(log)
         self.turns = Turns()

@@ -34,6 +34,7 @@ from perdure.worker.coding import Payloads
 from perdure.worker.execution import Execution
 from perdure.worker.idle import own_clock, tasks_idle
 from perdure.worker.main import main
+from perdure.worker.run_logs import Lines
 from perdure.worker.settle import Settler
 from perdure.worker.spec import FunctionSpec, StepSpec
 from perdure.worker.stragglers import Stragglers, leave_behind
@@ -82,6 +83,7 @@ class Worker:
         *,
         steps: Mapping[str, StepSpec] | None = None,
         payloads: Payloads | None = None,
+        lines: Lines | None = None,
         evict: bool = False,
         idle_runs: int = IDLE_RUNS,
     ) -> None:
@@ -105,6 +107,7 @@ class Worker:
         self._stragglers = Stragglers(self.loop)
         self._watchdog = Watchdog(self)
         self.payloads = payloads or Payloads()
+        self.lines = lines
         self._listener = listener
         self._evict_always = evict
         self._idle_runs = idle_runs
