@@ -10,6 +10,7 @@ import pytest
 from msgspec import Raw
 
 from perdure import App, Context, Ended, Engine, NonRetriable, PayloadError, StepError
+from perdure.cli.pod import Pod, Role
 from perdure.errors import LogError, PayloadTooLarge, PayloadUnavailable
 from perdure.testing import TestEngine
 from perdure.worker import worker
@@ -440,6 +441,21 @@ def test_the_setting_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PERDURE_PAYLOADS", "nonsense")
     with pytest.raises(LogError, match="payloads='nonsense' is no URL"):
         Engine(App("shop"), log="memory://")
+
+
+async def test_workers_and_gateways_use_it_too(folder: Path, log_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They make their engine's node themselves."""
+    monkeypatch.setenv("PERDURE_PAYLOADS", folder.as_uri())
+    app = App("shop")
+    step = app.step(paint)
+
+    @app.background
+    async def flow() -> int:
+        return len(await step("huge"))
+
+    async with Pod(app, Role(log_url), 1):
+        assert await flow.call() == HUGE
+    assert len(list(folder.iterdir())) == 1
 
 
 def test_a_payload_that_is_too_large_is_bad_data() -> None:

@@ -55,7 +55,16 @@ class Pod(Engine):
     def _node(self, app: App) -> Node:
         role = self._role
         opened = open_log(role.log, app=app.name, partitions=self._partitions, stores=role.owns)
-        return Node(app, opened, queues=role.queues, activate=role.activate, name=role.name, owns=role.owns)
+        return Node(
+            app,
+            opened,
+            queues=role.queues,
+            activate=role.activate,
+            name=role.name,
+            owns=role.owns,
+            place=self._place,
+            lines_from=self._lines_from,
+        )
 
 
 def run(
