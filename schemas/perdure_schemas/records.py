@@ -250,6 +250,8 @@ class StepCompleted(_Kind, frozen=True, tag="step.completed", omit_defaults=True
     input: Raw | UnsetType = UNSET
     """`[[positional…], {keyword: …}]` up to 4 KiB, for people to read; longer ones have their digest alone."""
     took_us: int = 0
+    outlived_cancel: bool = False
+    """The run's code cancelled it meanwhile, and its body swallowed that: its task went on, as it does on replay."""
 
 
 class StepFailed(_Kind, frozen=True, tag="step.failed", omit_defaults=True):
@@ -265,6 +267,8 @@ class StepFailed(_Kind, frozen=True, tag="step.failed", omit_defaults=True):
     took_us: int = 0
     claim: str = ""
     """Of a step in a queue: the claim that the attempt ran under. Another one's failure counts for nothing."""
+    outlived_cancel: bool = False
+    """As in `step.completed`, by this attempt or an earlier one."""
 
 
 class StepAttempted(_Kind, frozen=True, tag="step.attempted", omit_defaults=True):

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from perdure import App, Context, StepError
 from perdure.testing import TestEngine
 from tests.worker.helpers import both_ways, finished
@@ -157,3 +159,91 @@ async def test_results_wait_while_a_cancelled_body_ends() -> None:
         await engine.send("third", {})
         run = engine.run(flow)
         assert (run.status, run.output) == ("completed", ["racing", "waiting"])
+
+
+@both_ways
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_cancel_that_a_body_swallows_is_over_and_the_run_goes_on_from_there(evict: bool, raises: bool) -> None:
+    """As in any task. A replay cancelled the step instead, asked for nothing that came after, and was parked."""
+    app = App("shop")
+    cancelled = 0
+
+    @app.step(retries=0)
+    async def stubborn() -> str:
+        nonlocal cancelled
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled += 1
+        if raises:
+            raise ValueError("half done")
+        return "kept"
+
+    @app.step
+    async def note(text: str) -> str:
+        return text
+
+    async def work() -> str:
+        try:
+            text = await stubborn()
+        except StepError:
+            text = "failed"
+        task = asyncio.current_task()
+        assert task is not None
+        return f"{await note(text)} {task.cancelling()}"
+
+    @app.background(waits=["go"])
+    async def flow(ctx: Context) -> str:
+        working = asyncio.create_task(work())
+        await note("begun")
+        working.cancel()
+        text = await working
+        await ctx.wait_for_event("go")
+        return text
+
+    async with TestEngine(app, evict=evict) as engine:
+        run = await flow.enqueue()
+        await engine.send("go", {})
+        assert await run.result() == ("failed 0" if raises else "kept 0")
+        await engine.crash()
+        assert await run.status() == "completed"
+    assert cancelled == 1
+
+
+@both_ways
+async def test_a_cancel_that_was_swallowed_stays_so_for_the_next_attempts(evict: bool) -> None:
+    app = App("shop")
+    ran = 0
+
+    @app.step(retries=2)
+    async def stubborn() -> int:
+        nonlocal ran
+        ran += 1
+        if ran == 1:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise ValueError("half done") from None
+        return ran
+
+    @app.step
+    async def note(n: int) -> int:
+        return n
+
+    async def work() -> int:
+        return await note(await stubborn())
+
+    @app.background(waits=["go"])
+    async def flow(ctx: Context) -> int:
+        working = asyncio.create_task(work())
+        await note(0)
+        working.cancel()
+        found = await working
+        await ctx.wait_for_event("go")
+        return found
+
+    async with TestEngine(app, evict=evict) as engine:
+        run = await flow.enqueue()
+        await engine.advance("1h")
+        await engine.send("go", {})
+        assert await run.result() == 2

@@ -208,20 +208,33 @@ class Execution(Struct, eq=False):
 
     async def wait(self, op: str) -> Asked:
         """The op's outcome, or the word to go on. A cancelled op is closed in the log."""
-        future = self.expect(op)
-        try:
-            answer = await future
-            if self.signal is not None:
-                # The run ended between the answer and this: nothing begins any more.
-                raise type(self.signal)
-            return answer
-        except asyncio.CancelledError:
-            self.close(op)
-            raise
-        finally:
-            self.waiting.pop(op, None)
-            # future → exception → traceback → this frame → future is a cycle that outlives an eviction
-            del future
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task is not None else 0
+        while True:
+            future = self.expect(op)
+            try:
+                answer = await future
+                if self.signal is not None:
+                    # The run ended between the answer and this: nothing begins any more.
+                    raise type(self.signal)
+                return answer
+            except asyncio.CancelledError:
+                if task is None or not self._outlived(op):
+                    self.close(op)
+                    raise
+                while task.cancelling() > cancels:
+                    task.uncancel()
+            finally:
+                self.waiting.pop(op, None)
+                # future → exception → traceback → this frame → future is a cycle that outlives an eviction
+                del future
+
+    def _outlived(self, op: str) -> bool:
+        """Whether the step's body swallowed this cancel when it ran: its task went on, and does so on replay."""
+        return self.signal is None and any(
+            one.op == op and isinstance(one.outcome, StepCompleted | StepFailed) and one.outcome.outlived_cancel
+            for one in self.queue
+        )
 
     def close(self, op: str) -> None:
         """User code cancelled an op before its result reached it. Raises the run's own signal if that was it."""

@@ -60,7 +60,8 @@ async def run_step(
     # The op is the caller's, but in a step is the task that awaits it.
     inside = _branch() or branch
     while delivered is None:
-        attempt = _Attempt(execution, op, spec.name, 1, False, 0, spec, asked, given, monotonic_ns())
+        outlived = attempt is not None and attempt.outlived
+        attempt = _Attempt(execution, op, spec.name, 1, False, 0, spec, asked, given, monotonic_ns(), outlived)
         if not plain and (execution.suspect or op in execution.state.open or attempt.held()):
             answer = await attempt.gate()
             if answer is not None:
@@ -95,6 +96,8 @@ async def run_step(
             else:
                 if execution.signal is not None:
                     raise type(execution.signal)
+                if task.cancelling() > attempt.cancels:
+                    attempt.outlive(task)
                 record = StepCompleted(
                     execution.run_id,
                     op,
@@ -103,6 +106,7 @@ async def run_step(
                     result,
                     UNSET if coded or not spec.record_input or len(given) > INLINE_LIMIT_BYTES else Raw(given),
                     (monotonic_ns() - attempt.began) // 1000,
+                    attempt.outlived,
                     v=V,
                 )
                 execution.processor.append_outcome(record)
@@ -181,6 +185,8 @@ class _Attempt(InStep, eq=False):
     asked: str
     given: bytes
     began: int
+    outlived: bool = False
+    """The body swallowed a cancel from outside it, in this attempt or an earlier one."""
     alone: bool = False
     """The only suspect that runs: it holds the lock."""
 
@@ -278,14 +284,22 @@ class _Attempt(InStep, eq=False):
             execution.announced.discard(self.op)
         return None if answer is GO else answer
 
+    def outlive(self, task: "asyncio.Task[Any]") -> None:
+        """The body came to its end though its task was told to: as in any task, a cancel that was swallowed is over.
+
+        One that is still on its way was not.
+        """
+        if task.cancelling() - task._must_cancel > self.cancels:  # type: ignore[attr-defined]
+            self.outlived = True
+
     def broke(self, error: BaseException) -> bool:
         """The body raised: its failure goes to the log. True if the error is not the body's and is to be raised on."""
         execution = self.execution
         if isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit):
             return True
+        task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError):
             self.cancelled = True
-            task = asyncio.current_task()
             if execution.signal is not None or (task is not None and task.cancelling() > self.cancels):
                 execution.close(self.op)
                 if execution.queue:
@@ -293,6 +307,8 @@ class _Attempt(InStep, eq=False):
                 return True
         elif execution.signal is not None:
             raise type(execution.signal) from None
+        elif task is not None:
+            self.outlive(task)
         policy, attempt = self.spec.retries, self.attempt
         final = attempt > policy.limit or is_final(error, (*FINAL, *policy.never_on))
         later_ms = None if final else retry_in_ms(policy, attempt, error, execution.worker.now_ms())
@@ -309,7 +325,18 @@ class _Attempt(InStep, eq=False):
         execution = self.execution
         shown = self._shown()
         execution.processor.append(
-            StepFailed(execution.run_id, self.op, self.attempt, self.asked, info, retry_in_ms, shown, took_us, v=V)
+            StepFailed(
+                execution.run_id,
+                self.op,
+                self.attempt,
+                self.asked,
+                info,
+                retry_in_ms,
+                shown,
+                took_us,
+                outlived_cancel=self.outlived,
+                v=V,
+            )
         )
         execution.worker.may_rest(execution)
 
