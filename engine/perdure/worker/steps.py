@@ -75,7 +75,7 @@ async def run_step(
             cancels = task.cancelling()
             if cancels:
                 # One on its way is thrown into the body, and is not the body's own.
-                attempt.cancels = cancels - task._must_cancel  # type: ignore[attr-defined]
+                attempt.cancels = cancels - _on_its_way(task)
             token = _enter(attempt)
             outer, inside.body = inside.body, attempt
             try:
@@ -289,7 +289,7 @@ class _Attempt(InStep, eq=False):
 
         One that is still on its way was not.
         """
-        if task.cancelling() - task._must_cancel > self.cancels:  # type: ignore[attr-defined]
+        if task.cancelling() - _on_its_way(task) > self.cancels:
             self.outlived = True
 
     def broke(self, error: BaseException) -> bool:
@@ -339,6 +339,12 @@ class _Attempt(InStep, eq=False):
             )
         )
         execution.worker.may_rest(execution)
+
+
+def _on_its_way(task: "asyncio.Task[Any]") -> int:
+    """Whether the task has a cancel that was not thrown into it yet."""
+    waits: bool = task._must_cancel  # type: ignore[attr-defined]
+    return int(waits)
 
 
 async def guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
