@@ -343,7 +343,7 @@ class _Attempt(InStep, eq=False):
 
 def _on_its_way(task: "asyncio.Task[Any]") -> int:
     """Whether the task has a cancel that was not thrown into it yet."""
-    waits: bool = task._must_cancel  # type: ignore[attr-defined]
+    waits: bool = getattr(task, "_must_cancel")  # noqa: B009 - typeshed does not know it
     return int(waits)
 
 
