@@ -7,9 +7,11 @@ import msgspec
 from msgspec import Raw
 
 from perdure.errors import NotParked, PayloadError, UnknownFunction, UnknownRun
-from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.worker.run_logs import LEVELS
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
+from perdure_schemas.records import LogLevel, RunLogged
 
 
 class FakePort:
@@ -22,6 +24,7 @@ class FakePort:
         self.outcomes: dict[str, asyncio.Future[RunOutcome]] = {}
         self.cancelled: list[tuple[str, str]] = []
         self.unparked: list[str] = []
+        self.logged: list[RunLogged] = []
         self.waiting: dict[str, str] = {}
         self.fail: Exception | None = None
 
@@ -97,6 +100,13 @@ class FakePort:
         if run_id not in self.details:
             raise UnknownRun(f"no run {run_id!r} is known")
         return self.details[run_id]
+
+    async def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
+        await self.status(run_id)
+        start = int(cursor or 0)
+        kept = [line for line in self.logged if line.run == run_id and LEVELS[line.level] >= LEVELS[level]]
+        found = kept[start : start + limit]
+        return LinePage(found, str(start + len(found)), end=len(found) < limit)
 
     async def knows_event(self, event_id: str) -> bool:
         self._check()

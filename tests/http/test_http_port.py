@@ -26,6 +26,7 @@ from perdure.sdk.http_wire import EngineUnreachable
 from perdure.sdk.port import Enqueue, Port
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
+from perdure_schemas.records import RunLogged, V
 from tests.http.fake_port import FakePort
 from tests.http.serving import served
 
@@ -52,6 +53,18 @@ async def ports(request: pytest.FixtureRequest, port: FakePort) -> AsyncGenerato
 
 def event(name: str = "a", data: bytes = b"{}", id: str = "1") -> EventBody:
     return EventBody(id=id, name=name, data=Raw(data))
+
+
+async def test_lines_of_a_run(ports: tuple[FakePort, Any]) -> None:
+    port, client = ports
+    port.add("r1")
+    port.logged = [RunLogged(V, "r1", n, "info", "shop", f"line {n}") for n in range(3)]
+    page = await client.lines("r1", limit=2)
+    assert (page.data, page.end) == (port.logged[:2], False)
+    rest = await client.lines("r1", level="info", cursor=page.cursor)
+    assert (rest.data, rest.end) == (port.logged[2:], True)
+    with pytest.raises(UnknownRun):
+        await client.lines("r2")
 
 
 async def test_events(ports: tuple[FakePort, Any]) -> None:

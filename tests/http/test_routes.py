@@ -10,6 +10,7 @@ from starlette.routing import Mount
 from perdure.errors import LogError
 from perdure_connectors.http import gateway
 from perdure_schemas.payload import ErrorInfo
+from perdure_schemas.records import LogLevel, RunLogged, V
 from tests.http.fake_port import FakePort
 from tests.http.serving import client_of
 
@@ -53,6 +54,23 @@ async def test_a_run_is_shown_cancelled_and_run_again(port: FakePort) -> None:
     assert port.cancelled == [("r1", "wrong order")]
     assert (again.status_code, again.json()) == (201, {"run_id": "r1-again"})
     assert again.headers["location"] == "/v1/runs/r1-again"
+
+
+async def test_what_a_run_logged(port: FakePort) -> None:
+    port.add("r1")
+    levels: list[LogLevel] = ["debug", "info", "error"]
+    port.logged = [RunLogged(V, "r1", 1, level, "shop", f"<b>{level}") for level in levels]
+    async with client_of(port) as client:
+        page = (await client.get("/v1/runs/r1/logs?limit=2")).json()
+        rest = (await client.get("/v1/runs/r1/logs", params={"limit": 2, "cursor": page["cursor"]})).json()
+        severe = (await client.get("/v1/runs/r1/logs?level=error")).json()
+        refused = await client.get("/v1/runs/r1/logs?level=loud")
+        unknown = await client.get("/v1/runs/r2/logs")
+        changed = await client.post("/v1/runs/r1/logs")
+    assert [line["message"] for line in page["data"] + rest["data"]] == ["<b>debug", "<b>info", "<b>error"]
+    assert (page["end"], rest["end"]) == (False, True)
+    assert [line["level"] for line in severe["data"]] == ["error"]
+    assert (refused.status_code, unknown.status_code, changed.status_code) == (400, 404, 405)
 
 
 async def test_a_parked_run_is_told_to_go_on(port: FakePort) -> None:

@@ -28,6 +28,7 @@ OPERATIONS = [
     Operation("GET", "/v1/events/{event_id:path}/runs", events.runs_of, "read"),
     Operation("GET", "/v1/runs", runs.listing, "read"),
     Operation("GET", "/v1/runs/{run_id}/result", runs.result, "read"),
+    Operation("GET", "/v1/runs/{run_id}/logs", runs.lines, "read"),
     Operation("POST", "/v1/runs/{run_id}/rerun", runs.rerun, "operate"),
     Operation("POST", "/v1/runs/{run_id}/unpark", runs.unpark, "operate"),
     Operation("GET", "/v1/runs/{run_id}", runs.show, "read"),

@@ -7,10 +7,12 @@ from starlette.requests import Request
 from perdure.duration import parse_ms
 from perdure.errors import DefinitionError, PayloadError
 from perdure.sdk.port import Port, RunStatus
+from perdure_schemas.records import LogLevel
 
 PAGE = 50
 LONGEST_PAGE = 500
 STATUSES: tuple[str, ...] = get_args(RunStatus)
+LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 
 async def page_of(request: Request, port: Port, *, event_id: str = "") -> dict[str, Any]:
@@ -21,7 +23,7 @@ async def page_of(request: Request, port: Port, *, event_id: str = "") -> dict[s
         function=query.get("function", ""),
         status=check_status(query.get("status", "")),
         event_id=event_id or query.get("event_id", ""),
-        limit=_limit(query.get("limit")),
+        limit=limit_of(query.get("limit")),
         cursor=query.get("cursor", ""),
     )
     return {"data": data, "cursor": cursor}
@@ -41,6 +43,14 @@ def check_status(status: str) -> str:
     return status
 
 
+def check_level(level: str) -> LogLevel:
+    """The level, if a line can have it."""
+    for known in LEVELS:
+        if level == known:
+            return known
+    raise PayloadError(f"level {level[:40]!r} is none of {', '.join(LEVELS)}")
+
+
 def duration_ms(text: str, what: str) -> int:
     """A duration from outside. Its error is the sender's, not the app's definition."""
     try:
@@ -49,7 +59,8 @@ def duration_ms(text: str, what: str) -> int:
         raise PayloadError(str(error)) from None
 
 
-def _limit(text: str | None) -> int:
+def limit_of(text: str | None) -> int:
+    """How many of a page."""
     if text is None:
         return PAGE
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= LONGEST_PAGE:

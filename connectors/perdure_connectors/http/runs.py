@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from perdure.sdk.port import RunOutcome
 from perdure_connectors.http.answers import json_answer, port_of
-from perdure_connectors.http.queries import duration_ms, only, page_of
+from perdure_connectors.http.queries import check_level, duration_ms, limit_of, only, page_of
 
 POLL_MS = 20_000
 LONGEST_POLL_MS = 60_000
@@ -32,6 +32,19 @@ async def cancel(request: Request) -> Response:
     await port.status(run_id)  # Refuses an unknown run; `cancel` itself would keep the cancel for a run to come.
     await port.cancel(run_id, request.query_params.get("reason", "")[:1000])
     return json_answer({"run_id": run_id}, 202)
+
+
+async def lines(request: Request) -> Response:
+    """What the run logged, oldest first: `?level=&limit=&cursor=`. The cursor goes on, also after the end."""
+    only(request, "level", "limit", "cursor")
+    query = request.query_params
+    page = await port_of(request).lines(
+        request.path_params["run_id"],
+        level=check_level(query.get("level", "debug")),
+        limit=limit_of(query.get("limit")),
+        cursor=query.get("cursor", ""),
+    )
+    return json_answer(page)
 
 
 async def rerun(request: Request) -> Response:

@@ -8,6 +8,7 @@ from perdure.cli.functions import functions
 from perdure.cli.gateway import gateway
 from perdure.cli.keys import keys
 from perdure.cli.letters import dead_letters
+from perdure.cli.logs import logs
 from perdure.cli.output import release
 from perdure.cli.runs import runs
 from perdure.cli.send import send
@@ -34,5 +35,5 @@ def main() -> None:
     """Durable Python functions: they outlive the process they started in."""
 
 
-for command in (dev, serve, worker, gateway, keys, send, functions, runs, topics, dead_letters):
+for command in (dev, serve, worker, gateway, keys, send, functions, runs, logs, topics, dead_letters):
     main.add_command(command)

@@ -19,12 +19,13 @@ from perdure.sdk.keys import Keyring
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import SLOTS, Node
 from perdure.sdk.options import check_queue
-from perdure.sdk.port import Counts, Enqueue, FunctionView, Port, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, Port, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.asking import read
 from perdure.worker.places import open_place
 from perdure.worker.run_logs import LEVELS, OFF
 from perdure_schemas.event import EventBody
+from perdure_schemas.records import LogLevel
 
 if TYPE_CHECKING:
     from perdure_connectors.webhook import Source
@@ -223,6 +224,9 @@ class ManyPorts:
 
     async def run(self, run_id: str) -> RunDetail:
         return await (await self._of(run_id)).run(run_id)
+
+    async def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
+        return await (await self._of(run_id)).lines(run_id, level=level, limit=limit, cursor=cursor)
 
     async def knows_event(self, event_id: str) -> bool:
         return any([await port.knows_event(event_id) for port in self._ports.values()])

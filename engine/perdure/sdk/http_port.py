@@ -10,8 +10,9 @@ from perdure.errors import DefinitionError
 from perdure.sdk import http_wire as wire
 from perdure.sdk.http_sync import SyncHttpPort
 from perdure.sdk.http_wire import ANSWER_S, REACH_S, Answer, Call
-from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
+from perdure_schemas.records import LogLevel
 
 if TYPE_CHECKING:
     pass
@@ -86,6 +87,9 @@ class HttpPort:
 
     async def run(self, run_id: str) -> RunDetail:
         return await self._ask(wire.run(run_id))
+
+    async def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
+        return await self._ask(wire.lines(run_id, level, limit, cursor))
 
     async def knows_event(self, event_id: str) -> bool:
         return await self._ask(wire.knows_event(event_id))

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from perdure.sdk import http_wire as wire
 from perdure.sdk.http_wire import ANSWER_S, REACH_S, Answer, Call
-from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
+from perdure_schemas.records import LogLevel
 
 _KEPT = 8
 """Idle connections that are kept open."""
@@ -85,6 +86,10 @@ class SyncHttpPort:
 
     def run(self, run_id: str) -> RunDetail:
         return self._ask(wire.run(run_id))
+
+    def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
+        """What the run logged; see `Port.lines`."""
+        return self._ask(wire.lines(run_id, level, limit, cursor))
 
     def knows_event(self, event_id: str) -> bool:
         return self._ask(wire.knows_event(event_id))

@@ -13,8 +13,9 @@ from msgspec import Raw, Struct
 from perdure import errors
 from perdure.errors import DefinitionError, LogError, PayloadError, PayloadTooLarge, PerdureError, UnknownRun
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, REQUEST_LIMIT_BYTES
-from perdure.sdk.port import Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
+from perdure_schemas.records import LogLevel
 
 PROBLEM_TYPE = "urn:perdure:error:"
 """What the `type` of a problem+json begins with; the rest is the name of the error's class."""
@@ -204,6 +205,11 @@ def runs(function: str, status: str, event_id: str, limit: int, cursor: str) -> 
 
 def run(run_id: str) -> Call[RunDetail]:
     return Call("GET", _run(run_id), lambda answer: _decode(answer, RunDetail))
+
+
+def lines(run_id: str, level: LogLevel, limit: int, cursor: str) -> Call[LinePage]:
+    query = urlencode({"level": level, "limit": str(limit), "cursor": cursor})
+    return Call("GET", f"{_run(run_id)}/logs?{query}", lambda answer: _decode(answer, LinePage))
 
 
 def knows_event(event_id: str) -> Call[bool]:

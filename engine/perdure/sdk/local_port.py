@@ -18,7 +18,8 @@ from perdure.flow.states import TERMINAL, RunState
 from perdure.sdk.journal import RunReader, records_of
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES
 from perdure.sdk.node import Node
-from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.run_lines import page_of, place_of
 from perdure.worker.arguments import CallOptions, decode_arguments
 from perdure.worker.asking import rules_of_call
 from perdure.worker.spec import FunctionSpec
@@ -26,6 +27,7 @@ from perdure_schemas.event import EventBody
 from perdure_schemas.payload import Payload
 from perdure_schemas.records import (
     EventReceived,
+    LogLevel,
     RunAnswered,
     RunCancelRequested,
     RunRequested,
@@ -271,6 +273,14 @@ class LocalPort:
             parked=parked,
             trimmed=reader.trimmed,
         )
+
+    async def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
+        since, until = 0, None
+        # Where the run is not at hand nobody says when it was: its lines may be anywhere.
+        with suppress(NotOwned):
+            state = await self._find(run_id)
+            since, until = state.requested_at, state.ended_at
+        return await page_of(self._node.log, run_id, level, place_of(cursor), limit, since, until)
 
     async def knows_event(self, event_id: str) -> bool:
         self._refuse_without_state()

@@ -7,6 +7,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
+from perdure_schemas.records import LogLevel, RunLogged
 
 RunStatus = Literal["queued", "running", "suspended", "parked", "completed", "failed", "cancelled", "discarded"]
 
@@ -95,6 +96,14 @@ class RunDetail(Struct, frozen=True, omit_defaults=True):
     """Some of its records are older than the log's retention: `ops` has what is left of them."""
 
 
+class LinePage(Struct, frozen=True):
+    """What a run logged, oldest first. `cursor` is where to go on; `end`: there is nothing more yet."""
+
+    data: list[RunLogged]
+    cursor: str
+    end: bool
+
+
 class FunctionView(Struct, frozen=True, omit_defaults=True):
     """One line of `functions`. `held`: runs that wait because this process lacks the function, or has older code."""
 
@@ -161,6 +170,13 @@ class Port(Protocol):
         ...
 
     async def run(self, run_id: str) -> RunDetail: ...
+
+    async def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
+        """What the run logged, at `level` or above, as the log still has it. Raises `UnknownRun`, `PayloadError`.
+
+        At most `limit` lines; fewer, even none, are not the last unless the page says so.
+        """
+        ...
 
     async def knows_event(self, event_id: str) -> bool:
         """Whether an event of this id has come within the window, also one that triggered nothing."""

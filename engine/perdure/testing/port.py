@@ -8,8 +8,9 @@ from perdure.flow.ending import heir_of
 from perdure.flow.states import TERMINAL
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
-from perdure.sdk.port import Counts, Enqueue, FunctionView, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
+from perdure_schemas.records import LogLevel
 
 T = TypeVar("T")
 
@@ -82,6 +83,9 @@ class TestPort:
 
     async def run(self, run_id: str) -> RunDetail:
         return await self._engine.asked(lambda: self._local().run(run_id))
+
+    async def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
+        return await self._engine.asked(lambda: self._local().lines(run_id, level=level, limit=limit, cursor=cursor))
 
     async def knows_event(self, event_id: str) -> bool:
         return await self._engine.asked(lambda: self._local().knows_event(event_id))

@@ -1,7 +1,7 @@
 """A run as a table for people."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from msgspec import Raw, UnsetType
@@ -9,11 +9,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from perdure.cli.logs import line_text
 from perdure.cli.output import cut, moment, status_text, styled, took
 from perdure.cli.runs.listing import started_by
 from perdure.duration import human
 from perdure.sdk.port import Attempt, OpDetail, RunDetail
 from perdure_schemas.payload import ErrorInfo
+from perdure_schemas.records import RunLogged
 
 EDGE = 20
 """Of a long run, so many steps from its beginning and its end are shown; and all between that did not just succeed."""
@@ -21,12 +23,14 @@ EDGE = 20
 MOST = 200
 VALUE = 120
 HEADER_VALUE = 400
+LINES = 5
+"""The last that a step logged; all of them with --all."""
 
 _MARKS = {"completed": "✓", "failed": "✗", "open": "…", "closed": "–"}
 
 
-def print_run(console: Console, detail: RunDetail, *, whole: bool) -> None:
-    """Header, why it is parked, steps, errors."""
+def print_run(console: Console, detail: RunDetail, lines: Sequence[RunLogged] = (), *, whole: bool) -> None:
+    """Header, why it is parked, steps with their lines, errors, lines of code outside steps."""
     console.print(_header(detail, whole))
     if detail.parked:
         console.print()
@@ -37,11 +41,17 @@ def print_run(console: Console, detail: RunDetail, *, whole: bool) -> None:
         console.print(Text("Some of its records are older than the log's retention: they are gone.", "dim"))
     if detail.ops:
         console.print()
-        console.print(_ops(detail, whole))
+        console.print(_ops(detail, lines, whole))
     for title, error in _errors(detail):
         console.print()
         console.print(title)
         console.print(_traceback(error), soft_wrap=True)
+    outside = [line for line in lines if not line.op]
+    if outside:
+        console.print()
+        console.print(Text("logged outside steps", "bold"))
+        for line in _last(outside, whole):
+            console.print(line, soft_wrap=True)
 
 
 def _header(detail: RunDetail, whole: bool) -> Table:
@@ -69,7 +79,18 @@ def _header(detail: RunDetail, whole: bool) -> Table:
     return table
 
 
-def _ops(detail: RunDetail, whole: bool) -> Table:
+def _last(lines: Sequence[RunLogged], whole: bool) -> list[Text]:
+    """The last lines of a step, or of what is outside, and how many come before."""
+    shown = lines if whole else lines[-LINES:]
+    before = len(lines) - len(shown)
+    hidden = [Text(f"… {before:,} lines before (perdure logs)", "dim")] if before else []
+    return [*hidden, *(line_text(line, step=False) for line in shown)]
+
+
+def _ops(detail: RunDetail, lines: Sequence[RunLogged], whole: bool) -> Table:
+    logged: dict[str, list[RunLogged]] = {}
+    for line in lines:
+        logged.setdefault(line.op, []).append(line)
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("step", overflow="fold", min_width=12)
@@ -82,7 +103,8 @@ def _ops(detail: RunDetail, whole: bool) -> Table:
     last = -1
     for index in shown:
         _gap(table, index - last - 1)
-        _row(table, detail, detail.ops[index], whole)
+        op = detail.ops[index]
+        _row(table, detail, op, logged.get(op.op, []), whole)
         last = index
     _gap(table, len(detail.ops) - last - 1)
     return table
@@ -101,7 +123,7 @@ def _gap(table: Table, hidden: int) -> None:
         table.add_row("", Text(f"… {hidden:,} more (--all)", "dim"))
 
 
-def _row(table: Table, detail: RunDetail, op: OpDetail, whole: bool) -> None:
+def _row(table: Table, detail: RunDetail, op: OpDetail, lines: Sequence[RunLogged], whole: bool) -> None:
     mark = status_text(op.status)
     mark.plain = _MARKS.get(op.status, "?")
     table.add_row(
@@ -111,7 +133,7 @@ def _row(table: Table, detail: RunDetail, op: OpDetail, whole: bool) -> None:
         Text(f"+{took(max(0, op.opened_at - detail.run.requested_at))}" if op.opened_at else "", "dim"),
         Text(took(_length_ms(op))),
         Text(str(len(op.attempts)) if len(op.attempts) > 1 else "", "yellow"),
-        _story(op, whole),
+        _story(op, lines, whole),
     )
 
 
@@ -122,7 +144,7 @@ def _length_ms(op: OpDetail) -> float | None:
     return None if op.ended_at is None or not op.opened_at else op.ended_at - op.opened_at
 
 
-def _story(op: OpDetail, whole: bool) -> Group:
+def _story(op: OpDetail, logged: Sequence[RunLogged], whole: bool) -> Group:
     limit = None if whole else VALUE
     lines: list[Text] = []
     if op.queue:
@@ -141,7 +163,7 @@ def _story(op: OpDetail, whole: bool) -> Group:
         lines.append(styled(_one_line(op.error), "red"))
     if op.status == "closed":
         lines.append(Text("closed before its result was needed", "dim"))
-    return Group(*lines)
+    return Group(*lines, *_last(logged, whole))
 
 
 def _attempt(attempt: Attempt) -> Text:
