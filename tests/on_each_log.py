@@ -57,7 +57,9 @@ ONE_LOG = {
         "tests/worker/test_large_payloads.py::test_the_setting_comes_from_the_environment_too",
         "tests/worker/test_run_logs.py::test_an_unknown_level_is_refused",
     ),
-    "reads a log that was closed": (
+    "reads a log that was closed, or has lines of chosen times": (
+        "tests/sdk/test_run_lines.py::test_a_page_ends_where_others_lines_fill_it",
+        "tests/sdk/test_run_lines.py::test_where_to_begin_is_found_by_time",
         "tests/worker/test_run_logs.py::test_a_thread_that_outlives_its_engine_hurts_nobody",
     ),
     "counts the loop's turns, and it turns while brokers answer": (
