@@ -42,6 +42,10 @@ class NotParked(PerdureError):
     """Only a parked run can be told to go on: this one does already, or has ended."""
 
 
+class UnknownEvent(PerdureError):
+    """No event of this id is known: it never came, or longer ago than the window."""
+
+
 class UnknownFunction(PerdureError):
     """No function of this id is in the app."""
 

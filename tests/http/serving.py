@@ -10,14 +10,15 @@ import uvicorn
 from perdure.sdk.keys import Keyring
 from perdure.sdk.port import Port
 from perdure_connectors.http import gateway
+from tests.http.contract import check_answer
 
 
 def client_of(
     port: Port, *, host: str = "127.0.0.1:8288", peer: str = "127.0.0.1", keys: Keyring | None = None
 ) -> httpx.AsyncClient:
-    """Calls the app without a socket."""
+    """Calls the app without a socket. Every answer must fit the OpenAPI."""
     transport = httpx.ASGITransport(gateway(port, "shop", keys=keys), client=(peer, 50_000), raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url=f"http://{host}")
+    return httpx.AsyncClient(transport=transport, base_url=f"http://{host}", event_hooks={"response": [_fits]})
 
 
 @asynccontextmanager
@@ -39,3 +40,8 @@ async def served(port: Port, tcp_port: int = 0, keys: Keyring | None = None) -> 
         server.should_exit = True
         await serving
         await server.shutdown()
+
+
+async def _fits(answer: httpx.Response) -> None:
+    await answer.aread()
+    check_answer(answer)

@@ -5,6 +5,7 @@ Ids of events and functions are `:path` because they may hold slashes, and `%2F`
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,29 +15,76 @@ from starlette.responses import Response
 
 from perdure.errors import PerdureError
 from perdure.sdk.keys import Keyring
-from perdure.sdk.port import Port
-from perdure_connectors.http import cancellations, events, functions, health, runs
+from perdure.sdk.port import LinePage, Port, RunDetail, RunOutcome
+from perdure_connectors.http import cancellations, events, functions, health, queries, runs, shapes
 from perdure_connectors.http.access import Gate, rules_of
 from perdure_connectors.http.answers import json_answer
+from perdure_connectors.http.openapi import document
 from perdure_connectors.http.problems import on_error, on_http_error, on_unexpected
 from perdure_connectors.http.routing import Operation, routes_of
+from perdure_connectors.http.webhooks import OPERATION as WEBHOOK
 from perdure_connectors.http.webhooks import Webhooks
 from perdure_connectors.webhook.source import Source
 
+
+async def index(request: Request) -> Response:
+    """What this is, and its routes."""
+    return json_answer({"app": request.app.state.app_name, "routes": sorted({one.path for one in OPERATIONS})})
+
+
+async def description(request: Request) -> Response:
+    """All operations with what they take and answer, as OpenAPI 3.1."""
+    return json_answer(document([*OPERATIONS, WEBHOOK], request.scope.get("root_path", "")))
+
+
+RUN = {404: ("UnknownRun",)}
+FUNCTION = {404: ("UnknownFunction",)}
+
 OPERATIONS = [
-    Operation("POST", "/e/{key}", events.receive, "send"),
-    Operation("GET", "/v1/events/{event_id:path}/runs", events.runs_of, "read"),
-    Operation("GET", "/v1/runs", runs.listing, "read"),
-    Operation("GET", "/v1/runs/{run_id}/result", runs.result, "read"),
-    Operation("GET", "/v1/runs/{run_id}/logs", runs.lines, "read"),
-    Operation("POST", "/v1/runs/{run_id}/rerun", runs.rerun, "operate"),
-    Operation("POST", "/v1/runs/{run_id}/unpark", runs.unpark, "operate"),
-    Operation("GET", "/v1/runs/{run_id}", runs.show, "read"),
-    Operation("DELETE", "/v1/runs/{run_id}", runs.cancel, "operate"),
-    Operation("GET", "/v1/functions", functions.listing, "read"),
-    Operation("POST", "/v1/functions/{function_id:path}/runs", functions.enqueue, "send"),
-    Operation("POST", "/v1/cancellations", cancellations.create, "operate"),
+    Operation(
+        *("POST", "/e/{key}", events.receive, "send", {200: shapes.Taken, 207: shapes.PartlyTaken}),
+        body=shapes.Event | list[shapes.Event],
+    ),
+    Operation(
+        *("GET", "/v1/events/{event_id:path}/runs", events.runs_of, "read", {200: shapes.RunPage}),
+        query=queries.PAGE_QUERY,
+        refusals={404: ("UnknownEvent",)},
+    ),
+    Operation("GET", "/v1/runs", runs.listing, "read", {200: shapes.RunPage}, query=queries.PAGE_QUERY),
+    Operation(
+        *("GET", "/v1/runs/{run_id}/result", runs.result, "read", {200: RunOutcome, 202: RunOutcome}),
+        query={"timeout": queries.DURATION},
+        refusals=RUN,
+    ),
+    Operation(
+        *("GET", "/v1/runs/{run_id}/logs", runs.lines, "read", {200: LinePage}),
+        query={"level": {"enum": list(queries.LEVELS)}, **queries.PART},
+        refusals=RUN,
+    ),
+    Operation("POST", "/v1/runs/{run_id}/rerun", runs.rerun, "operate", {201: shapes.RunId}, refusals=RUN),
+    Operation(
+        *("POST", "/v1/runs/{run_id}/unpark", runs.unpark, "operate", {202: shapes.RunId}),
+        refusals={**RUN, 409: ("NotParked",)},
+    ),
+    Operation("GET", "/v1/runs/{run_id}", runs.show, "read", {200: RunDetail}, refusals=RUN),
+    Operation(
+        *("DELETE", "/v1/runs/{run_id}", runs.cancel, "operate", {202: shapes.RunId}),
+        query={"reason": {"type": "string"}},
+        refusals=RUN,
+    ),
+    Operation("GET", "/v1/functions", functions.listing, "read", {200: shapes.Functions}),
+    Operation(
+        *("POST", "/v1/functions/{function_id:path}/runs", functions.enqueue, "send", {201: shapes.RunId}),
+        body=functions.Asked,
+        refusals=FUNCTION,
+    ),
+    Operation(
+        *("POST", "/v1/cancellations", cancellations.create, "operate", {200: shapes.Count}),
+        body=cancellations.Filter,
+    ),
     *health.OPERATIONS,
+    Operation("GET", "/", index, None, {200: shapes.Index}, asks_engine=False),
+    Operation("GET", "/openapi.json", description, None, {200: dict[str, Any]}, asks_engine=False),
 ]
 
 
@@ -48,11 +96,8 @@ def gateway(port: Port, app_name: str, *, keys: Keyring | None = None, webhooks:
     `app.state.closing` is an event: whoever stops the server sets it first, and long polls are answered at once.
     """
 
-    async def index(request: Request) -> Response:
-        return json_answer({"app": app_name, "routes": sorted({operation.path for operation in OPERATIONS})})
-
     app = Starlette(
-        routes=routes_of([Operation("GET", "/", index, None), *OPERATIONS]),
+        routes=routes_of(OPERATIONS),
         middleware=[
             Middleware(Webhooks, port, webhooks),
             Middleware(Gate, rules=rules_of(with_keys=bool(keys))),

@@ -6,29 +6,23 @@ import hashlib
 from collections.abc import Sequence
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 
-from perdure.errors import PayloadError
+from perdure.errors import PayloadError, UnknownEvent
 from perdure.sdk.event_input import LATEST_MS, event_from_json, seeded_event_id
 from perdure_connectors.http.answers import json_answer, port_of
 from perdure_connectors.http.body import json_body
 from perdure_connectors.http.problems import problem
 from perdure_connectors.http.queries import page_of
+from perdure_connectors.http.shapes import Refusal
 from perdure_schemas.event import EventBody
 
 SEED_HEADER = "x-inngest-event-id-seed"
 """`<milliseconds>,<base64>`: the same in every retry of a request, so that its events keep their ids."""
 
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
-
-
-class Refusal(Struct, frozen=True):
-    """Why the item at `index` of the list was not taken."""
-
-    index: int
-    error: str
 
 
 async def receive(request: Request) -> Response:
@@ -57,7 +51,7 @@ async def runs_of(request: Request) -> Response:
     port = port_of(request)
     page = await page_of(request, port, event_id=event_id)
     if not page["data"] and not await port.knows_event(event_id):
-        return problem(404, "UnknownEvent", f"no event {event_id!r} is known: it never came, or before the window")
+        raise UnknownEvent(f"no event {event_id!r} is known: it never came, or before the window")
     return json_answer(page)
 
 

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from perdure.errors import LogError, PerdureError
 from perdure.sdk.keys import Keyring
 from perdure.sdk.port import Port
+from perdure_connectors.http import shapes
 from perdure_connectors.http.access import Gate, plain_head
 from perdure_connectors.http.answers import json_answer, port_of
 from perdure_connectors.http.problems import on_error, on_http_error, on_unexpected
@@ -49,10 +50,10 @@ async def metrics(request: Request) -> Response:
 
 
 OPERATIONS = [
-    Operation("GET", "/livez", livez, None),
-    Operation("GET", "/healthz", livez, None),
-    Operation("GET", "/readyz", readyz, None),
-    Operation("GET", "/metrics", metrics, "read"),
+    Operation("GET", "/livez", livez, None, {200: shapes.Live}, asks_engine=False),
+    Operation("GET", "/healthz", livez, None, {200: shapes.Live}, asks_engine=False),
+    Operation("GET", "/readyz", readyz, None, {200: shapes.Ready, 503: shapes.Ready}),
+    Operation("GET", "/metrics", metrics, "read", {200: str}),
 ]
 
 

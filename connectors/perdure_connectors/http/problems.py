@@ -20,6 +20,7 @@ from perdure.errors import (
     PayloadUnavailable,
     PerdureError,
     ScopeMissing,
+    UnknownEvent,
     UnknownFunction,
     UnknownRun,
 )
@@ -35,6 +36,7 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (DefinitionError, 400),
     (ScopeMissing, 403),
     (KeyRefused, 401),
+    (UnknownEvent, 404),
     (UnknownRun, 404),
     (UnknownFunction, 404),
     (NotParked, 409),
@@ -70,8 +72,12 @@ def problem(status: int, name: str, detail: str, **more: object) -> Response:
 
 def problem_of(error: PerdureError) -> Response:
     """The answer to a request that ended in this error."""
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-    return problem(status, type(error).__name__, str(error))
+    return problem(status_of(type(error)), type(error).__name__, str(error))
+
+
+def status_of(kind: type[PerdureError]) -> int:
+    """What an error of this class is answered with."""
+    return next((status for base, status in _STATUS if issubclass(kind, base)), 500)
 
 
 def shown_path(request: Request) -> str:

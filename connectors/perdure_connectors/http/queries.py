@@ -14,6 +14,18 @@ LONGEST_PAGE = 500
 STATUSES: tuple[str, ...] = get_args(RunStatus)
 LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
+DURATION = {"type": "string", "examples": ["20s", "2h45m"]}
+PART: dict[str, dict[str, Any]] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": PAGE},
+    "cursor": {"type": "string"},
+}
+PAGE_QUERY: dict[str, dict[str, Any]] = {
+    "function": {"type": "string"},
+    "status": {"enum": ["", *STATUSES]},
+    "event_id": {"type": "string"},
+    **PART,
+}
+
 
 async def page_of(request: Request, port: Port, *, event_id: str = "") -> dict[str, Any]:
     """One page of runs by the request's own filters: `{"data": […], "cursor": "…"}`, the cursor empty at the end."""

@@ -1,8 +1,9 @@
-"""Operations: what can be asked, and which scope it takes. Routes are made of them."""
+"""Operations: what can be asked, which scope it takes, what is answered. Routes and OpenAPI are made of them."""
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +23,16 @@ class Operation:
     path: str
     handler: Handler
     scope: Scope | None
+    answers: Mapping[int, Any]
+    """Status → the type of its JSON, or `str` for plain text."""
+    query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    """The parameters that it takes, as JSON Schema."""
+    body: Any = None
+    """The type of the JSON that it takes; None for none."""
+    refusals: Mapping[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
+    """Status → names of errors of its own, beside those that any operation of its kind may end in."""
+    asks_engine: bool = True
+    """Whether the engine may refuse it: its log is full, broken, or elsewhere."""
 
 
 def routes_of(operations: Iterable[Operation]) -> list[Route]:

@@ -6,12 +6,12 @@ gateway serves this machine alone. What a web page sends has no signature, whate
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.errors import PerdureError
@@ -20,6 +20,8 @@ from perdure.sdk.port import Port
 from perdure_connectors.http.answers import json_answer, port_of
 from perdure_connectors.http.body import judge, raw_body
 from perdure_connectors.http.problems import on_error, on_http_error, on_unexpected, problem
+from perdure_connectors.http.routing import Operation, routes_of
+from perdure_connectors.http.shapes import Taken
 from perdure_connectors.webhook.checking import SignatureRefused
 from perdure_connectors.webhook.source import Source
 
@@ -41,7 +43,7 @@ class Webhooks:
 def inbound(port: Port, sources: Iterable[Source]) -> Starlette:
     """An app of this route alone."""
     app = Starlette(
-        routes=[Route(PREFIX + "{source}", receive, methods=["POST"])],
+        routes=routes_of([OPERATION]),
         exception_handlers={PerdureError: on_error, HTTPException: on_http_error, Exception: on_unexpected},
     )
     app.router.redirect_slashes = False
@@ -75,3 +77,10 @@ def _path(scope: Scope) -> str:
     """Below the place where the gateway is mounted."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
+
+
+OPERATION = Operation(
+    *("POST", PREFIX + "{source}", receive, None, {200: Taken}),
+    body=Any,
+    refusals={401: ("SignatureRefused",), 404: ("HttpError",)},
+)

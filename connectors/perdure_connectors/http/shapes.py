@@ -1,0 +1,87 @@
+"""What answers look like, where the engine has no type for it."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.sdk.port import FunctionView, RunSummary
+
+
+class Index(Struct):
+    """What this is, and where to go on."""
+
+    app: str
+    routes: list[str]
+
+
+class Live(Struct):
+    """Whether the loop turns."""
+
+    live: bool
+
+
+class Ready(Struct):
+    """What is not ready, by name, with the reason."""
+
+    ready: bool
+    waiting: dict[str, str]
+
+
+class Taken(Struct):
+    """Ids of events, in order, once all are durable."""
+
+    ids: list[str]
+    status: int
+
+
+class Refusal(Struct, frozen=True):
+    """Why the item at `index` of the list was not taken."""
+
+    index: int
+    error: str
+
+
+class PartlyTaken(Struct):
+    """Ids of those that were taken, and why others were not."""
+
+    ids: list[str]
+    status: int
+    error: str
+    errors: list[Refusal]
+
+
+class RunPage(Struct):
+    """Runs, newest first. The cursor of the next page is empty at the end."""
+
+    data: list[RunSummary]
+    cursor: str
+
+
+class Functions(Struct):
+    """All functions of the app."""
+
+    data: list[FunctionView]
+    cursor: str
+
+
+class RunId(Struct):
+    """The run that it is about."""
+
+    run_id: str
+
+
+class Count(Struct):
+    """How many."""
+
+    count: int
+
+
+class Event(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """An event, as it is sent."""
+
+    name: str
+    data: dict[str, Any] | None = None
+    id: str | None = None
+    user: dict[str, Any] | None = None
+    ts: int | None = None
+    v: str | None = None
