@@ -78,6 +78,14 @@ class NotOwned(LogError):
     """Another pod owns the partition, or it is changing hands: what its runs do is known there."""
 
 
+class EngineClosed(PerdureError):
+    """The engine closed while a run was awaited. The run goes on where its log is opened next: ask again there."""
+
+    @classmethod
+    def awaiting(cls, run: str) -> "EngineClosed":
+        return cls(f"the engine closed while run {run!r} was awaited: the run goes on once its log is open again")
+
+
 class KeepsNothing(PerdureError):
     """Asked of a process that owns no partitions, and never will: a gateway, or a member of pools alone."""
 

@@ -30,6 +30,7 @@ from perdure import (
     SyncClient,
     UnknownRun,
 )
+from perdure.errors import EngineClosed
 from perdure.log.kafka.client import Client as KafkaClient
 from perdure.log.kafka.client import partition_in
 from perdure.log.kafka.log import KafkaLog
@@ -180,6 +181,21 @@ async def test_an_engine_is_found_from_every_context(log_url: str) -> None:
     async with Engine(shop.app, log=log_url):
         task = empty.run(asyncio.ensure_future, shop.pay.call(Order("o1")))
         assert await task == Order("o1", 100)
+
+
+async def test_who_awaits_a_run_while_the_engine_closes_is_told_that_it_goes_on(tmp_path: Path) -> None:
+    shop, log = Shop(), f"embedded://{tmp_path}"
+    async with Engine(shop.app, log=log) as engine:
+        handle = await shop.late.enqueue()
+        waiting = [asyncio.ensure_future(handle.result()) for _ in range(2)]
+        while len(engine.nodes[0].waiters.get(handle.id, ())) < 2:
+            await asyncio.sleep(0)
+        gave_up = waiting.pop()
+        gave_up.cancel()
+    with pytest.raises(EngineClosed, match=f"the engine closed while run '{handle.id}' was awaited: the run goes on"):
+        await waiting[0]
+    async with Engine(shop.app, log=log):
+        assert await handle.status() in ("running", "suspended")
 
 
 async def test_an_engine_of_several_apps(log_url: str) -> None:

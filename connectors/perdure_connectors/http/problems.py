@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from perdure.errors import (
     DefinitionError,
+    EngineClosed,
     KeepsNothing,
     KeyRefused,
     LogError,
@@ -45,6 +46,7 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (LogError, 503),
     (PayloadUnavailable, 503),
     (OutsideRun, 503),
+    (EngineClosed, 503),
 )
 """First match counts, so subclasses stand before their bases."""
 

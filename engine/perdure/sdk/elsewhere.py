@@ -8,10 +8,12 @@ partition. Nobody needs to know where a pod can be reached.
 
 import asyncio
 import secrets
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
-from perdure.errors import UnknownRun
+from perdure.errors import EngineClosed, UnknownRun
 from perdure.flow import decode
 from perdure.flow.routing import partition_of_run, run_id
 from perdure.log.protocol import Batch, Log, Reader
@@ -28,6 +30,7 @@ class Elsewhere:
         self._me = run_id(app, "asks", secrets.token_hex(16))
         self._asked: dict[str, asyncio.Future[RunAnswered]] = {}
         self._reader: Reader | None = None
+        self._closed = False
         self._next = 0
         """Offset up to which answers were read."""
 
@@ -36,7 +39,12 @@ class Elsewhere:
         return partition_of_run(self._me, self._log.partitions)
 
     async def ask(self, run: str, want: str) -> RunAnswered:
-        """The run's `status` now, or its `result` once it has ended. Raises `UnknownRun`, `ValueError`."""
+        """The run's `status` now, or its `result` once it has ended.
+
+        Raises `UnknownRun`, `ValueError`, `EngineClosed`.
+        """
+        if self._closed:
+            raise EngineClosed.awaiting(run)
         if self._reader is None:
             self._follow()
         op = f"{want}/{run}"
@@ -78,13 +86,21 @@ class Elsewhere:
                 self._watch(op)
             return
         asked, self._asked = self._asked, {}
-        for one in asked.values():
-            one.set_exception(error)
+        fail_all(asked.values(), error)
 
     def close(self) -> None:
         """Nobody is answered any more."""
         if self._reader is not None:
             self._reader.close()
-        for one in self._asked.values():
-            one.cancel()
-        self._asked.clear()
+        self._closed = True
+        asked, self._asked = self._asked, {}
+        for op, one in asked.items():
+            fail_all([one], EngineClosed.awaiting(op.partition("/")[2]))
+
+
+def fail_all(waiting: "Iterable[asyncio.Future[Any]]", error: Exception) -> None:
+    """Tell all who wait. Who gave up meanwhile left a future that nobody asks for its error."""
+    for one in waiting:
+        if not one.done():
+            one.set_exception(error)
+            one.exception()

@@ -92,7 +92,7 @@ _REBUILT: dict[str, type[PerdureError]] = {
         *(errors.UnknownRun, errors.NotParked, errors.UnknownFunction, errors.LogError, errors.LogFull),
         *(errors.LogCorrupt, errors.LogInUse, errors.LogMismatch, errors.NotOwned, errors.PartitionHalted),
         *(errors.KeepsNothing, PayloadTooLarge, errors.PayloadUnavailable, errors.KeyRefused, errors.ScopeMissing),
-        errors.UnknownEvent,
+        *(errors.UnknownEvent, errors.EngineClosed),
     )
 }
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
-from perdure.errors import LogError, NotOwned, PartitionHalted, UnknownRun
+from perdure.errors import EngineClosed, LogError, NotOwned, PartitionHalted, UnknownRun
 from perdure.flow.routing import partition_of_run, route_of
 from perdure.flow.states import RunState
 from perdure.log.protocol import Batch, Log, Reader
 from perdure.partition import Ownership, Processor
 from perdure.sdk.app import App
-from perdure.sdk.elsewhere import Elsewhere
+from perdure.sdk.elsewhere import Elsewhere, fail_all
 from perdure.sdk.handle import RunHandle
 from perdure.sdk.ingest import Ingest, born_ms
 from perdure.sdk.prepare import prepare
@@ -253,9 +253,7 @@ class Node:
     def _tell_waiters(self, partition: int, error: LogError) -> None:
         """Who waits here for one of its runs would wait for ever."""
         for run in [run for run in self.waiters if partition_of_run(run, self.log.partitions) == partition]:
-            for waiter in self.waiters.pop(run):
-                if not waiter.done():
-                    waiter.set_exception(error)
+            fail_all(self.waiters.pop(run), error)
         self._activated.set()
 
     # Asking
@@ -405,9 +403,8 @@ class Node:
         except LogError as error:
             # The last word cannot be written: the next start will take this stop for a crash, which loses nothing.
             log.warning("%s", error)
-        for waiters in self.waiters.values():
-            for waiter in waiters:
-                waiter.cancel()
+        for run, waiters in self.waiters.items():
+            fail_all(waiters, EngineClosed.awaiting(run))
         self.elsewhere.close()
         self._lines.close()
         await self.log.close()
