@@ -5,11 +5,13 @@ import click
 from perdure.cli.command import json_option
 from perdure.cli.listening import check_loopback
 from perdure.cli.serve import engine_options, log_url
+from perdure.cli.stderr_log import logging_options
 
 
 @click.command()
 @engine_options
 @click.option("--reload/--no-reload", default=True, show_default=True, help="Restart when a Python file changes.")
+@logging_options
 @json_option
 @click.pass_context
 def dev(

@@ -5,6 +5,7 @@ import click
 from perdure.cli.command import json_option, keys_option
 from perdure.cli.listening import check_guarded, listen
 from perdure.cli.settings import Setting
+from perdure.cli.stderr_log import logging_options
 from perdure.cli.worker import pod_options, seconds
 from perdure.sdk.keys import Keyring
 
@@ -14,6 +15,7 @@ from perdure.sdk.keys import Keyring
 @click.option("--host", cls=Setting, default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", cls=Setting, type=click.IntRange(0, 65535), default=8288, show_default=True)
 @keys_option
+@logging_options
 @json_option
 def gateway(
     app: str,

@@ -81,9 +81,12 @@ def print_json(value: Any) -> None:
     raw = msgspec.json.encode(value)
     if sys.stdout.isatty():
         raw = msgspec.json.format(raw, indent=2)
-    # Raw payloads may hold anything inside their strings, but JSON spells out all control characters but these.
-    text = raw.decode()
-    click.echo(text if text.isascii() else "".join(_ascii(char) for char in text))
+    click.echo(inert_json(raw.decode()))
+
+
+def inert_json(text: str) -> str:
+    """JSON whose strings may hold anything: it spells out all control characters itself, but not those beyond ASCII."""
+    return text if text.isascii() and "\x7f" not in text else "".join(_ascii(char) for char in text)
 
 
 def _ascii(char: str) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ from perdure.cli.bounded import BoundedHead
 from perdure.cli.listening import url_of
 from perdure.cli.loading import load_app
 from perdure.cli.orders import Ready, Served
-from perdure.cli.output import inert
+from perdure.cli.stderr_log import log_to_stderr
 from perdure.cli.tables import webhook_sources
 from perdure.sdk.app import App
 from perdure.sdk.engine import Engine
@@ -136,24 +135,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-class InertFormatter(logging.Formatter):
-    """What user code logs may hold what others sent: it must not steer the terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, and the traceback below it."""
-        return inert(super().format(record), lines=True)
-
-
-def log_to_stderr() -> None:
-    """What the app logs is seen, unless it has set logging up itself."""
-    root = logging.getLogger()
-    if root.handlers:
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(InertFormatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S"))
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    for talkative in ("uvicorn", "aiokafka"):  # What of it people need, the banner and our own lines say.
-        logging.getLogger(talkative).setLevel(logging.WARNING)

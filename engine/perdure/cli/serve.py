@@ -5,6 +5,7 @@ import click
 from perdure.cli.command import json_option, keys_option
 from perdure.cli.listening import check_guarded, listen
 from perdure.cli.settings import AppArgument, Setting
+from perdure.cli.stderr_log import logging_options
 from perdure.sdk.keys import Keyring
 
 
@@ -42,6 +43,7 @@ def log_url(log: str, retention: str | None = None) -> str:
 @click.command()
 @engine_options
 @keys_option
+@logging_options
 @json_option
 def serve(
     app: str,

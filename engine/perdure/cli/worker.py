@@ -5,6 +5,7 @@ import click
 from perdure.cli.command import json_option, keys_option
 from perdure.cli.exits import UsageProblem
 from perdure.cli.settings import AppArgument, Setting
+from perdure.cli.stderr_log import logging_options
 from perdure.duration import parse_ms
 from perdure.errors import DefinitionError
 from perdure.sdk.keys import Keyring
@@ -43,6 +44,7 @@ def pod_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.option("--health-port", cls=Setting, type=click.IntRange(0, 65535), help="Answer /healthz, /readyz, /metrics.")
 @click.option("--health-host", cls=Setting, default="127.0.0.1", show_default=True, help="Others than that need keys.")
 @keys_option
+@logging_options
 @json_option
 def worker(
     app: str,

@@ -220,7 +220,8 @@ class _Work:
                 await self._with_turn(step, spec)
         except LogError as error:
             # Closed, or broken for good: the command is not done, and goes to another member.
-            log.warning("step %r of run %s is given up: %s", step.op, step.run, error)
+            about = {"run": step.run, "step": step.op}
+            log.warning("step %r of run %s is given up: %s", step.op, step.run, error, extra=about)
         finally:
             self.member.answers.forget(self._partition, self._claim)
             await self.member.turns.end(alone=self._alone)
@@ -338,7 +339,8 @@ class _Work:
         try:
             self._append(StepClaimed(step.run, step.op, step.attempt, self._claim, name, self._alone, self._beats, v=V))
         except LogError as error:
-            log.warning("no sign of life of step %r of run %s: %s", step.op, step.run, error)
+            about = {"run": step.run, "step": step.op}
+            log.warning("no sign of life of step %r of run %s: %s", step.op, step.run, error, extra=about)
         self._beat_later(step)
 
     def _broke(self, step: StepCommand, name: str, error: BaseException) -> StepFailed:

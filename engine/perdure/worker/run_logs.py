@@ -105,6 +105,22 @@ class Lines:
         self._timer = None
 
 
+def run_and_step(record: logging.LogRecord) -> tuple[str, str, int]:
+    """Whose line it is: run, op and attempt, as far as there are. For handlers that format in the line's own thread.
+
+    Our own loggers name by `extra` what they speak of.
+    """
+    logger, step, branch = getattr(record, _TAKEN, None), in_step.get(), here.get()
+    if isinstance(logger, RunLogger):
+        return logger.source()
+    if step is not None:
+        return step.execution.run_id, step.op, step.attempt
+    named, op = getattr(record, "run", ""), getattr(record, "step", "")
+    if isinstance(named, str) and isinstance(op, str) and named:
+        return named, op, 0
+    return ("" if branch is None else branch.execution.run_id), "", 0
+
+
 class RunLogger(logging.Logger):
     """What `ctx.logger` and `current_step().logger` are: a line goes to the topic, and on as from any logger.
 
@@ -127,6 +143,11 @@ class RunLogger(logging.Logger):
     def isEnabledFor(self, level: int) -> bool:
         """Without the cache of registered loggers, which nobody would clear here."""
         return not self.disabled and self.manager.disable < level and level >= self.getEffectiveLevel()
+
+    def source(self) -> tuple[str, str, int]:
+        """Run, op and attempt of a line that is logged here now."""
+        step = in_step.get() or self._step
+        return (self._execution.run_id, "", 0) if step is None else (step.execution.run_id, step.op, step.attempt)
 
     def callHandlers(self, record: logging.LogRecord) -> None:
         """The topic first; the user's own handlers if the levels of its name let it through."""

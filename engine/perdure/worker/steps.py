@@ -394,6 +394,7 @@ async def _abandon(work: "asyncio.Future[Any]", thread: "Future[Any] | None", in
             "current_step().cancelled",
             inside.name,
             inside.execution.run_id,
+            extra={"run": inside.execution.run_id, "step": inside.op},
         )
 
 

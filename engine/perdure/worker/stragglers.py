@@ -61,6 +61,7 @@ def name(execution: "Execution") -> None:
         execution.run_id,
         execution.function.id,
         f" in step {steps}" if steps else "",
+        extra={"run": execution.run_id},
     )
 
 

@@ -320,7 +320,7 @@ class Worker:
         if execution.signal is not None:
             return
         partition, run = execution.processor.partition, execution.run_id
-        log.error("run %s of %r waits: %s", run, execution.function.id, why)
+        log.error("run %s of %r waits: %s", run, execution.function.id, why, extra={"run": run})
         self.held.setdefault(partition, set()).add(run)
         if execution.suspect:
             self._unclean[run] = partition
