@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from perdure.flow.effects import Deliver, Ended
-from perdure.flow.ending import FAILED_EVENT
+from perdure.flow.ending import FAILED_EVENT, PARKED_EVENT
 from perdure.flow.routing import run_id
 from perdure.flow.wholes import row_of
 from perdure_schemas.definition import FunctionDefined
@@ -16,7 +16,9 @@ from perdure_schemas.records import (
     RunAnswered,
     RunCancelRequested,
     RunFinished,
+    RunParked,
     RunRequested,
+    RunUnparked,
     StepCompleted,
     StepFailed,
     V,
@@ -240,6 +242,47 @@ def test_any_other_events_failure_is_told(world: World) -> None:
     world.send(event("order-1:failed", "payment"))
     finish(world, run_of("order-1:failed"), "failed")
     assert len(failures(world)) == 1
+
+
+def parked(world: World, run: str) -> list[dict[str, object]]:
+    """Parks it, and gives what was told of that by now."""
+    partition = world.of_run(run)
+    known = world.owners[partition].view.meta.owner
+    owner = world.start_owner(partition, (known.number if known else 0) + 1)
+    world.to_run(run, RunParked(run, owner, "x3:1", "differs", v=V))
+    assert world.run(run).status == "parked"
+    received = [one.event for one in world.records(EventReceived) if one.event.name == PARKED_EVENT]
+    return [msgspec.json.decode(one.data) for one in received]
+
+
+def test_a_parked_run_is_an_event_each_time_where_somebody_listens(world: World) -> None:
+    assert parked(world, world.request("before")) == []
+    world.define(on(PARKED_EVENT, "mourn"))
+    run = world.request("run", event_id="e1")
+    told = {"run_id": run, "function_id": "work", "reason": "differs", "event_id": "e1"}
+    assert parked(world, run) == [told]
+    world.to_run(run, RunUnparked(run, v=V))
+    assert parked(world, run) == [told, told]
+
+
+def test_what_was_started_by_it_may_be_parked_without_end(world: World) -> None:
+    world.define(on(PARKED_EVENT, "mourn"))
+    run = world.request()
+    assert len(parked(world, run)) == 1
+    (event_id,) = {one.event.id for one in world.records(EventReceived)}
+    mourning = run_of(event_id, "mourn")
+    assert len(parked(world, mourning)) == 1
+    finish(world, mourning, "failed")
+    assert failures(world) == []
+
+
+def test_the_engines_own_functions_tell_nobody_of_themselves(world: World) -> None:
+    world.define(on(PARKED_EVENT, "perdure/notice"), on("other", "perdure/tell"))
+    world.send(event("e1", "other"))
+    own = run_of("e1", "perdure/tell")
+    assert parked(world, own) == []
+    finish(world, own, "failed")
+    assert failures(world) == []
 
 
 def test_a_list_of_waits_is_taken_back_once_a_key(world: World) -> None:

@@ -75,7 +75,7 @@ async def test_types_have_names_or_are_dropped(port: FakePort) -> None:
     assert [event.name for event in port.events] == ["crm/new", "repo/pushed"]
 
 
-async def test_a_replay_is_the_same_event() -> None:
+async def test_a_replay_is_the_same_event(log_url: str) -> None:
     """Also when it is signed anew, as senders do when they try again."""
     app = App("hooks")
     ran: list[str] = []
@@ -84,7 +84,7 @@ async def test_a_replay_is_the_same_event() -> None:
     async def paid(ctx: Context, event: Event[Any]) -> None:
         ran.append(event.id)
 
-    async with Engine(app, log="memory://", partitions=2) as engine:
+    async with Engine(app, log=log_url, partitions=2) as engine:
         for age in (0, 100, 200):
             assert (await post(engine.port, "pay", BODY, signed("pay", age=age)))[0] == 200
         for handle in await engine.runs(paid, event_id="pay:evt_1"):

@@ -14,10 +14,9 @@ import uvicorn
 from perdure.cli import exits
 from perdure.cli.bounded import BoundedHead
 from perdure.cli.listening import url_of
-from perdure.cli.loading import load_app
 from perdure.cli.orders import Ready, Served
 from perdure.cli.stderr_log import log_to_stderr
-from perdure.cli.tables import webhook_sources
+from perdure.cli.tables import app_that_notifies, webhook_sources
 from perdure.sdk.app import App
 from perdure.sdk.engine import Engine
 from perdure.sdk.keys import Keyring
@@ -68,7 +67,7 @@ def run(
     keys: Keyring | None = None,
 ) -> None:
     """Returns after a signal, when all has drained. `ready` is called once, when requests are taken."""
-    app = load_app(served.app)
+    app = app_that_notifies(served.app, url_of(listener))
     turn(_run(app, served, listener, ready, Stopping(on_stop), keys, webhook_sources()))
 
 

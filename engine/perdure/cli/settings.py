@@ -14,7 +14,7 @@ from perdure.sdk import environment
 NAMES = ("app", "url", "log", "host", "port", "partitions", "retention", "keys", "log_format", "run_logs")
 """All that a file can set, for every command that has the option."""
 
-TABLES = ("webhooks",)
+TABLES = ("webhooks", "notify")
 """What a file can set besides: tables, which whoever needs them reads."""
 
 

@@ -70,10 +70,10 @@ def worker(
 
     from perdure.cli.banner import announce_pod, say
     from perdure.cli.listening import check_guarded, listen, url_of
-    from perdure.cli.loading import load_app
     from perdure.cli.orders import PodReady
     from perdure.cli.pod import Http, Role, run
     from perdure.cli.sharing import shared_url, shown
+    from perdure.cli.tables import app_that_notifies
     from perdure.sdk.port import FunctionView
     from perdure_connectors.http import health_checks
 
@@ -91,7 +91,7 @@ def worker(
         name=name,
         grace_s=seconds("--grace", grace),
     )
-    loaded = load_app(app)
+    loaded = app_that_notifies(app)
     with ExitStack() as stack:
         http = health = None
         if health_port is not None:

@@ -1,11 +1,14 @@
 """The end of a run: everything that it holds elsewhere is given back, and who waits for it is told."""
 
+from typing import Any
+
 import msgspec
 
 from perdure.flow import queues
 from perdure.flow.definitions import timer_key
 from perdure.flow.effects import Ended
 from perdure.flow.lines import op_name
+from perdure.flow.patterns import is_own
 from perdure.flow.routing import is_run_id, run_id
 from perdure.flow.states import OpenOp, RunState
 from perdure.flow.view import View
@@ -28,6 +31,7 @@ from perdure_schemas.records import (
 )
 
 FAILED_EVENT = "perdure/function.failed"
+PARKED_EVENT = "perdure/run.parked"
 _ENCODE = msgspec.json.Encoder().encode
 _NO_WAITS: tuple[ListedWait, ...] = ()
 
@@ -208,15 +212,28 @@ def _that_fit(results: dict[str, Payload]) -> dict[str, Payload]:
 
 def _send_failed(view: View, run: RunState) -> None:
     """`perdure/function.failed`, but not for what began with such an event: that would never end."""
-    before, _, about = run.event_id.rpartition(":")
-    if about == "failed" and is_run_id(before):
+    if _began_with_one(run):
         return
     error = run.error or ErrorInfo("", "")
-    data = {
-        "run_id": run.id,
-        "function_id": run.function,
-        "error": {"type": error.type, "message": error.message[:INLINE_LIMIT_BYTES], "attempts": error.attempts},
-        "event_id": run.event_id,
-    }
-    event = EventBody(f"{run.id}:failed", FAILED_EVENT, msgspec.Raw(_ENCODE(data)))
+    told = {"type": error.type, "message": error.message[:INLINE_LIMIT_BYTES], "attempts": error.attempts}
+    _send_about(view, run, "failed", FAILED_EVENT, {"error": told})
+
+
+def send_parked(view: View, run: RunState, reason: str) -> None:
+    """`perdure/run.parked`, each time that it is; only where somebody listens: a bad deploy may park thousands."""
+    routes = view.routes()
+    listeners = view.meta.paths.get(PARKED_EVENT) or (routes and routes.triggered_by(PARKED_EVENT))
+    if listeners and not _began_with_one(run):
+        _send_about(view, run, f"parked-{view.offset}", PARKED_EVENT, {"reason": reason[:INLINE_LIMIT_BYTES]})
+
+
+def _began_with_one(run: RunState) -> bool:
+    """Whether such an event started it, or it is a function of the engine itself, which tells people of them."""
+    before, _, about = run.event_id.rpartition(":")
+    return is_own(run.function) or ((about == "failed" or about.startswith("parked-")) and is_run_id(before))
+
+
+def _send_about(view: View, run: RunState, what: str, name: str, more: dict[str, Any]) -> None:
+    data = {"run_id": run.id, "function_id": run.function, **more, "event_id": run.event_id}
+    event = EventBody(f"{run.id}:{what}", name, msgspec.Raw(_ENCODE(data)))
     view.send(view.partition_of(event.id), EventReceived(event, v=V))

@@ -6,7 +6,12 @@ MAX_NAME = 256
 """Characters of the longest event name."""
 
 RESERVED = "perdure/"
-"""Names that the engine itself sends (`perdure/function.failed`)."""
+"""Names of events that the engine itself sends (`perdure/function.failed`), and ids of functions that it has."""
+
+
+def is_own(function: str) -> bool:
+    """Whether the function of this id is the engine's: no user's function has such an id."""
+    return function.startswith(RESERVED)
 
 
 def name_matches(pattern: str, name: str) -> bool:

@@ -9,7 +9,7 @@ any of these ─► cancelled   by run.cancel_requested or a cancel rule;   queu
 
 from perdure.flow.definitions import timer_key, unpark
 from perdure.flow.effects import Parked, Start
-from perdure.flow.ending import answer, end, error_of, forget_later, heir_of, watch_heir
+from perdure.flow.ending import answer, end, error_of, forget_later, heir_of, send_parked, watch_heir
 from perdure.flow.ops import close_op, shorten, successor_of
 from perdure.flow.states import COMMANDS_KEPT, TERMINAL, ParkedState, RunState, RunTimer, Watcher
 from perdure.flow.view import View
@@ -192,6 +192,7 @@ def run_parked(view: View, record: RunParked, at: int) -> None:
     view.runs.touch(run.id)
     view.parked.put(run.id, record.code)
     view.effects.oblige(Parked(run.id))
+    send_parked(view, run, record.message)
 
 
 def run_unparked(view: View, record: RunUnparked, at: int) -> None:

@@ -13,6 +13,7 @@ from perdure.errors import KeepsNothing, NotOwned, NotParked, PayloadTooLarge, U
 from perdure.flow import routing
 from perdure.flow.definitions import CRON
 from perdure.flow.ending import heir_of
+from perdure.flow.patterns import is_own
 from perdure.flow.routing import partition_of, partition_of_run
 from perdure.flow.states import TERMINAL, RunState
 from perdure.sdk.journal import RunReader, records_of
@@ -228,7 +229,8 @@ class LocalPort:
         found: list[RunSummary] = []
         for processor in self._node.processors:
             for state in processor.view.runs.values():
-                if not state.function or (function and state.function != function):
+                # The engine's own are shown to who asks for them by name.
+                if not state.function or (state.function != function if function else is_own(state.function)):
                     continue
                 summary = self._summary(state)
                 if (not status or summary.status == status) and (not event_id or state.event_id == event_id):
@@ -306,7 +308,8 @@ class LocalPort:
                     # All of them: those that sleep as well, and would be held only once they wake.
                     if state.function not in node.specs or processor.ahead(state):
                         held[state.function] = held.get(state.function, 0) + 1
-        views = [self._view(one, running.get(one, 0), held.get(one, 0)) for one in sorted(node.specs)]
+        shown = sorted(name for name in node.specs if not is_own(name))
+        views = [self._view(one, running.get(one, 0), held.get(one, 0)) for one in shown]
         missing = sorted(name for name in running if name not in node.specs)
         return views + [FunctionView(name, "missing", held=held[name]) for name in missing]
 

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import Context
+from hashlib import blake2b
 from itertools import count
 from logging import INFO
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from perdure.errors import EngineClosed, LogError, NotOwned, PartitionHalted, UnknownRun
-from perdure.flow.routing import partition_of_run, route_of
+from perdure.flow.routing import partition_of, partition_of_run, route_of, run_id
 from perdure.flow.states import RunState
 from perdure.log.protocol import Batch, Log, Reader
 from perdure.partition import Ownership, Processor
@@ -28,9 +29,13 @@ from perdure.worker.places import Place
 from perdure.worker.pool import Member
 from perdure.worker.run_logs import Lines
 from perdure.worker.spec import FunctionSpec
-from perdure_schemas.records import AppDefined, Record, RunRequested, StepReleased, V
+from perdure_schemas.event import EventBody
+from perdure_schemas.records import AppDefined, EventReceived, Record, RunRequested, StepReleased, V
 
 log = logging.getLogger("perdure.engine")
+HALTED_EVENT = "perdure/partition.halted"
+PLACES = 1_000
+"""So many ids are tried for such an event, until one leads around the partitions that have halted."""
 _ENCODE = msgspec.json.Encoder().encode
 CHECKPOINT_TICKS = 10
 """A checkpoint each so many ticks: a run that begins and ends between two leaves but a stub, others a row each step."""
@@ -245,6 +250,25 @@ class Node:
     def partition_halted(self, partition: int, reason: str) -> None:
         self.halted[partition] = reason
         self._tell_waiters(partition, PartitionHalted(reason))
+        with suppress(LogError):
+            self._send_halted(partition, reason)
+
+    def _send_halted(self, partition: int, reason: str) -> None:
+        """An event for whoever listens, where it and the runs that it starts are not halted as well.
+
+        Its id is the same on every pod that meets the same record, and after every restart.
+        """
+        functions = self.definition.functions
+        listening = [one.id for one in functions if any(each.event == HALTED_EVENT for each in one.triggers)]
+        about = f"halted-{partition}-{blake2b(reason.encode(), digest_size=8).hexdigest()}"
+        for event_id in (f"{about}-{n}" for n in range(PLACES if listening else 0)):
+            place = partition_of(event_id, self.log.partitions)
+            runs = (run_id(self.app.name, function, event_id) for function in listening)
+            places = {place, *(partition_of_run(run, self.log.partitions) for run in runs)}
+            if places.isdisjoint(self.halted):
+                data = msgspec.json.encode({"partition": partition, "reason": reason})
+                self.append(place, EventReceived(EventBody(event_id, HALTED_EVENT, msgspec.Raw(data)), v=V))
+                return
 
     def partition_dropped(self, partition: int) -> None:
         self.halted.pop(partition, None)
