@@ -126,9 +126,10 @@ def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int, 
     waiting: Own = deque() if own is None else own
     decode_one, folds, current = _DECODER.decode, FOLDS, r.V
     repeated = 0
-    moved = view.meta.moved
+    place = offset + view.meta.moved
+    due = True
     for raw in values:
-        view.offset = offset + moved
+        view.offset = place
         if waiting and waiting[0][0] == raw:
             record: r.AnyRecord = waiting.popleft()[1]
         else:
@@ -139,13 +140,16 @@ def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int, 
             if record.v > current:
                 raise _unreadable(f"version {record.v}, this code knows up to {current}", raw)
             if record.from_ is not None or record.orig is not None:
-                repeated += not fold(view, record, raw, offset, stamp_ms)
-                moved = view.meta.moved
-                offset += 1
+                before = view.meta.moved
+                repeated += not fold(view, record, raw, place - before, stamp_ms)
+                place += 1 + view.meta.moved - before
+                due = True
                 continue
         view.raw = raw
-        if stamp_ms != view.stamp or view.more_expires:
+        if due:
+            # Time stands still within a batch: once all that it lets expire has gone, there is nothing to ask.
             view.advance(stamp_ms)
+            due = view.more_expires
         folds[type(record)](view, record, view.at)
-        offset += 1
+        place += 1
     return len(values) - repeated
