@@ -245,7 +245,7 @@ def test_brackets_in_texts_are_no_depth():
 
 def test_the_caller_says_what_it_is_about():
     with pytest.raises(PayloadError, match=r"^argument 'n' of f\(\) would come .*: annotate the parameter 'n'$"):
-        round_trip((1,), Any, "argument 'n' of f()", "the parameter 'n'")
+        round_trip((1,), Any, None, "argument 'n' of f()", "the parameter 'n'")
 
 
 class TestDecoders:

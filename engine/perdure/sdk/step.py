@@ -11,6 +11,7 @@ from perdure.sdk.options import Retry, StepOptions, check_flag, check_id, check_
 from perdure.sdk.signatures import check_callable, local_names, type_hints
 from perdure.sdk.source import source_digest
 from perdure.worker.lineage import here, in_step
+from perdure.worker.payloads import known_decoder
 from perdure.worker.queued import queued
 from perdure.worker.spec import StepSpec
 from perdure.worker.steps import run_step
@@ -72,11 +73,12 @@ class Step(Generic[P, R_co]):
 
     def _made(self) -> StepSpec:
         hints = type_hints(self.fn, self._local)
+        returns = hints.get("return", Any)
         return StepSpec(
             self.name,
             self.fn,
             is_async=is_async(self.fn),
-            returns=hints.get("return", Any),
+            returns=returns,
             retries=self._retries,
             timeout_ms=self._timeout_ms,
             record_input=self._record_input,
@@ -84,6 +86,7 @@ class Step(Generic[P, R_co]):
             step=self.defined,
             origin=self.origin,
             parameters={name: hint for name, hint in hints.items() if name != "return"},
+            decode=known_decoder(returns),
         )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:

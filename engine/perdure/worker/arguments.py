@@ -166,7 +166,7 @@ def _at(spec: Callee, key: str, shape: Shape) -> str:
 
 def _one(spec: Callee, name: str, value: object) -> bytes:
     annotation = spec.parameters.get(name, Any)
-    return round_trip(value, annotation, f"argument {name!r} of {spec.id}()", f"the parameter {name!r}")[0]
+    return round_trip(value, annotation, None, f"argument {name!r} of {spec.id}()", f"the parameter {name!r}")[0]
 
 
 def _read(spec: Callee, name: str, raw: Raw) -> Any:

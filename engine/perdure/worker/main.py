@@ -97,7 +97,7 @@ def _encoded(execution: Execution, value: object) -> bytes:
     name = execution.never_awaited() if execution.unawaited else ""
     if name:
         raise DefinitionError(f"{function.id!r} returned but {name!r} was never awaited")
-    return round_trip(value, function.returns, f"the result of {function.id!r}")[0]
+    return round_trip(value, function.returns, None, f"the result of {function.id!r}")[0]
 
 
 def _returned(execution: Execution, result: Payload) -> None:

@@ -118,6 +118,14 @@ def decoder_for(annotation: Any) -> Decode:
     return decode
 
 
+def known_decoder(annotation: Any) -> Decode | None:
+    """`decoder_for`, to be kept by who reads often; None for an annotation that nothing can be read into."""
+    try:
+        return decoder_for(annotation)
+    except DefinitionError:
+        return None
+
+
 def decoder_of_each(annotations: Sequence[Any], then: Any) -> Decode | None:
     """JSON `[[a value of each annotation…], then]` in one go; None if one of them is not read by msgspec alone."""
     if any(hasattr(one, "__perdure_decode__") or hasattr(one, "model_validate_json") for one in annotations):
@@ -159,12 +167,17 @@ def _by_pydantic(validate: Callable[[bytes], Any]) -> Decode:
 
 
 def round_trip(
-    value: object, annotation: Any = Any, what: str = "the result", annotate: str = "the return type"
+    value: object,
+    annotation: Any = Any,
+    decode: Decode | None = None,
+    what: str = "the result",
+    annotate: str = "the return type",
 ) -> tuple[bytes, Any]:
     """`value` as JSON, and what a replay would make of that JSON.
 
-    Raises `PayloadError` if the two differ, since code that works live would then fail on replay. `what` and
-    `annotate` word that error: what it is, and where its type is to be written down.
+    Raises `PayloadError` if the two differ, since code that works live would then fail on replay. `decode`: the
+    annotation's, where the caller has it. `what` and `annotate` word the error: what it is, and where its type is to be
+    written down.
     """
     try:  # As in `encode`, whose call would be a tenth of what a small dict costs here.
         raw = _encode(value)
@@ -175,9 +188,8 @@ def round_trip(
     kind = type(value)
     if kind in _PLAIN and (annotation is kind or annotation is Any):
         return raw, value
-    known = _decoders.get(id(annotation))
     try:
-        back = (decoder_for(annotation) if known is None else known[1])(raw)
+        back = (decode or decoder_for(annotation))(raw)
     except (msgspec.DecodeError, RecursionError) as error:
         raise PayloadError(f"{what} does not fit {annotate}, {show(annotation)}: {error}") from error
     if back != value or (annotation is Any and type(back) is not kind):

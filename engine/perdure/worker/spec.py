@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from perdure.worker.payloads import Decode
 from perdure_schemas.definition import FunctionDefined
 
 
@@ -56,6 +57,8 @@ class StepSpec:
     origin: object = None
     """The function as it was decorated: it tells steps of one name apart, whatever runs in its place."""
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    decode: Decode | None = None
+    """Reads `returns`, where the spec is kept and so need not look for it each time."""
 
     @property
     def id(self) -> str:

@@ -83,7 +83,7 @@ async def run_step(
                     value = await (spec.fn(*args, **kwargs) if kwargs else spec.fn(*args))
                 else:
                     value = await guarded(attempt, spec, args, kwargs)
-                encoded, kept = round_trip(value, spec.returns)
+                encoded, kept = round_trip(value, spec.returns, spec.decode)
                 coded = execution.coded
                 if coded or len(encoded) > STORED_FROM_BYTES:
                     result = await execution.worker.payloads.put(encoded, f"the result of step {spec.name!r}")
