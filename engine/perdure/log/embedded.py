@@ -46,6 +46,14 @@ class EmbeddedLog:
     The disk may fill up: `failure` is `LogFull` then, records wait in memory, and go out in order when there is room.
     """
 
+    __slots__ = (
+        "_acknowledged", "_clock", "_commands", "_directory", "_disk", "_ends", "_failure", "_flight", "_flusher",
+        "_flushing", "_full", "_group", "_idle", "_last", "_lists", "_lock", "_loop", "_mark", "_opened",
+        "_partitions", "_prefixes", "_quiet", "_readers", "_recovering", "_retention_ms", "_retry", "_retry_s",
+        "_side", "_side_timer", "_starts", "_stores", "_ticket", "_topics", "_waiters",
+    )  # fmt: skip
+    """More attributes than CPython would find fast in a dict, and `append` is called for each record."""
+
     def __init__(self, path: str | Path, partitions: int = 4, *, retention_ms: int | None = RETENTION_MS) -> None:
         if not 0 < partitions < 1 << 16:
             raise LogError(f"{partitions} partitions: give a number from 1 to 65535")

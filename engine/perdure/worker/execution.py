@@ -292,11 +292,15 @@ class Execution(Struct, eq=False):
     def deliver(self, delivered: Delivered) -> None:
         """An outcome was read from the log."""
         future = self.waiting.get(delivered.op)
-        # Of a run that was told to stop all futures are done, and a closed op waits no longer.
-        if future is not None and not self.queue and not self.tasks and not future.done():
-            self.now_ms = delivered.at
-            future.set_result(delivered)
-            return
+        if future is not None and not self.queue and not self.tasks:
+            try:
+                future.set_result(delivered)
+            except asyncio.InvalidStateError:
+                # Of a run that was told to stop all futures are done; and a closed op waits no longer.
+                pass
+            else:
+                self.now_ms = delivered.at
+                return
         if self.signal is not None or delivered.op in self.closed:
             return
         self.queue = self.queue or deque()
