@@ -65,6 +65,11 @@ class Checkpointer:
         self.active: set[str] = set()
         """Runs that have something to do: what a restart touches. A hint beside the fold, not part of it."""
 
+    @property
+    def reached(self) -> int:
+        """Up to which offset all is stored, or on its way there."""
+        return self._sealed_position.offset
+
     def load_active(self) -> set[str]:
         skip = len(ACTIVE_PREFIX)
         self._stored_active = {row[skip:].decode() for row, _ in self._store.scan(ACTIVE_PREFIX, ACTIVE_PREFIX)}

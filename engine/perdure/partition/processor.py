@@ -67,6 +67,9 @@ class Processor:
 
     `overtaken` is called when somebody else is read to be the owner, `outrun` when what is to be folded next is gone
     from the journal.
+
+    It has 29 attributes at most: more than that CPython keeps in a dict for each instance, and then what it learnt of
+    one does not help with another. Every step comes through here.
     """
 
     def __init__(
@@ -102,14 +105,13 @@ class Processor:
         """Opinions (run, op) that were not read back yet, with the number of the owner they are of."""
         self._aside: list[bytes] = []
         self._reader: Reader | None = None
-        self._target = 0
-        self._reached: asyncio.Future[None] | None = None
+        self._caught_up: tuple[int, asyncio.Future[None]] | None = None
+        """Who waits for the tail to be folded, and up to where."""
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
         self._last_ticket = 0
         self._own: Own = deque()
         """What we appended and have not read back yet, as far as it never changes on the way."""
         self._last_raw = b""
-        self._since_checkpoint = 0
         self.records = {"read": 0, "folded": 0, "ignored": 0}
         self.on_timer: Callable[[], None] | None = None
         """Called when a batch had a fire, or set a timer that is due soon: the next one may be another."""
@@ -118,11 +120,9 @@ class Processor:
         self.view = View(partition, log.partitions, log.store(partition), shared=log.snapshots is not None)
         self.view.at, self.view.stamp = position.at, position.stamp
         self.offset = position.offset
-        self._anchor = position.anchor
         self._checkpointer = Checkpointer(log, log.store(partition), self.view, position)
         self.keeper = keeper
         self.timers = TimerDriver(self.view, self.append, log.now_ms, shared=log.shared)
-        self._touched: dict[str, None] = {}
 
     @property
     def following(self) -> bool:
@@ -139,11 +139,12 @@ class Processor:
             except IndexError as error:
                 raise LogError(f"partition {self.partition} was trimmed meanwhile: {error}") from error
         if self.offset < target and not self.halted:
-            self._target, self._reached = target, asyncio.get_running_loop().create_future()
+            reached = asyncio.get_running_loop().create_future()
+            self._caught_up = target, reached
             try:
-                await self._reached
+                await reached
             finally:
-                self._reached = None
+                self._caught_up = None
         if self.halted:
             raise PartitionHalted(self.halted)
 
@@ -157,14 +158,12 @@ class Processor:
             self._go_on()
             return
         runs: list[RunState] = []
-        for run in sorted({*self._checkpointer.active, *self._touched}):
+        for run in sorted(self._checkpointer.active):
             state = self.view.live(run)
             if state is None or state.status != "running":
-                self._checkpointer.active.discard(run)
+                self.rest(run)
             else:
-                self._checkpointer.active.add(run)
                 runs.append(state)
-        self._touched.clear()
         self._append_sends()
         self._host.recover(self.partition, runs, unclean)
         self.timers.schedule_missing()
@@ -225,7 +224,7 @@ class Processor:
         if not self.performing:
             return
         self._append_sends()
-        if self._since_checkpoint >= CHECKPOINT_RECORDS:
+        if self.offset - self._checkpointer.reached >= CHECKPOINT_RECORDS:
             self.checkpoint()
         if self.on_timer is not None and (fired or self.view.timers.near != near):
             self.on_timer()
@@ -239,14 +238,19 @@ class Processor:
             effects = self.view.effects
             for act in effects.acts:
                 if isinstance(act, Start | Deliver | Retry):
-                    self._touched[act.run] = None
+                    self.wake(act.run)
             effects.acts.clear()
             if self.assigned:
                 self._append_sends()
-        if self._reached is not None and not self._reached.done() and (self.halted or self.offset >= self._target):
-            self._reached.set_result(None)
+        self._tell_caught_up()
         if self.overtaken:
             self._overtaken(self)
+
+    def _tell_caught_up(self) -> None:
+        if self._caught_up is not None:
+            target, reached = self._caught_up
+            if not reached.done() and (self.halted or self.offset >= target):
+                reached.set_result(None)
 
     async def folded(self, upto: int) -> None:
         """Returns when all below `upto` was folded, or when we stop performing: look again."""
@@ -290,7 +294,6 @@ class Processor:
             self._own.clear()
         self.offset = batch.offset + read
         self._last_raw = batch.values[-1]
-        self._since_checkpoint += read
         self.records["read"] += read
         self.records["folded"] += folded
         self.records["ignored"] += read - folded
@@ -385,8 +388,7 @@ class Processor:
         self.performing = False
         if self._reader is not None:
             self._reader.close()
-        if self._reached is not None and not self._reached.done():
-            self._reached.set_result(None)
+        self._tell_caught_up()
         self._host.halted(self.partition, self.halted)
         self._tell()
 
@@ -455,9 +457,8 @@ class Processor:
             if checkpointer.stored.offset == self.offset and not checkpointer.hint_changed:
                 self.keeper.tend(checkpointer.stored)
                 return True
-            anchor = anchor_of(self._last_raw) if self._last_raw else self._anchor
+            anchor = anchor_of(self._last_raw) if self._last_raw else checkpointer.stored.anchor
             checkpointer.seal(self.offset, anchor, self._last_ticket)
-            self._since_checkpoint = 0
         rested = checkpointer.try_write()
         if rested is None:
             return False
@@ -466,7 +467,7 @@ class Processor:
         for run in rested:
             if not resident(run) and forget(run):
                 release(run)
-        return not self._since_checkpoint
+        return checkpointer.stored.offset == self.offset
 
     def wake(self, run: str) -> None:
         """The run has work: a restart must touch it."""
