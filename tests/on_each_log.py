@@ -46,6 +46,11 @@ ONE_LOG = {
         "tests/system/test_recovery.py::test_in_use_by_another_process",
         "tests/system/test_recovery.py::test_state_of_another_fold_version_is_folded_again",
     ),
+    "journals of the folds' storms and of simulated worlds, and what a reader of a log meets there": (
+        "tests/history/test_projection.py",
+        "tests/history/test_reading.py",
+        "tests/history/test_sqlite.py",
+    ),
     "the logs themselves; what is true of all of them is the conformance suite, which runs on each": ("tests/log",),
     "simulated brokers in virtual time, with faults that a real one cannot be made to have at will": (
         "tests/partition",
@@ -58,9 +63,7 @@ ONE_LOG = {
         "tests/worker/test_large_payloads.py::test_the_setting_comes_from_the_environment_too",
         "tests/worker/test_run_logs.py::test_an_unknown_level_is_refused",
     ),
-    "reads a log that was closed, or has lines of chosen times": (
-        "tests/sdk/test_run_lines.py::test_a_page_ends_where_others_lines_fill_it",
-        "tests/sdk/test_run_lines.py::test_where_to_begin_is_found_by_time",
+    "reads a log that was closed": (
         "tests/worker/test_run_logs.py::test_a_thread_that_outlives_its_engine_hurts_nobody",
     ),
     "counts the loop's turns, and it turns while brokers answer": (

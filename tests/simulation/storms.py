@@ -93,7 +93,7 @@ def storm(
     swarm = replace(swarm) if swarm is not None else swarm_of(seed)
     here = World(seed, apps(ledger, swarm), swarm)
     try:
-        evidence = _play(here, plan, ledger)
+        evidence = played_out(here, plan, ledger)
     finally:
         if trace is not None:
             trace += here.trace.lines
@@ -118,7 +118,8 @@ def _replayed(evidence: Evidence, rng: Random) -> int:
         patches.undo()
 
 
-def _play(here: World, plan: Plan, ledger: Ledger) -> Evidence:
+def played_out(here: World, plan: Plan, ledger: Ledger) -> Evidence:
+    """To its end, checked as far as that can be done while it stands."""
     with here:
         together = Together(here, ledger)
 

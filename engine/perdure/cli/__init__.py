@@ -6,6 +6,7 @@ from perdure.cli.command import Main
 from perdure.cli.dev import dev
 from perdure.cli.functions import functions
 from perdure.cli.gateway import gateway
+from perdure.cli.history import history
 from perdure.cli.keys import keys
 from perdure.cli.letters import dead_letters
 from perdure.cli.logs import logs
@@ -35,5 +36,5 @@ def main() -> None:
     """Durable Python functions: they outlive the process they started in."""
 
 
-for command in (dev, serve, worker, gateway, keys, send, functions, runs, logs, topics, dead_letters):
+for command in (dev, serve, worker, gateway, keys, send, functions, runs, logs, history, topics, dead_letters):
     main.add_command(command)

@@ -22,6 +22,8 @@ def dev(
     retention: str | None,
     host: str,
     port: int,
+    history: bool,
+    history_retention: str | None,
     reload: bool,
     as_json: bool,
 ) -> None:
@@ -30,8 +32,9 @@ def dev(
     Runs that are under way go on with the new code; one that asks for something else than its log holds is parked,
     and tried again at the next change.
     """
+    from perdure.cli.orders import Served
     from perdure.cli.supervisor import Supervisor
 
-    url = log_url(log, retention)
-    supervisor = Supervisor(app, url, partitions, check_loopback(host), port, reload=reload, as_json=as_json)
+    served = Served(app, log_url(log, retention), partitions, history, history_retention)
+    supervisor = Supervisor(served, check_loopback(host), port, reload=reload, as_json=as_json)
     ctx.exit(supervisor.run())

@@ -11,6 +11,9 @@ class Served(Struct):
     app: str
     log: str
     partitions: int
+    history: bool = True
+    """Whether it is kept up beside the engine."""
+    history_retention: str | None = None
 
 
 class Ready(Struct):

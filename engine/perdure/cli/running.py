@@ -13,6 +13,7 @@ import uvicorn
 
 from perdure.cli import exits
 from perdure.cli.bounded import BoundedHead
+from perdure.cli.history.recording import recorded
 from perdure.cli.listening import url_of
 from perdure.cli.orders import Ready, Served
 from perdure.cli.stderr_log import log_to_stderr
@@ -92,7 +93,7 @@ async def _run(
     webhooks: list[Source],
 ) -> None:
     stopping.listen()
-    async with Engine(app, log=served.log, partitions=served.partitions) as engine:
+    async with Engine(app, log=served.log, partitions=served.partitions) as engine, recorded(engine, served):
         gateway = http_gateway(engine.late, app.name, keys=keys, webhooks=webhooks)
         server = server_of(gateway)
         serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -28,6 +28,12 @@ def engine_options(command: click.decorators.FC) -> click.decorators.FC:
             cls=Setting,
             help="How long people find in the log what the engine needs no more: 30d, or forever.  [default: 7d]",
         ),
+        click.option("--history/--no-history", default=True, help="Keep runs for search.  [default: history]"),
+        click.option(
+            "--history-retention",
+            cls=Setting,
+            help="How long history keeps what is over: 90d, or forever.  [default: 30d]",
+        ),
         click.argument("app", cls=AppArgument, metavar="MODULE:APP"),
     ):
         command = option(command)
@@ -52,6 +58,8 @@ def serve(
     retention: str | None,
     host: str,
     port: int,
+    history: bool,
+    history_retention: str | None,
     keys: Keyring,
     as_json: bool,
 ) -> None:
@@ -71,7 +79,7 @@ def serve(
     listener = listen(check_guarded(host, keys), port)
     with listener:
         run(
-            Served(app, log_url(log, retention), partitions),
+            Served(app, log_url(log, retention), partitions, history, history_retention),
             listener,
             ready,
             lambda: say("stopping: once more to stop at once", as_json=as_json),

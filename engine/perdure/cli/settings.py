@@ -11,7 +11,10 @@ from perdure.cli.exits import UsageProblem
 from perdure.errors import DefinitionError
 from perdure.sdk import environment
 
-NAMES = ("app", "url", "log", "host", "port", "partitions", "retention", "keys", "log_format", "run_logs")
+NAMES = (
+    *("app", "url", "log", "host", "port", "partitions", "retention", "history_retention"),
+    *("keys", "log_format", "run_logs"),
+)
 """All that a file can set, for every command that has the option."""
 
 TABLES = ("webhooks", "notify")

@@ -31,10 +31,8 @@ SHORTEST_PAUSE_S = 0.25
 class Supervisor:
     """Owns the socket, the engine process and the signals."""
 
-    def __init__(
-        self, app: str, log: str, partitions: int, host: str, port: int, *, reload: bool, as_json: bool
-    ) -> None:
-        self._served = Served(app, log, partitions)
+    def __init__(self, served: Served, host: str, port: int, *, reload: bool, as_json: bool) -> None:
+        self._served = served
         self._host, self._port = host, port
         self._reload = reload
         self._as_json = as_json

@@ -18,7 +18,7 @@ with `FOLDS`.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -91,11 +91,19 @@ def _unreadable(why: object, raw: bytes) -> UnreadableRecord:
     return UnreadableRecord(f"{why}: {raw[:200]!r}")
 
 
-def fold(view: View, record: r.AnyRecord, raw: bytes, offset: int, stamp_ms: int) -> bool:
+def fold(
+    view: View,
+    record: r.AnyRecord,
+    raw: bytes,
+    offset: int,
+    stamp_ms: int,
+    folds: Mapping[type[r.Record], Callable[[View, Any, int], None]] = FOLDS,
+) -> bool:
     """Fold one record of the view's partition; effects collect in `view.effects`. False if it was a repetition.
 
     `offset` and `stamp_ms` are the record's own in this log. Folds see the largest time so far, and of what was copied
     from another log the place and time there; what came after that goes on counting from them (see `imported.py`).
+    `folds`: history looks on with fewer.
     """
     meta, orig = view.meta, record.orig
     if orig is not None:
@@ -112,7 +120,7 @@ def fold(view: View, record: r.AnyRecord, raw: bytes, offset: int, stamp_ms: int
         if numbered[1] != inseq.get(numbered[0], 0) + 1:
             return False
         inseq[numbered[0]] = numbered[1]
-    FOLDS[type(record)](view, record, at)
+    folds[type(record)](view, record, at)
     return True
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from perdure.flow.effects import Deliver, Line
 from perdure.flow.tables import Backing
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
-from perdure_schemas.records import Call, CancelRun, OpOpened, RerunRun, Send, TimerFired
+from perdure_schemas.records import Call, CancelRun, Opening, OpOpened, Queued, RerunRun, Send, TimerFired
 
 _PREFIX = b"o/"
 _LARGE = b"\xff"
@@ -48,6 +48,15 @@ def is_immediate(opened: OpOpened) -> bool:
     if isinstance(opening, Call):
         return not opening.awaited
     return isinstance(opening, Send | CancelRun | RerunRun)
+
+
+def kind_of(opening: Opening) -> str:
+    """The op's type as people know it."""
+    if isinstance(opening, Queued):
+        return "step"
+    if isinstance(opening, Call):
+        return "call" if opening.awaited else "enqueue"
+    return str(opening.__struct_config__.tag)
 
 
 def _kind(record: Line) -> str:

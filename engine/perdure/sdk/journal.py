@@ -7,7 +7,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from perdure.duration import human
 from perdure.flow import decode
-from perdure.flow.lines import op_name
+from perdure.flow.lines import kind_of, op_name
 from perdure.flow.states import RunState
 from perdure.log.protocol import Batch, Log
 from perdure.partition import Processor
@@ -199,15 +199,6 @@ def named_in(batch: Batch, state: RunState, end: int) -> Iterator[tuple[int, Any
             record = decode(raw)
             if getattr(record, "run", getattr(record, "entity", "")) == state.id:
                 yield record.orig.at if record.orig is not None else batch.timestamp_ms, record
-
-
-def kind_of(opening: Opening) -> str:
-    """The op's type as people know it."""
-    if isinstance(opening, Queued):
-        return "step"
-    if isinstance(opening, Call):
-        return "call" if opening.awaited else "enqueue"
-    return str(opening.__struct_config__.tag)
 
 
 def about(opening: Opening) -> str:

@@ -42,7 +42,7 @@ def listing(
     if as_json:
         print_json({"data": found, "cursor": after})
         return
-    console().print(_table(found) if found else "no runs")
+    console().print(table(found) if found else "no runs")
     if after:
         console(stderr=True).print(styled(f"there are more: --cursor {after}"), style="dim")
 
@@ -56,7 +56,8 @@ def check_function(port: SyncHttpPort, function: str) -> None:
         raise UnknownFunction(f"no function {function!r} has runs: {hint}")
 
 
-def _table(runs: list[RunSummary]) -> Table:
+def table(runs: list[RunSummary]) -> Table:
+    """A line for each."""
     table = Table("run", "function", "status", "started by", "requested", "took", box=None, header_style="bold")
     table.columns[0].no_wrap = True
     for run in runs:

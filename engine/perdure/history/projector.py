@@ -1,0 +1,195 @@
+"""The task that keeps history up with the journal: a reader of its own, behind the engine and never in its way.
+
+    log ──fetch──► a slice of each partition ──► in a thread: projection, one transaction ──► rest, if all are busy
+
+It may be killed at any point: rows and the place that they stand at are written together, so it goes on where it was.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from time import monotonic
+from typing import ParamSpec, TypeVar
+
+from perdure.errors import LogError
+from perdure.flow import UnreadableRecord
+from perdure.history.projection import Projection
+from perdure.history.store import History
+from perdure.log.protocol import Batch, Log
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger("perdure.history")
+SLICE_BYTES = 1 << 18
+IDLE_S = 0.25
+"""Between two looks at a log in which nothing happens."""
+AGAIN_S = 10.0
+"""After a failure: a full disk, a broker that does not answer."""
+REST = 4.0
+"""While the engine is at work, a turn is followed by a rest so many times as long."""
+RETENTION_MS = 30 * 86_400_000
+RETAIN_EVERY_S = 60.0
+
+Told = Callable[[int, int], None]
+"""Records that were read, of how many."""
+
+
+class Projector:
+    """Reads all partitions of `log` into `store`. `retention_ms`: how long what is over stays, by log time."""
+
+    def __init__(self, app_log: Log, store: History, *, retention_ms: int | None = RETENTION_MS) -> None:
+        self._log = app_log
+        self._store = store
+        self._retention_ms = retention_ms
+        self._projections: dict[int, Projection] = {}
+        self._thread = ThreadPoolExecutor(1, "perdure-history")
+        self._stopping = asyncio.Event()
+        self._seen_end = 0
+        self._retained_at = float("-inf")
+        self.halted: dict[int, str] = {}
+        """Partitions with a record that only newer code can read."""
+
+    async def open(self) -> None:
+        """Raises `NoHistory` and what else the store has to say."""
+        why = await self._in_thread(self._store.open)
+        if why is not None:
+            log.warning("%s: history is made anew from what the log still has", why)
+
+    async def run(self) -> None:
+        """Until `stop`."""
+        while not self._stopping.is_set():
+            try:
+                pause = await self._turn_and_rest()
+            except Exception as error:
+                # Whatever it is, the engine must go on. What was not written is read again.
+                self._projections.clear()
+                if not self._stopping.is_set():
+                    log.warning("history stands still (%s: %s): trying again", type(error).__name__, error)
+                pause = AGAIN_S
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    def stop(self) -> None:
+        """`run` ends with the transaction that it is at."""
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """After `run` has ended. Idempotent."""
+        await self._in_thread(self._store.close)
+        self._thread.shutdown()
+
+    async def catch_up(self, told: Told = lambda done, of: None) -> int:
+        """Read to the end as it stands now, without rests. How many records were read."""
+        ends = {one: await self._log.latest(one) for one in range(self._log.partitions)}
+        done = 0
+        of = 0
+        for one, end in ends.items():
+            of += max(0, end - max((await self._projection(one)).standing.offset, self._log.start(one)))
+        for partition, end in ends.items():
+            while partition not in self.halted:
+                before = (await self._projection(partition)).standing.offset
+                if before == end:
+                    break
+                read = await self._slice(partition)
+                if not read and (await self._projection(partition)).standing.offset == before:
+                    break
+                done += read
+                told(done, of)
+        await self._retain()
+        return done
+
+    async def _turn_and_rest(self) -> float:
+        began = monotonic()
+        read = 0
+        for partition in range(self._log.partitions):
+            if partition not in self.halted and not self._stopping.is_set():
+                read += await self._slice(partition)
+        await self._retain()
+        if not read:
+            return IDLE_S
+        end = sum(map(self._log.end, range(self._log.partitions)))
+        busy, self._seen_end = end != self._seen_end, end
+        return min((monotonic() - began) * REST, 1.0) if busy else 0.0
+
+    async def _slice(self, partition: int) -> int:
+        """Read a little of it, and write what that makes. How many records."""
+        projection = await self._projection(partition)
+        batches = await self._fetch(projection)
+        return await self._in_thread(self._project, projection, batches) if batches else 0
+
+    async def _projection(self, partition: int) -> Projection:
+        projection = self._projections.get(partition)
+        if projection is None:
+            projection = await self._in_thread(self._load, partition)
+            self._projections[partition] = projection
+        return projection
+
+    def _load(self, partition: int) -> Projection:
+        store = self._store
+        return Projection(partition, self._log.partitions, store.standing(partition), store.state(partition))
+
+    async def _fetch(self, projection: Projection) -> Sequence[Batch]:
+        partition = projection.partition
+        try:
+            return await self._log.fetch(partition, projection.standing.offset, limit_bytes=SLICE_BYTES)
+        except IndexError:
+            end, start = await self._log.latest(partition), self._log.start(partition)
+            offset = projection.standing.offset
+            if offset > end:
+                await self._begin_anew(partition, offset, end)
+            elif offset < start:
+                await self._skip(projection, start)
+            else:
+                raise LogError(f"partition {partition} cannot be read at {offset}, of {start} to {end}") from None
+            return ()
+
+    async def _begin_anew(self, partition: int, offset: int, end: int) -> None:
+        log.warning(
+            "history has read partition %d to %d, and the log ends at %d: it is another log; history is made anew",
+            partition,
+            offset,
+            end,
+        )
+        self._projections.clear()
+        await self._in_thread(self._store.clear)
+
+    async def _skip(self, projection: Projection, start: int) -> None:
+        partition, offset = projection.partition, projection.standing.offset
+        log.warning(
+            "partition %d: records %d to %d were trimmed before history read them: it goes on from there, and knows "
+            "nothing of what only they told",
+            partition,
+            offset,
+            start - 1,
+        )
+        projection.skip_to(start)
+        await self._in_thread(self._store.lose_sight, partition)
+
+    def _project(self, projection: Projection, batches: Sequence[Batch]) -> int:
+        before = projection.standing.offset
+        try:
+            for batch in batches:
+                projection.read(batch)
+        except UnreadableRecord as error:
+            self.halted[projection.partition] = str(error)
+            log.error("history of partition %d stands still until newer code runs: %s", projection.partition, error)
+        changes, state = projection.taken()
+        self._store.write(projection.partition, changes, state, projection.standing)
+        projection.written()
+        return projection.standing.offset - before
+
+    async def _retain(self) -> None:
+        """Now and then, what is over for long goes."""
+        if self._retention_ms is None or monotonic() - self._retained_at < RETAIN_EVERY_S:
+            return
+        self._retained_at = monotonic()
+        since = self._log.now_ms() - self._retention_ms
+        while await self._in_thread(self._store.retain, since) and not self._stopping.is_set():
+            pass
+
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """There is one, so that all that concerns the store is done in turn."""
+        doing = self._thread.submit(work, *args, **kwargs)
+        return await asyncio.wrap_future(doing)

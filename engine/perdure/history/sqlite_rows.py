@@ -1,0 +1,183 @@
+"""How changes come into the tables of the SQLite store, within the caller's transaction."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from perdure.history.projection import Writes
+from perdure.history.rows import Changes
+
+OF_A_RUN = ("run_data", "ops", "marks", "uses")
+"""Tables that go with a run, by its number."""
+_IDS_AT_ONCE = 500
+_ENCODE = msgspec.json.Encoder().encode
+_DECODE_METADATA = msgspec.json.Decoder(dict[str, str]).decode
+RUN_COLUMNS = (
+    "id, partition, function, status, cause, requested_at, started_at, ended_at, due, attempt, event_id, parent, "
+    "parent_op, rerun_of, scheduled, metadata"
+)
+_PUT_RUN = f"""
+INSERT INTO runs (n, {RUN_COLUMNS}) VALUES ({", ".join("?" * 17)})
+ON CONFLICT (n) DO UPDATE SET status = excluded.status, started_at = excluded.started_at,
+    ended_at = excluded.ended_at, due = excluded.due, attempt = excluded.attempt
+"""
+_PUT_DATA = """
+INSERT INTO run_data (n, event, arguments, result, error, parked) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (n) DO UPDATE SET event = coalesce(excluded.event, event),
+    arguments = coalesce(excluded.arguments, arguments),
+    result = coalesce(excluded.result, result), error = coalesce(excluded.error, error),
+    parked = coalesce(excluded.parked, parked)
+"""
+_PUT_OP = """
+INSERT INTO ops (n, op, position, type, opened_at, status, ended_at, due, attempt, took_us, about, input, result, error)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (n, op) DO UPDATE SET status = excluded.status, ended_at = excluded.ended_at, due = excluded.due,
+    attempt = coalesce(excluded.attempt, attempt), took_us = coalesce(excluded.took_us, took_us),
+    input = coalesce(excluded.input, input), result = coalesce(excluded.result, result),
+    error = coalesce(excluded.error, error)
+"""
+_PATCH_OP = """
+UPDATE ops SET status = ?, ended_at = ?, due = ?, attempt = coalesce(?, attempt), took_us = coalesce(?, took_us),
+    input = coalesce(?, input), result = coalesce(?, result), error = coalesce(?, error) WHERE n = ? AND op = ?
+"""
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key beyond all that begin with it, which is ASCII."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def write_state(connection: sqlite3.Connection, partition: int, state: Writes) -> None:
+    puts, deletes, clears = state
+    for prefix in clears:
+        connection.execute(
+            "DELETE FROM state WHERE partition = ? AND key >= ? AND key < ?", (partition, prefix, after(prefix))
+        )
+    connection.executemany("DELETE FROM state WHERE partition = ? AND key = ?", ((partition, key) for key in deletes))
+    connection.executemany(
+        "INSERT OR REPLACE INTO state VALUES (?, ?, ?)", ((partition, key, raw) for key, raw in puts)
+    )
+
+
+def write_rows(connection: sqlite3.Connection, changes: Changes) -> None:
+    numbers = _numbers(connection, changes)
+    run_many = connection.executemany
+    _put_runs(connection, changes, numbers)
+    run_many(
+        _PUT_DATA,
+        (
+            (numbers[run], one.event, one.arguments, one.result, one.error, one.parked)
+            for run, one in changes.data.items()
+            if run in numbers
+        ),
+    )
+    run_many(
+        _PUT_OP,
+        (
+            (
+                numbers[row.run], row.op, row.position, row.type, row.opened_at, row.status, row.ended_at, row.due,
+                row.attempt, row.took_us, row.about, row.input, row.result, row.error,
+            )
+            for row in changes.ops.values()
+            if row.run in numbers
+        ),
+    )  # fmt: skip
+    run_many(
+        _PATCH_OP,
+        (
+            (
+                one.status, one.ended_at, one.due, one.attempt, one.took_us, one.input, one.result, one.error,
+                numbers[run], op,
+            )
+            for (run, op), one in changes.patches.items()
+            if run in numbers
+        ),
+    )  # fmt: skip
+    run_many(
+        "UPDATE ops SET status = 'closed', ended_at = ?, due = NULL WHERE n = ? AND status = 'open'",
+        ((at, numbers[run]) for run, at in changes.ended.items() if run in numbers),
+    )
+    run_many(
+        "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            (numbers[one.run], one.op, one.offset, one.at, one.kind, one.detail)
+            for one in changes.marks
+            if one.run in numbers
+        ),
+    )
+    run_many(
+        "INSERT OR IGNORE INTO events (id, partition, name, received_at, body) VALUES (?, ?, ?, ?, ?)",
+        ((one.id, one.partition, one.name, one.received_at, one.body) for one in changes.events),
+    )
+    for (run, op), at in changes.given_back.items():
+        if run in numbers:
+            _give_back(connection, numbers[run], op, at)
+    run_many(
+        "INSERT OR REPLACE INTO uses VALUES (?, ?, ?, ?, ?)",
+        ((numbers[one.run], one.op, one.event_id, one.what, one.at) for one in changes.uses if one.run in numbers),
+    )
+
+
+def _give_back(connection: sqlite3.Connection, n: int, op: str, at: int) -> None:
+    if connection.execute("DELETE FROM uses WHERE n = ? AND op = ?", (n, op)).rowcount:
+        connection.execute(
+            "UPDATE ops SET status = 'closed', ended_at = ?, due = NULL WHERE n = ? AND op = ?", (at, n, op)
+        )
+
+
+def _numbers(connection: sqlite3.Connection, changes: Changes) -> dict[str, int]:
+    """Run → its number, of all that the changes name. Those that were deleted by age have none, and nothing is kept."""
+    named = {*changes.runs, *changes.data, *changes.ended, *(run for run, _ in changes.ops)}
+    named |= {run for run, _ in changes.patches} | {run for run, _ in changes.given_back}
+    named |= {one.run for one in changes.marks} | {one.run for one in changes.uses}
+    known = _known(connection, named)
+    delete_runs(connection, [known.pop(run) for run in changes.new if run in known])
+    numbers = {run: row[0] for run, row in known.items()}
+    last = connection.execute("SELECT max(n) FROM runs").fetchone()[0] or 0
+    return numbers | {run: number for number, run in enumerate(changes.new, last + 1)}
+
+
+def _known(connection: sqlite3.Connection, runs: Iterable[str]) -> dict[str, tuple[int, int, bytes]]:
+    ids = list(runs)
+    found: dict[str, tuple[int, int, bytes]] = {}
+    for first in range(0, len(ids), _IDS_AT_ONCE):
+        some = ids[first : first + _IDS_AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        rows = connection.execute(f"SELECT id, n, requested_at, metadata FROM runs WHERE id IN ({marks})", some)
+        found.update((run, (n, at, metadata)) for run, n, at, metadata in rows)
+    return found
+
+
+def _put_runs(connection: sqlite3.Connection, changes: Changes, numbers: dict[str, int]) -> None:
+    connection.executemany(
+        _PUT_RUN,
+        (
+            (
+                numbers[row.id], row.id, row.partition, row.function, row.status, row.cause, row.requested_at,
+                row.started_at, row.ended_at, row.due, row.attempt, row.event_id, row.parent, row.parent_op,
+                row.rerun_of, row.scheduled, _ENCODE(row.metadata),
+            )
+            for row in changes.runs.values()
+            if row.id in numbers
+        ),
+    )  # fmt: skip
+    connection.executemany(
+        "INSERT OR REPLACE INTO run_metadata VALUES (?, ?, ?, ?)",
+        (
+            (key, value, changes.runs[run].requested_at, numbers[run])
+            for run in changes.new
+            for key, value in changes.runs[run].metadata.items()
+        ),
+    )
+
+
+def delete_runs(connection: sqlite3.Connection, found: Sequence[tuple[int, int, bytes]]) -> None:
+    """Of (number, requested at, metadata)."""
+    for n, at, metadata in found:
+        connection.executemany(
+            "DELETE FROM run_metadata WHERE key = ? AND value = ? AND requested_at = ? AND n = ?",
+            ((key, value, at, n) for key, value in _DECODE_METADATA(metadata).items()),
+        )
+    for table in ("runs", *OF_A_RUN):
+        connection.executemany(f"DELETE FROM {table} WHERE n = ?", ((n,) for n, _, _ in found))

@@ -1,0 +1,168 @@
+"""Where history lies, and what it can be asked. One protocol; every store passes the same tests.
+
+Methods do their I/O where they are called: whoever has a loop calls them in a thread. One thread at a time writes; it
+may be asked from any.
+"""
+
+from typing import NamedTuple, Protocol
+
+import msgspec
+from msgspec import Raw, Struct
+
+from perdure.flow.expressions import Condition
+from perdure.flow.intake import event_view
+from perdure.flow.tables import Backing
+from perdure.history.projection import Writes
+from perdure.history.rows import Changes, EventRow, Mark, OpRow, RunData, RunRow, Standing, Use
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import Payload
+
+SCANNED_ROWS = 10_000
+"""A page looks at so many rows at most that turn out not to be wanted; its cursor says where the next goes on."""
+_DECODE_PAYLOAD = msgspec.json.Decoder(Payload).decode
+_DECODE_EVENT = msgspec.json.Decoder(EventBody).decode
+
+
+class Cursor(NamedTuple):
+    """The last row of a page: when, and its number."""
+
+    at: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.at}-{self.number}"
+
+
+def parse_cursor(text: str) -> Cursor | None:
+    """None at the beginning. Raises `ValueError` for what no page gave."""
+    if not text:
+        return None
+    at, _, number = text.partition("-")
+    if not (text.isascii() and at.isdecimal() and number.isdecimal() and len(text) < 40):
+        raise ValueError(f"cursor {text!r} is not one that a page gave: leave it out to begin with the newest")
+    return Cursor(int(at), int(number))
+
+
+class RunQuery(Struct, frozen=True):
+    """Which runs, by all that is set; newest first. `since` and `until` (not included) are of the request.
+
+    `metadata`: a key and its value. `where`: a condition over `event`, the run's trigger; what it is asked of is found
+    by the rest, a page's share at a time.
+    """
+
+    function: str = ""
+    status: str = ""
+    since: int | None = None
+    until: int | None = None
+    event_id: str = ""
+    metadata: tuple[str, str] | None = None
+    where: Condition | None = None
+    limit: int = 50
+    cursor: Cursor | None = None
+
+
+class EventQuery(Struct, frozen=True):
+    """Which events, newest first, by when they were received; otherwise as `RunQuery`."""
+
+    name: str = ""
+    since: int | None = None
+    until: int | None = None
+    where: Condition | None = None
+    limit: int = 50
+    cursor: Cursor | None = None
+
+
+class RunsPage(NamedTuple):
+    """`cursor`: where the next page begins, None at the end. A page may be short, or empty, and not the last."""
+
+    runs: list[RunRow]
+    cursor: Cursor | None
+
+
+class EventsPage(NamedTuple):
+    events: list[EventRow]
+    cursor: Cursor | None
+
+
+class RunPage(NamedTuple):
+    """All that is known of one run: its waterfall, and whom it started."""
+
+    run: RunRow
+    data: RunData
+    blind: bool
+    """Records of it were trimmed before they were read."""
+    ops: list[OpRow]
+    marks: list[Mark]
+    children: list[RunRow]
+    reruns: list[RunRow]
+
+
+class EventPage(NamedTuple):
+    """An event, the runs that it started, and what else it did."""
+
+    event: EventRow
+    runs: list[RunRow]
+    uses: list[Use]
+
+
+class History(Protocol):
+    """See the module's text."""
+
+    def open(self) -> str | None:
+        """Makes it if it is not there. Why it is empty now, if it had been made by other code or was damaged."""
+        ...
+
+    def close(self) -> None:
+        """Idempotent."""
+        ...
+
+    def standing(self, partition: int) -> Standing:
+        """How far a partition was read."""
+        ...
+
+    def state(self, partition: int) -> Backing:
+        """What `write` was given of the projection's state."""
+        ...
+
+    def write(self, partition: int, changes: Changes, state: Writes, standing: Standing) -> None:
+        """In one transaction."""
+        ...
+
+    def lose_sight(self, partition: int) -> None:
+        """Of runs that have not ended: records of theirs may be gone."""
+        ...
+
+    def retain(self, since_ms: int, *, limit: int = 1_000) -> int:
+        """Delete up to `limit` runs that ended before, and events received before; how many there were."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything, to be read again."""
+        ...
+
+    def runs(self, query: RunQuery) -> RunsPage: ...
+
+    def run(self, run: str) -> RunPage | None: ...
+
+    def events(self, query: EventQuery) -> EventsPage: ...
+
+    def event(self, event: str) -> EventPage | None: ...
+
+
+def body_of(event: bytes | None) -> EventBody | None:
+    """The trigger in a run's data. None if it is too large to be there, or not in the open."""
+    if event is None:
+        return None
+    payload = _DECODE_PAYLOAD(event)
+    if payload.encoded or not isinstance(payload.inline, Raw):
+        return None
+    return _DECODE_EVENT(payload.inline)
+
+
+def matches(where: Condition, body: EventBody | None) -> bool:
+    """Of an event that is not known nothing is true."""
+    return body is not None and where.matches(event_view(body), None)
+
+
+def decode_body(body: bytes) -> EventBody:
+    return _DECODE_EVENT(body)

@@ -1,0 +1,88 @@
+"""`perdure history …`, on an embedded log that an engine has left."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from perdure import App, Context, Engine, Event
+from perdure.cli import main
+
+app = App("shop")
+
+
+@app.function(on="shop/order.placed")
+async def order(ctx: Context, event: Event) -> str:
+    return f"{event.data['order']} shipped"
+
+
+async def perdure(*args: str) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, main, list(args))
+
+
+@pytest.fixture
+async def log(clean: Path) -> str:
+    """Of three runs, one of them of an order that would like to steer the terminal."""
+    async with Engine(app, log="embedded://log") as engine:
+        for number, name in enumerate(["o1", "o2", "\x1b[31m'; DROP TABLE runs"]):
+            await engine.send("shop/order.placed", {"order": name, "total": number}, id=f"e{number}")
+        while len((await engine.port.runs(status="completed"))[0]) < 3:
+            await asyncio.sleep(0.01)
+    return "embedded://log"
+
+
+async def test_rebuild_and_search(log: str) -> None:
+    before = await perdure("history", "search", "--log", log)
+    assert before.exit_code == 1
+    assert "there is no history at log/history.db: `perdure history rebuild` makes it" in before.stderr
+    made = await perdure("history", "rebuild", "shop", "--log", log)
+    assert made.exit_code == 0, made.output
+    assert "log/history.db is made anew from" in made.output
+    found = await perdure("history", "search", "--log", log, "--where", "event.data.total >= 1", "--json")
+    page = json.loads(found.stdout)
+    assert [run["event_id"] for run in page["data"]] == ["e2", "e1"]
+    assert page["cursor"] == ""
+    shown = await perdure("history", "search", "--log", log, "--status", "completed", "--since", "1h", "--limit", "2")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.count("completed") == 2
+    assert "there may be more: --cursor" in shown.stderr
+    cursor = shown.stderr.split("--cursor")[1].strip()
+    last = await perdure("history", "search", "--log", log, "--cursor", cursor)
+    assert last.stdout.count("completed") == 1
+    assert (await perdure("history", "search", "--log", log, "--function", "other")).stdout.strip() == "no runs"
+    again = json.loads((await perdure("history", "rebuild", "shop", "--log", log, "--json")).stdout)
+    assert (again["gaps"], again["halted"]) == ([], {})
+    assert not list(Path("log").glob("history.db.*"))
+
+
+async def test_an_engine_that_runs_has_its_log_to_itself(log: str) -> None:
+    async with Engine(app, log=log):
+        refused = await perdure("history", "rebuild", "shop", "--log", log)
+    assert refused.exit_code == 5
+    assert "is in use by process" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--since", "yesterday"), "--since 'yesterday': say 1h, 7d, or a time such as 2026-11-21T18:00"),
+        (("--metadata", "tenant"), "--metadata 'tenant': say KEY=VALUE"),
+        (("--where", "event.data.total >"), "the expression ends"),
+        (("--where", "async.data.total > 1"), "async"),
+        (("--cursor", "x; DROP"), "is not one that a page gave"),
+        (("--log", "memory://"), "a log in memory is gone with its engine"),
+        (("--log", "kafka://localhost:9092"), "--app: say whose history"),
+    ],
+)
+async def test_what_cannot_be_right(args: tuple[str, ...], says: str, clean: Path) -> None:
+    result = await perdure("history", "search", *args)
+    assert result.exit_code in (1, 2)
+    assert says in " ".join(result.stderr.split())
+
+
+async def test_a_retention_that_cannot_be(clean: Path) -> None:
+    result = await perdure("history", "rebuild", "shop", "--history-retention", "soon")
+    assert result.exit_code == 2
+    assert "or forever" in result.stderr

@@ -1,0 +1,140 @@
+"""What history makes of journals: what the folds make of them, however it is read and whoever dies meanwhile."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from perdure.flow.states import RunState
+from perdure.flow.view import View
+from perdure.history.rows import OpRow
+from perdure.history.sqlite import SqliteHistory
+from tests.evidence.folding import fold_records
+from tests.flow.storm import seeds
+from tests.flow.test_storm_anything import Anything, played
+from tests.history.tools import Records, everything, opened, read_at_once, read_under_kills
+from tests.simulation.checks.evidence import Evidence
+from tests.simulation.checks.tales import Op, Tale
+from tests.simulation.programs.ledger import Ledger
+from tests.simulation.programs.together import apps
+from tests.simulation.storms import plan_of, played_out, swarm_of
+from tests.simulation.world import World
+
+
+def journals_of(story: Anything) -> dict[int, Records]:
+    return {
+        partition: [(offset, ms, raw) for offset, (ms, raw) in enumerate(journal.records)]
+        for partition, journal in enumerate(story.journals)
+    }
+
+
+def assert_as_folded(history: SqliteHistory, view: View) -> None:
+    for run, state in view.runs.items():
+        page = history.run(run)
+        assert page is not None, f"{run} is missing"
+        row = page.run
+        assert (row.function, row.status, row.cause, row.event_id) == (
+            state.function, state.status, state.cause, state.event_id,
+        )  # fmt: skip
+        assert (row.requested_at, row.started_at, row.ended_at) == (
+            state.requested_at, state.started_at or None, state.ended_at,
+        )  # fmt: skip
+        assert (row.attempt, row.metadata, row.rerun_of) == (state.attempt, state.metadata, state.rerun_of)
+        assert_ops_as_folded(page.ops, state, view)
+
+
+def assert_ops_as_folded(ops: list[OpRow], state: RunState, view: View) -> None:
+    still_open = {op.op for op in ops if op.status == "open"}
+    crashed = {op for op in state.crashes if op not in state.open}
+    assert still_open == {*state.open} | crashed
+    if state.ended_at is None:
+        decided = view.lines.done(state.id)
+        assert {op.op for op in ops if op.status != "open"} == decided
+
+
+@pytest.mark.parametrize("seed", seeds(6))
+def test_history_is_what_the_folds_made_of_it(seed: int, tmp_path: Path) -> None:
+    """Whatever is written, at any time, by anybody; compared with a fold of the same records."""
+    story = played(seed, forgetful=False)
+    history = opened(tmp_path)
+    for partition, records in journals_of(story).items():
+        half = records[: len(records) // 2]
+        for some in (half, records):
+            read_at_once(history, partition, story.partitions, some)
+            assert_as_folded(history, fold_records(some, partition, story.partitions).view)
+    history.close()
+
+
+@pytest.mark.parametrize("seed", seeds(6))
+def test_it_may_be_killed_between_any_two_records(seed: int, tmp_path: Path) -> None:
+    """Slices of any length, some of them read twice, some lost before they were written: the same rows."""
+    story = played(seed)
+    whole, cut = opened(tmp_path, "whole.db"), opened(tmp_path, "cut.db")
+    rng = Random(seed)
+    for partition, records in journals_of(story).items():
+        read_at_once(whole, partition, story.partitions, records)
+        read_under_kills(cut, partition, story.partitions, records, rng)
+    whole.close()
+    cut.close()
+    rows, again = everything(tmp_path / "whole.db"), everything(tmp_path / "cut.db")
+    assert {name: len(rows[name]) > 0 for name in ("runs", "data", "ops", "marks", "events")} == dict.fromkeys(
+        ("runs", "data", "ops", "marks", "events"), True
+    )
+    assert again == rows
+
+
+WORLDS = (20_011, 20_024, 20_035)
+
+
+def world(seed: int) -> Evidence:
+    ledger = Ledger()
+    swarm = swarm_of(seed)
+    return played_out(World(seed, apps(ledger, swarm), swarm), plan_of(seed), ledger)
+
+
+@pytest.mark.parametrize("seed", WORLDS)
+def test_generated_programs_are_told_as_a_second_reading_tells_them(seed: int, tmp_path: Path) -> None:
+    """A cluster under faults; compared with `checks/tales.py`, which shares no code with the folds or with history."""
+    evidence = world(seed)
+    history = opened(tmp_path)
+    partitions = len(evidence.journal)
+    for partition, entries in evidence.journal.items():
+        records = [(entry.offset, entry.ms, entry.raw) for entry in entries]
+        read_under_kills(history, partition, partitions, records, Random(seed))
+    assert sum(len(tale.ops) for tale in evidence.tales.values()) > 20
+    for run, tale in evidence.tales.items():
+        page = history.run(run)
+        assert page is not None, f"{run} is missing"
+        assert (page.run.status, page.run.function, page.run.attempt) == (tale.status, tale.function, tale.attempt)
+        assert page.run.ended_at == (None if tale.end is None else tale.end.at)
+        told = {name: _fate(tale, op) for name, op in tale.ops.items() if _is_known(op) or name in tale.crashes}
+        told |= {name: ("open", None) for name in tale.crashes if name not in told}
+        assert {op.op: (op.status, op.ended_at) for op in page.ops} == _closed_by_the_end(tale, told)
+        for event, taker in tale.consumed.items():
+            assert not taker or (run, taker, "matched") in _uses_of(history, event)
+    history.close()
+
+
+def _is_known(op: Op) -> bool:
+    return op.opened is not None or op.decided is not None or op.attempt > 1
+
+
+def _fate(tale: Tale, op: Op) -> tuple[str, int | None]:
+    """What became of it, by its outcome; of one whose result nobody got, that user code gave it up."""
+    if op.outcome is None or op.gave_back:
+        return ("open", None) if op.closed is None else ("closed", op.closed.at)
+    record = op.outcome.record
+    failed = record["kind"] == "step.failed" or (record["kind"] == "run.answered" and "error" in record)
+    return "failed" if failed else "completed", op.outcome.at
+
+
+def _closed_by_the_end(tale: Tale, told: dict[str, tuple[str, int | None]]) -> dict[str, tuple[str, int | None]]:
+    if tale.end is None:
+        return told
+    return {name: ("closed", tale.end.at) if status == "open" else (status, at) for name, (status, at) in told.items()}
+
+
+def _uses_of(history: SqliteHistory, event: str) -> list[tuple[str, str, str]]:
+    page = history.event(event)
+    assert page is not None, f"event {event} is missing"
+    return [(use.run, use.op, use.what) for use in page.uses]
