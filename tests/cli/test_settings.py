@@ -37,6 +37,8 @@ def test_defaults() -> None:
         "log": "embedded://.perdure",
         "partitions": 4,
         "retention": None,
+        "history": True,
+        "history_retention": None,
     }
 
 

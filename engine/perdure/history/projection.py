@@ -229,14 +229,13 @@ class Projection:
     # Ops
 
     def _opened(self, record: OpOpened) -> None:
-        opening, at = record.opening, self.view.at
+        opening = record.opening
         state = self.view.live(record.run)
         opened = state.open.get(record.op) if state is not None else None
-        row = OpRow(record.run, record.op, self.view.offset, kind_of(opening), at)
-        row.due = None if opened is None else opened.due
+        given = self._json(opening.arguments) if isinstance(opening, Call | Queued) else None
+        patch = OpPatch("open", due=None if opened is None else opened.due, input=given)
+        row = self._upsert(record.run, record.op, self.view.at, patch, kind_of(opening))
         row.about = _about(opening)
-        row.input = self._json(opening.arguments) if isinstance(opening, Call | Queued) else None
-        self._changes.ops[record.run, record.op] = row
 
     def _delivered(self, run: str, op: str, outcome: Outcome) -> None:
         at = self.view.at
@@ -303,15 +302,17 @@ class Projection:
             changes.uses = kept
             self._patch(run, op, OpPatch("closed", at))
 
-    def _upsert(self, run: str, op: str, opened_at: int, patch: OpPatch) -> None:
+    def _upsert(self, run: str, op: str, opened_at: int, patch: OpPatch, of: str = "step") -> OpRow:
         """A step of the run's own process has no opening: whatever is first heard of it makes its row."""
-        key = run, op
-        if key not in self._changes.ops:
-            row = self._changes.ops[key] = OpRow(run, op, self.view.offset, "step", opened_at)
-            before = self._changes.patches.pop(key, None)
+        key, changes = (run, op), self._changes
+        row = changes.ops.get(key)
+        if row is None:
+            row = changes.ops[key] = OpRow(run, op, self.view.offset, of, opened_at)
+            before = changes.patches.pop(key, None)
             if before is not None:
                 merge(row, before)
-        self._patch(run, op, patch)
+        merge(row, patch)
+        return row
 
     def _patch(self, run: str, op: str, patch: OpPatch) -> None:
         known = self._changes.ops.get((run, op)) or self._changes.patches.setdefault((run, op), patch)

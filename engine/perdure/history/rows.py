@@ -128,7 +128,7 @@ class Changes(Struct, gc=False):
     runs: dict[str, RunRow] = field(default_factory=dict[str, RunRow])
     data: dict[str, RunData] = field(default_factory=dict[str, RunData])
     ops: dict[tuple[str, str], OpRow] = field(default_factory=dict[tuple[str, str], OpRow])
-    """By run and op. Where there is a row, only what an `OpPatch` has changes."""
+    """By run and op. Where there is a row, only what an `OpPatch` has changes, and `about`."""
     patches: dict[tuple[str, str], OpPatch] = field(default_factory=dict[tuple[str, str], OpPatch])
     """Of ops that are not in `ops`."""
     ended: dict[str, int] = field(default_factory=dict[str, int])

@@ -34,8 +34,8 @@ INSERT INTO ops (n, op, position, type, opened_at, status, ended_at, due, attemp
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (n, op) DO UPDATE SET status = excluded.status, ended_at = excluded.ended_at, due = excluded.due,
     attempt = coalesce(excluded.attempt, attempt), took_us = coalesce(excluded.took_us, took_us),
-    input = coalesce(excluded.input, input), result = coalesce(excluded.result, result),
-    error = coalesce(excluded.error, error)
+    about = coalesce(excluded.about, about), input = coalesce(excluded.input, input),
+    result = coalesce(excluded.result, result), error = coalesce(excluded.error, error)
 """
 _PATCH_OP = """
 UPDATE ops SET status = ?, ended_at = ?, due = ?, attempt = coalesce(?, attempt), took_us = coalesce(?, took_us),
