@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("lost_customers", ["mail to bob@x.org", "bought", "reminded", "cancelled"]),
         ("digest", ["3 digests enqueued", "mail to ada@x.org"]),
         ("order_saga", ["parcel-tea", "CardDeclined", "refunded"]),
+        ("reviews", ["d-2 200", "d-4 401", "reviewed by ada", "comment on https://github.example/pull/2"]),
         ("contacts_import", ["3376 of 3376 contacts imported"]),
     ],
 )

@@ -9,12 +9,14 @@ import examples.digest
 import examples.lost_customers
 import examples.onboarding
 import examples.order_saga
+import examples.reviews
 from examples.contacts_import import REVIEWED, UPLOADED, Review, Upload
 from examples.onboarding import Signup, onboard
 from examples.order_saga import PLACED, Order, fulfil
 from perdure import Event
 from perdure.testing import TestEngine, crash_everywhere
 from tests.examples.test_contacts_import import copy_of
+from tests.examples.test_reviews import deliver, opened, reviewed
 
 pytestmark = pytest.mark.parametrize("evict", [False, True], ids=["resident", "evicted"])
 
@@ -108,6 +110,20 @@ async def test_order_saga(evict: bool) -> None:
         assert holds == ["released", "released", "released", "shipped"]
 
     await crash_everywhere(examples.order_saga.app, scenario=scenario, evict=evict)
+
+
+async def test_reviews(evict: bool) -> None:
+    """One is reviewed, one is not; a delivery comes twice."""
+
+    async def scenario(engine: TestEngine) -> None:
+        for number in (1, 2, 2):
+            await deliver(engine, f"d-{number}", "pull_request", opened(number))
+        await deliver(engine, "d-3", "pull_request_review", reviewed(1))
+        await engine.advance("24h")
+        outputs = sorted(run.output for run in engine.all_runs(examples.reviews.watch))
+        assert outputs == ["reminded", "reviewed by ada"]
+
+    await crash_everywhere(examples.reviews.app, scenario=scenario, evict=evict)
 
 
 async def test_onboarding(evict: bool) -> None:
