@@ -1,7 +1,8 @@
 """Webhooks of GitHub: a pull request that nobody has looked at within a day gets one reminder.
 
-GitHub sends `pull_request` and `pull_request_review` to `POST /w/github`, signed, and sends a delivery again if it got no
-answer: the same event, which starts nothing new. The second event ends the wait that the first one began.
+GitHub sends `pull_request` and `pull_request_review` to `POST /w/github`, signed. A delivery that is sent again, as
+people do who look at the list of those that failed, is the same event and starts nothing new. The second event ends the
+wait that the first one began.
 
     python examples/reviews.py                           deliveries as GitHub makes them, and a day in a moment
     perdure dev examples.reviews:app                     the same code, served: [tool.perdure.webhooks.github] and
