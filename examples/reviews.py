@@ -19,10 +19,12 @@ from typing import Any
 import aiohttp
 import uvicorn
 
-from perdure import App, Context, Engine, Event, Trigger
+from perdure import App, Context, Engine, Event, EventType, Trigger
 from perdure_connectors.webhook import Source, github
 
 app = App("reviews")
+
+PULL_REQUEST = EventType("github/pull_request", dict[str, Any])
 
 
 @app.step
@@ -31,8 +33,8 @@ async def remind(url: str) -> None:
     print("comment on", url)
 
 
-@app.function(on=Trigger("github/pull_request", where="event.data.action == 'opened'"))
-async def watch(ctx: Context, event: Event[Any]) -> str:
+@app.function(on=Trigger(PULL_REQUEST, where="event.data.action == 'opened'"))
+async def watch(ctx: Context, event: Event[dict[str, Any]]) -> str:
     """Returns what came of it."""
     review = await ctx.wait_for_event("github/pull_request_review", match="data.pull_request.id", timeout="24h")
     if review:

@@ -32,8 +32,12 @@ async def deliver(
 
 async def test_a_pull_request_without_a_review_is_reminded_of_once() -> None:
     reminded: list[str] = []
+
+    def note(url: str) -> None:
+        reminded.append(url)
+
     async with TestEngine(app) as engine:
-        engine.fake(remind, reminded.append)
+        engine.fake(remind, note)
         for _ in range(3):
             assert (await deliver(engine, "d-1", "pull_request", opened(1))).status_code == 200
         await deliver(engine, "d-2", "pull_request", opened(1) | {"action": "labeled"})
