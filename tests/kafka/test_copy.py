@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from perdure import App, Context, Engine, Event
 from perdure.cli import main
 from perdure.cli.sharing import opened_any
+from perdure.cli.topics.targets import new_log
 from perdure.errors import LogError
 from perdure.flow import decode, fold
 from perdure.flow.view import View
@@ -361,6 +362,28 @@ async def test_a_copy_that_is_stopped_is_refused_and_begun_anew(
     assert sum(one["records"] for one in json.loads(done.stdout)["journal"]) > 150_000
     async with opened_any(url_of(second), "shop"):
         pass
+
+
+@pytest.mark.parametrize("target", ["kafka", "embedded"])
+async def test_two_copies_into_one_target_at_a_time(place: Place, perdure: Perdure, target: str) -> None:
+    first, second = place("embedded"), place(target)
+    await small(url_of(first))
+    begun = asyncio.Event()
+
+    async def copying() -> None:
+        async with new_log(second, "shop", PARTITIONS):
+            begun.set()
+            await asyncio.Event().wait()
+
+    other = asyncio.ensure_future(copying())
+    await asyncio.wait({other, asyncio.ensure_future(begun.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    done = await perdure("topics", "copy", first, second)
+    other.cancel()
+    await asyncio.wait({other})
+    assert other.cancelled()
+    words = "is under way already" if target == "kafka" else "is in use by process"
+    assert (done.exit_code, words in " ".join(done.output.split())) == (5, True), done.output
+    assert (await perdure("topics", "copy", first, second)).exit_code == 0
 
 
 async def lengthen(folder: str, records: int) -> None:

@@ -2,7 +2,8 @@
 
 A folder is made beside its own name (`log.copying`), which it gets at the end. Topics cannot be renamed: one more,
 `<ns>.<app>.copying`, is there for as long as the others are not whole. Whoever finds what is left of a copy that was
-stopped begins anew.
+stopped begins anew; while it is under way nobody else writes there: the folder is locked, and who makes the topics is
+the only member of the group that has the name of that one more topic.
 """
 
 import shutil
@@ -12,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.cli.sharing import shown
-from perdure.errors import LogError, LogMismatch
+from perdure.errors import LogError, LogInUse, LogMismatch
 from perdure.log.directory import Lock, sync_directory
 from perdure.log.embedded import EmbeddedLog
 from perdure.log.kafka import KafkaLog, parse
+from perdure.log.kafka.claim import claimed
 from perdure.log.kafka.client import Client
 from perdure.log.kafka.topics import Topics, half_of, wanted_of
 from perdure.log.protocol import Log
@@ -68,24 +70,30 @@ async def _folder(folder: Path, partitions: int) -> AsyncGenerator[Log]:
 @asynccontextmanager
 async def _topics(url: str, app: str, partitions: int) -> AsyncGenerator[Log]:
     address = replace(parse(url), create=True)
-    topics = Topics(Client(address))
+    client = Client(address)
+    topics = Topics(client)
     own = [topic for topic, (kind, _) in wanted_of(address, app, partitions).items() if kind != "events"]
     half = half_of(address, app)
-    there = await topics.names()
-    if half in there:
-        await topics.delete([topic for topic in own if topic in there])
-    else:
+    left = half in await topics.names()
+    if not left:
         await _refuse_used(topics, own, app, partitions)
         await topics.mark(half)
-    log = KafkaLog(address, app, partitions, stores=False, half=True)
-    await log.open()
-    try:
-        yield log
-        # What others wrote to the topic of events before is not for this app, as for any that comes to a namespace.
-        await log.events.begin_here()
-    finally:
-        await log.close()
-    await topics.delete([half])
+    what = f"a copy into {shown(url)}"
+    async with claimed(client, half, what):
+        there = await topics.names()
+        if half not in there:
+            raise LogInUse(f"{what} has just come to its end")
+        if left:
+            await topics.delete([topic for topic in own if topic in there])
+        log = KafkaLog(address, app, partitions, stores=False, half=True)
+        await log.open()
+        try:
+            yield log
+            # What others wrote to the topic of events before is not for this app, as for any that comes to a namespace.
+            await log.events.begin_here()
+        finally:
+            await log.close()
+        await topics.delete([half])
 
 
 async def _refuse_used(topics: Topics, own: Collection[str], app: str, partitions: int) -> None:

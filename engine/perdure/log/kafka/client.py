@@ -125,6 +125,19 @@ class Client:
         )
         return cast("Consumer", made)
 
+    def member(self, group: str, **settings: Any) -> Consumer:
+        """Of a group, as all of ours are."""
+        session_ms = self.address.session_ms
+        return self.consumer(
+            group_id=group,
+            auto_offset_reset="earliest",
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=max(100, session_ms // 4),
+            # It may not poll for long, and must not be taken for one that hangs.
+            max_poll_interval_ms=1 << 30,
+            **settings,
+        )
+
     def admin(self) -> Any:
         return admin().AIOKafkaAdminClient(**self._shared)
 

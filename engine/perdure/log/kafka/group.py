@@ -70,15 +70,10 @@ class Group:
 
     async def _belong(self) -> None:
         while True:
-            consumer = self._client.consumer(
-                group_id=self._name,
-                auto_offset_reset="earliest",
-                session_timeout_ms=self._client.address.session_ms,
-                heartbeat_interval_ms=max(100, self._client.address.session_ms // 4),
+            consumer = self._client.member(
+                self._name,
                 # Who has last words to say is waited for.
                 rebalance_timeout_ms=self._client.address.session_ms + int(LAST_WORDS_SECONDS * 1000),
-                # It never polls, and must not be taken for one that hangs.
-                max_poll_interval_ms=1 << 30,
                 partition_assignment_strategy=(self._client.sticky(),),
             )
             self._consumer = consumer

@@ -48,21 +48,11 @@ class Members:
 
         Records that are gone before anybody took them are skipped, or wait to be among the `known_gaps`.
         """
-        make = partial(self._consumer, group)
+        # Of a group that is new, or where records are gone, it begins early: `Hands` looks for gaps by itself.
+        make = partial(self._client.member, group)
         hands = Hands(make, self._lanes, partial(self._ensure, topic), take, what, topic, limit, known_gaps)
         self._hands.append(hands)
         return hands
-
-    def _consumer(self, group: str) -> Consumer:
-        session_ms = self._client.address.session_ms
-        return self._client.consumer(
-            group_id=group,
-            # Of a group that is new, or where records are gone: `Hands` looks for gaps by itself.
-            auto_offset_reset="earliest",
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=max(100, session_ms // 4),
-            max_poll_interval_ms=1 << 30,
-        )
 
     def advance(self) -> None:
         """More is durable than before."""

@@ -158,6 +158,16 @@ class Topics:
             found = await admin.list_consumer_group_offsets(group)
         return {place.partition: where.offset for place, where in found.items() if place.topic == topic}
 
+    async def has_members(self, group: str) -> bool:
+        """Whether any process is in the group, as far as its coordinator has noticed."""
+        async with self._admin() as admin:
+            try:
+                answers = await admin.describe_consumer_groups([group])
+            except errors().GroupCoordinatorNotAvailableError:
+                # Of brokers that never had a group.
+                return False
+        return any(members for answer in answers for _, _, _, _, _, members, *_ in answer.groups)
+
     async def delete_all(self) -> None:
         """Every topic of the namespace."""
         await self.delete(await self.names())
