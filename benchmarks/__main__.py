@@ -12,8 +12,9 @@ from tempfile import gettempdir
 import msgspec
 
 from benchmarks.children import MeasurementFailed
-from benchmarks.measure import GC_THRESHOLDS, Result, say
+from benchmarks.measure import Result, say
 from benchmarks.plan import EMBEDDED, ON_KAFKA, QUICK, WORKLOADS, Sizes, judged
+from perdure.worker.collector import GC_THRESHOLDS
 
 
 def main() -> int:

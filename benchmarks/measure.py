@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from perdure import Engine
+from perdure.worker.collector import GC_THRESHOLDS
 
 Result = dict[str, Any]
-GC_THRESHOLDS = (50_000, 50, 1_000)
-"""As `perdure serve` has them; the floor too."""
 
 
 class Meter:

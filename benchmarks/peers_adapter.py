@@ -17,9 +17,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from benchmarks.measure import GC_THRESHOLDS
 from benchmarks.programs import app, parent, sleeper, steps, waiter
 from perdure import Engine
+from perdure.worker.collector import GC_THRESHOLDS
 
 
 class Processes:

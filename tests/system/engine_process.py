@@ -8,12 +8,23 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 30.0
+
+
+def tell(process: "subprocess.Popen[bytes]", order: Mapping[str, Any]) -> bool:
+    """A line for a child that takes orders; False if it is gone, and gets none."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return False
+    return True
 
 
 class EngineProcess:

@@ -21,6 +21,7 @@ from perdure.cli.tables import app_that_notifies, webhook_sources
 from perdure.sdk.app import App
 from perdure.sdk.engine import Engine
 from perdure.sdk.keys import Keyring
+from perdure.worker.collector import GC_THRESHOLDS
 from perdure_connectors.http import gateway as http_gateway
 from perdure_connectors.webhook import Source
 
@@ -74,10 +75,7 @@ def run(
 
 def turn(main: Coroutine[Any, Any, None]) -> None:
     """A process that does nothing but this, on the fastest loop there is."""
-    # A step allocates much that lives on for a while and little that is cyclic: with the default thresholds the
-    # collector takes 1.9 µs of each step (SPEED.md, finding 1), and with 10,000 still a twentieth, walking through runs
-    # in flight. Cycles are freed later, and the engine makes none.
-    gc.set_threshold(50_000, 50, 1_000)
+    gc.set_threshold(*GC_THRESHOLDS)
     log_to_stderr()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main)

@@ -20,7 +20,7 @@ from typing import Any
 from tests.kafka.broker import Broker
 from tests.kafka.chaos.child import PARTITIONS, SECOND, WORK
 from tests.kafka.chaos.topic import Tail, Writing, make_topic
-from tests.system.engine_process import ROOT, environment
+from tests.system.engine_process import ROOT, environment, tell
 
 WORKERS = 3
 WRITERS = 4
@@ -108,11 +108,7 @@ class Worker:
         return (self._folder / f"{self.name}.err").read_text()
 
     def tell(self, **order: Any) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
+        if not tell(self.process, order):
             self.check()
 
     def hear(self) -> None:

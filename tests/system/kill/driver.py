@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.system.engine_process import ROOT, environment
+from tests.system.engine_process import ROOT, environment, tell
 from tests.system.kill.checks import Sent
 from tests.system.kill.reader import in_flight, read_steps
 
@@ -73,12 +73,7 @@ class Child:
         return self.process.pid
 
     def tell(self, **order: Any) -> None:
-        """A process that is gone gets no orders."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
+        if not tell(self.process, order):
             self.check()
 
     def heard(self) -> list[dict[str, Any]]:
