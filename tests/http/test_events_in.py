@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import resource
+import zlib
 from typing import Any
 
 import pytest
@@ -93,11 +95,55 @@ async def test_an_oversized_event_is_one_bad_event(port: FakePort) -> None:
     assert (status, answer["ids"]) == (207, ["2"])
 
 
-async def test_compressed_bodies_are_refused(port: FakePort) -> None:
-    status, answer = await post(port, gzip.compress(b'{"name":"a"}'), content_encoding="gzip")
-    assert status == 415
-    assert "send it uncompressed" in answer["detail"]
+async def test_gzip_is_taken(port: FakePort) -> None:
+    status, _ = await post(port, gzip.compress(b'{"name":"a"}'), content_encoding="gzip")
+    assert (status, [event.name for event in port.events]) == (200, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"name":"a"}', "is not"),
+        (gzip.compress(b'{"name":"a"}')[:-4], "one whole gzip stream"),
+        (gzip.compress(b'{"name":"a"}') * 2, "one whole gzip stream"),
+        (gzip.compress(b"not JSON"), "not JSON"),
+        (gzip.compress(gzip.compress(b'{"name":"a"}')), "not UTF-8"),
+    ],
+)
+async def test_gzip_that_is_broken_appends_nothing(port: FakePort, body: bytes, words: str) -> None:
+    status, answer = await post(port, body, content_encoding="gzip")
+    assert (status, port.events) == (400, [])
+    assert words in answer["detail"]
+
+
+@pytest.mark.parametrize("unpacked", [REQUEST_LIMIT_BYTES + 1, 1 << 30])
+async def test_gzip_bombs_are_never_unpacked(port: FakePort, unpacked: int) -> None:
+    """A megabyte stands for a gigabyte: memory must not grow with it, and nothing is parsed."""
+    packer = zlib.compressobj(wbits=31)
+    bomb = b"".join([*(packer.compress(b"[" * (1 << 20)) for _ in range(unpacked >> 20)), packer.compress(b"[")])
+    bomb += packer.flush()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status, answer = await post(port, bomb, content_encoding="gzip")
+    assert (status, answer["type"]) == (413, "urn:perdure:error:PayloadTooLarge")
+    assert "unpacks to more than 8,388,608" in answer["detail"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
     assert port.events == []
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "x" * 100])
+async def test_other_encodings_are_refused(port: FakePort, encoding: str) -> None:
+    status, answer = await post(port, b'{"name":"a"}', content_encoding=encoding)
+    assert status == 415
+    assert "send it uncompressed or gzip" in answer["detail"]
+    assert port.events == []
+
+
+@pytest.mark.parametrize("path", ["/e/key", "/v1/functions/mail/runs", "/v1/cancellations"])
+async def test_bodies_over_the_limit_are_413_before_they_are_parsed(port: FakePort, path: str) -> None:
+    """Also where each byte of them would be refused: it is not looked at."""
+    async with client_of(port) as client:
+        answer = await client.post(path, content=b"\xff" * (REQUEST_LIMIT_BYTES + 1))
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:perdure:error:PayloadTooLarge")
 
 
 async def test_a_full_disk_and_a_broken_log_are_told_apart(port: FakePort) -> None:

@@ -18,7 +18,7 @@ from tests.http.fake_port import FakePort
 from tests.http.serving import client_of
 
 ALL = [*OPERATIONS, WEBHOOK]
-PLAIN = {"HttpError": {400, 403, 404, 414, 415, 431}, "SignatureRefused": {401}}
+PLAIN = {"HttpError": {400, 403, 404, 405, 414, 415, 431}, "SignatureRefused": {401}}
 """Names that stand for no class of errors.py, and what they come with."""
 
 

@@ -20,6 +20,9 @@ Json = dict[str, Any]
 _HEAD = {400: ("HttpError",), 403: ("HttpError",), 414: ("HttpError",), 431: ("HttpError",)}
 """What any request may be refused with by its head."""
 
+_OTHER_PATH = {404: ("HttpError",), 405: ("HttpError",)}
+"""With a slash or a dot in a parameter it may be another path: there is nothing, or it does not take this method."""
+
 _LOG_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LogError)]
 _ENGINE: list[type[PerdureError]] = [errors.KeepsNothing, errors.OutsideRun, errors.PayloadUnavailable, *_LOG_ERRORS]
 """What the engine may refuse anything with that it is asked."""
@@ -77,7 +80,9 @@ def refusals_of(operation: Operation) -> dict[int, list[str]]:
     kinds += _BODY if operation.body else []
     for kind in kinds:
         found[status_of(kind)].add(kind.__name__)
-    for table in (_HEAD, operation.refusals, {415: ("HttpError",)} if operation.body else {}):
+    by_path = _OTHER_PATH if "{" in operation.path else {}
+    by_body = {415: ("HttpError",)} if operation.body else {}
+    for table in (_HEAD, operation.refusals, by_path, by_body):
         for status, names in table.items():
             found[status].update(names)
     return {status: sorted(names) for status, names in sorted(found.items())}
