@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test check format cov kill faults chaos sim sim-bugs bench clean
+.PHONY: help demo test check format cov kill faults chaos sim sim-bugs fuzz bench clean
 
 help:
 	@echo "make demo    see it work: functions that outlive a killed process"
@@ -20,6 +20,7 @@ help:
 	@echo "make chaos   workers on a real Kafka under kills, stops and brokers that die"
 	@echo "make sim     two thousand worlds in which whatever can fail does (SEEDS=…)"
 	@echo "make sim-bugs  rules of the engine left out one at a time: do the worlds notice?"
+	@echo "make fuzz    the HTTP API under schemathesis: two hundred requests for each operation, right and wrong ones"
 	@echo "make bench   how fast it is on this machine"
 	@echo "make clean   remove what the tools made (not $(VENV), not .perdure)"
 
@@ -69,6 +70,10 @@ faults: $(VENV)/.tests
 chaos: $(VENV)/.tests
 	@PERDURE_CHAOS_RUNS=5200 PERDURE_CHAOS_KILLS=40 PERDURE_CHAOS_STOPS=10 PERDURE_CHAOS_BROKERS=3 \
 		PERDURE_SEED=$(or $(SEED),3) $(PY) -m pytest -s -o faulthandler_timeout=0 tests/kafka/chaos
+
+# The long form of the test that `make test` runs with a few examples. Ten minutes.
+fuzz: $(VENV)/.tests
+	@PERDURE_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(PY) -m pytest -o faulthandler_timeout=0 tests/http/test_fuzzed.py
 
 bench: $(VENV)/.tests
 	@$(PY) -m benchmarks $(ARGS)
