@@ -1,5 +1,6 @@
 """`POST /w/{source}`: what is signed becomes an event once, and nothing else does."""
 
+import asyncio
 import gzip
 import json
 import time
@@ -28,6 +29,8 @@ SOURCES = [
     Source("some", "github", [SECRET], event={"push": "repo/pushed"}),
 ]
 BODY = json.dumps({"id": "evt_1", "type": "invoice.paid", "n": [1, 2]}, indent=1).encode()
+
+LATER = b'{"id": "evt_2", "type": "invoice.paid"}'
 
 
 def signed(source: str, body: bytes = BODY, *, id: str = "d1", type: str = "push", age: int = 0) -> dict[str, str]:
@@ -87,10 +90,14 @@ async def test_a_replay_is_the_same_event(log_url: str) -> None:
     async with Engine(app, log=log_url, partitions=2) as engine:
         for age in (0, 100, 200):
             assert (await post(engine.port, "pay", BODY, signed("pay", age=age)))[0] == 200
-        for handle in await engine.runs(paid, event_id="pay:evt_1"):
-            await handle.result()
-        assert len(await engine.runs(paid, event_id="pay:evt_1")) == 1
-    assert ran == ["pay:evt_1"]
+        assert (await post(engine.port, "pay", LATER))[0] == 200
+        for id in ("pay:evt_1", "pay:evt_2"):
+            # On Kafka events are taken in after they were acknowledged.
+            while not (runs := await engine.runs(paid, event_id=id)):
+                await asyncio.sleep(0.05)
+            (run,) = runs
+            await run.result()
+    assert sorted(ran) == ["pay:evt_1", "pay:evt_2"]
 
 
 @pytest.mark.parametrize("source", ["github", "pay", "crm"])
