@@ -1,0 +1,143 @@
+"""How long each question to a history of a million runs takes: `python -m benchmarks.history [RUNS] [FOLDER]`.
+
+A week of runs: each with an event, a step and a tenant. Filled through the store, as the projector fills it, then asked
+over and over, each time for something else. Without FOLDER it is made in a temporary one; in a FOLDER it is kept, and
+asked again without filling.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+from time import perf_counter, process_time
+
+import msgspec
+
+from perdure.flow.expressions import compile_where
+from perdure.flow.routing import run_id
+from perdure.history.rows import Changes, EventRow, OpRow, RunData, RunRow, Standing
+from perdure.history.sqlite import FILE, SqliteHistory
+from perdure.history.store import RunQuery
+from perdure_schemas.event import EventBody
+from perdure_schemas.payload import Payload
+
+RUNS = 1_000_000
+AT_ONCE = 5_000
+ASKED = 200
+"""Times that each question is asked."""
+FUNCTIONS, TENANTS = 20, 1_000
+HOUR_MS = 3_600_000
+WEEK_MS = 168 * HOUR_MS
+NOW_MS = 1_800_000_000_000
+STATUSES = ("completed",) * 94 + ("failed",) * 4 + ("cancelled", "running")
+_ENCODE = msgspec.json.Encoder().encode
+
+
+def fill(history: SqliteHistory, runs: int) -> None:
+    began, cpu = perf_counter(), process_time()
+    rows, rng, place = iter(range(runs)), Random(1), 0
+    while some := list(islice(rows, AT_ONCE)):
+        changes = Changes()
+        for number in some:
+            _add(changes, number, runs, rng)
+        place += len(some)
+        history.write(0, changes, ([], [], []), Standing(place))
+        if place % 100_000 == 0:
+            print(f"  {place:,} after {perf_counter() - began:.0f} s", flush=True)
+    took = (process_time() - cpu) / runs * 1e6
+    print(f"filled with {runs:,} runs in {perf_counter() - began:.0f} s, {took:.0f} µs of CPU each")
+
+
+def _add(changes: Changes, number: int, runs: int, rng: Random) -> None:
+    run, at = _id(number), NOW_MS - WEEK_MS + number * WEEK_MS // runs
+    status = rng.choice(STATUSES)
+    ended = None if status == "running" else at + 1_000
+    total = rng.randrange(10_000)
+    data = _ENCODE({"order": f"o{number}", "total": total, "items": [{"sku": "a-1", "count": 2}], "note": "x" * 100})
+    body = _ENCODE(EventBody(f"e{number}", "order/placed", msgspec.Raw(data)))
+    changes.new[run] = None
+    changes.runs[run] = RunRow(
+        run, 0, f"function{rng.randrange(FUNCTIONS)}", status, "event", at, at, ended, None, 1, f"e{number}",
+        "", "", "", None, {"tenant": f"t{rng.randrange(TENANTS)}"},
+    )  # fmt: skip
+    changes.data[run] = RunData(event=_ENCODE(Payload(msgspec.Raw(body))), result=b'{"inline":"shipped"}')
+    changes.ops[run, "0/charge#1"] = OpRow(
+        run, "0/charge#1", 2, "step", at, "completed", ended, took_us=900_000, input=b"[[1],{}]", result=b'{"inline":1}'
+    )
+    changes.events.append(EventRow(f"e{number}", 0, "order/placed", at, body))
+
+
+def _id(number: int) -> str:
+    return run_id("bench", str(number))
+
+
+def questions(history: SqliteHistory, runs: int, rng: Random) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each with something else to ask for every time."""
+
+    def filtered() -> object:
+        since = NOW_MS - rng.randrange(1, 168) * HOUR_MS
+        return history.runs(RunQuery(f"function{rng.randrange(FUNCTIONS)}", "failed", since, since + 24 * HOUR_MS))
+
+    def deep() -> object:
+        query = RunQuery(f"function{rng.randrange(FUNCTIONS)}")
+        for _ in range(10):
+            _, cursor = history.runs(query)
+            query = msgspec.structs.replace(query, cursor=cursor)
+        return None
+
+    def expressed() -> object:
+        where = compile_where(f"event.data.total > {rng.randrange(9_000, 9_999)}")
+        return history.runs(RunQuery(since=NOW_MS - HOUR_MS, where=where))
+
+    def nowhere() -> object:
+        where = compile_where(f"event.data.total < {-1 - rng.randrange(10_000)}")
+        return history.runs(RunQuery(since=NOW_MS - HOUR_MS, where=where))
+
+    yield "first page", lambda: history.runs(RunQuery())
+    yield "by function, status and a day", filtered
+    yield "ten pages, one after another", deep
+    yield "by event", lambda: history.runs(RunQuery(event_id=f"e{rng.randrange(runs)}"))
+    yield "by metadata", lambda: history.runs(RunQuery(metadata=("tenant", f"t{rng.randrange(TENANTS)}")))
+    yield (
+        "by metadata and status",
+        lambda: history.runs(RunQuery(status="failed", metadata=("tenant", f"t{rng.randrange(TENANTS)}"))),
+    )
+    yield "by an expression over the last hour", expressed
+    yield "by one that nothing matches there", nowhere
+    yield "a run's page", lambda: history.run(_id(rng.randrange(runs)))
+    yield "an event's page", lambda: history.event(f"e{rng.randrange(runs)}")
+
+
+def ask(history: SqliteHistory, runs: int) -> None:
+    print(f"{'':40}{'p50':>10}{'p95':>10}{'longest':>10}  ms of {ASKED}")
+    for name, question in questions(history, runs, Random(2)):
+        took: list[float] = []
+        for _ in range(ASKED):
+            began = perf_counter()
+            question()
+            took.append((perf_counter() - began) * 1_000)
+        took.sort()
+        print(f"{name:40}{took[ASKED // 2]:10.1f}{took[ASKED * 95 // 100]:10.1f}{took[-1]:10.1f}", flush=True)
+
+
+def main(runs: int, folder: Path) -> None:
+    history = SqliteHistory(folder / FILE)
+    history.open()
+    try:
+        if history.standing(0).offset == 0:
+            fill(history, runs)
+        ask(history, history.standing(0).offset)
+    finally:
+        history.close()
+    print(f"{(folder / FILE).stat().st_size / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    wanted = int(sys.argv[1]) if len(sys.argv) > 1 else RUNS
+    if len(sys.argv) > 2:
+        main(wanted, Path(sys.argv[2]))
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            main(wanted, Path(made))
