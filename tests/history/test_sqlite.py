@@ -142,6 +142,22 @@ def test_a_page_looks_at_so_many_rows_only(history: SqliteHistory, monkeypatch: 
     assert pages == [[], [], [], [], [], ["run005"]]
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"inline":"aGk=","encoded":true}',
+        b'{"ref":{"partition":1,"offset":2}}',
+        b'{"stored":{"digest":"b2-0","bytes":9}}',
+        b"{}",
+    ],
+)
+def test_of_a_trigger_that_is_not_in_the_open_nothing_is_true(history: SqliteHistory, payload: bytes) -> None:
+    changes = Changes(new={"r": None}, runs={"r": run(1, id="r")}, data={"r": RunData(event=payload)})
+    history.write(0, changes, ([], [], []), Standing(1))
+    assert history.runs(RunQuery(where=compile_where("true"))).runs == []
+    assert len(history.runs(RunQuery()).runs) == 1
+
+
 def test_each_question_has_its_index(history: SqliteHistory) -> None:
     """By SQLite's own account of how it goes about it."""
     said: list[str] = []

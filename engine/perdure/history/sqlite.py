@@ -206,12 +206,14 @@ class SqliteHistory:
             source += " LEFT JOIN run_data d ON d.n = r.n"
 
         def wanted(row: Sequence[Any]) -> RunRow | None:
+            if where is not None and not matches(where, body_of(row[17])):
+                return None
             run = _run_row(row[1:17])
             if query.function not in ("", run.function) or query.status not in ("", run.status):
                 return None
             if query.metadata is not None and run.metadata.get(query.metadata[0]) != query.metadata[1]:
                 return None
-            return run if where is None or matches(where, body_of(row[17])) else None
+            return run
 
         key = ("m.requested_at", "m.n") if source.startswith("run_metadata") else ("r.requested_at", "r.n")
         found, cursor = self._page(columns, source, key, conditions, values, query, wanted)

@@ -7,7 +7,7 @@ may be asked from any.
 from typing import NamedTuple, Protocol
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from perdure.flow.expressions import Condition
 from perdure.flow.intake import event_view
@@ -15,11 +15,9 @@ from perdure.flow.tables import Backing
 from perdure.history.projection import Writes
 from perdure.history.rows import Changes, EventRow, Mark, OpRow, RunData, RunRow, Standing, Use
 from perdure_schemas.event import EventBody
-from perdure_schemas.payload import Payload
 
 SCANNED_ROWS = 10_000
 """A page looks at so many rows at most that turn out not to be wanted; its cursor says where the next goes on."""
-_DECODE_PAYLOAD = msgspec.json.Decoder(Payload).decode
 _DECODE_EVENT = msgspec.json.Decoder(EventBody).decode
 
 
@@ -149,14 +147,23 @@ class History(Protocol):
     def event(self, event: str) -> EventPage | None: ...
 
 
+class _Trigger(Struct):
+    """A `Payload` of an event, decoded in one go: a page may have to look at thousands."""
+
+    inline: EventBody | None = None
+
+
+_DECODE_TRIGGER = msgspec.json.Decoder(_Trigger).decode
+
+
 def body_of(event: bytes | None) -> EventBody | None:
     """The trigger in a run's data. None if it is too large to be there, or not in the open."""
     if event is None:
         return None
-    payload = _DECODE_PAYLOAD(event)
-    if payload.encoded or not isinstance(payload.inline, Raw):
+    try:
+        return _DECODE_TRIGGER(event).inline
+    except msgspec.ValidationError:  # a codec's text
         return None
-    return _DECODE_EVENT(payload.inline)
 
 
 def matches(where: Condition, body: EventBody | None) -> bool:
