@@ -7,11 +7,19 @@ import msgspec
 from msgspec import Raw
 
 from perdure.errors import NotParked, PayloadError, UnknownFunction, UnknownRun
-from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary, Work
 from perdure.worker.run_logs import LEVELS
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
 from perdure_schemas.records import LogLevel, RunLogged
+
+WORK = Work(
+    *(7, 5, 2, 3, 9),
+    steps_took={0: 1, 10: 6, 40: 1},
+    steps_took_sum=5_000_000,
+    loop_delay={8: 4},
+    loop_delay_sum=1_000,
+)
 
 
 class FakePort:
@@ -121,7 +129,7 @@ class FakePort:
         return {"0": 0, "2": 17}
 
     def counts(self) -> Counts:
-        return Counts({"0": 0, "2": 1}, {"0": 3, "2": 0}, {"0": 4}, {"1": 200})
+        return Counts({"0": 0, "2": 1}, {"0": 3, "2": 0}, {"0": 4}, {"shop": WORK}, {"1": 200})
 
     def ready(self) -> Mapping[str, str]:
         return self.waiting

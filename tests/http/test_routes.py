@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -266,12 +267,34 @@ async def test_health(port: FakePort) -> None:
     assert 'perdure_ready{app="shop"} 0' in text
     assert 'perdure_not_ready{what="partition 2"} 1' in text
     assert 'perdure_partition_lag{partition="2"} 17' in text
-    assert {'perdure_partition_halted{partition="0"} 0', 'perdure_partition_halted{partition="2"} 1'} < {
+    assert {'perdure_partition_halted{partition="0"} 0.0', 'perdure_partition_halted{partition="2"} 1.0'} < {
         *text.split("\n")
     }
     assert 'perdure_events_gone{partition="1"} 200' in text
     assert 'perdure_runs_held{partition="0"} 3' in text
     assert 'perdure_runs_parked{partition="0"} 4' in text
+
+
+async def test_metrics_of_the_work(port: FakePort) -> None:
+    async with client_of(port) as client:
+        answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    app = ("app", "shop")
+    for name, value in (("runs_in_memory", 7), ("runs_idle", 5), ("steps_running", 2), ("step_retries_total", 9)):
+        assert found[f"perdure_{name}", app] == value
+    assert found["perdure_steps_total", app, ("outcome", "completed")] == 8
+    assert found["perdure_steps_total", app, ("outcome", "failed")] == 3
+    took = "perdure_step_duration_seconds"
+    assert (found[f"{took}_count", app], found[f"{took}_sum", app]) == (8, 5)
+    # Six of less than 1,024 µs, one of nothing, and one beyond all bounds.
+    bounds = {"6.4e-05": 1, "0.000256": 1, "0.001024": 7, "68719.476736": 7, "+Inf": 8}
+    assert {le: found[f"{took}_bucket", app, ("le", le)] for le in bounds} == bounds
+    assert found["perdure_loop_delay_seconds_count", app] == 4
 
 
 async def test_metrics_while_the_log_cannot_be_asked(port: FakePort) -> None:

@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from perdure.errors import LogError, PerdureError
 from perdure.sdk.keys import Keyring
@@ -33,20 +33,12 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus text: what is ready, lags, has halted or waits for somebody, until metrics proper come."""
+    """Prometheus text. Needs `pip install perdure[server]`."""
+    from perdure_connectors.http.metrics import CONTENT_TYPE, metrics_text
+
     port = port_of(request)
-    waiting, counts = port.ready(), port.counts()
-    ready = {request.app.state.app_name: 0 if waiting else 1}
-    lines = [
-        *_gauge("ready", "Whether all partitions are ready.", "app", ready),
-        *_gauge("not_ready", "What is not ready or has halted.", "what", dict.fromkeys(sorted(waiting), 1)),
-        *_gauge("partition_lag", "Records of the journal not folded here yet.", "partition", await _lag(port)),
-        *_gauge("partition_halted", "1 where the journal cannot be folded further.", "partition", counts.halted),
-        *_gauge("events_gone", "Records gone before their intake, which waits.", "partition", counts.events_gone),
-        *_gauge("runs_held", "Runs that wait for other code, or a payload.", "partition", counts.held),
-        *_gauge("runs_parked", "Runs whose code asks for what their log has not.", "partition", counts.parked),
-    ]
-    return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
+    text = metrics_text(request.app.state.app_name, port.ready(), port.counts(), await _lag(port))
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 OPERATIONS = [
@@ -78,16 +70,3 @@ async def _lag(port: Port) -> Mapping[str, int]:
             return await port.lag()
     except (TimeoutError, LogError):
         return {}
-
-
-def _gauge(name: str, what: str, label: str, values: Mapping[str, int]) -> list[str]:
-    return [
-        f"# HELP perdure_{name} {what}",
-        f"# TYPE perdure_{name} gauge",
-        *(f"perdure_{name}{{{label}={_quoted(one)}}} {value}" for one, value in values.items()),
-    ]
-
-
-def _quoted(label: str) -> str:
-    escaped = label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'

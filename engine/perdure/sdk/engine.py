@@ -247,6 +247,7 @@ class ManyPorts:
             halted=all_of(lambda one: one.halted),
             held=all_of(lambda one: one.held),
             parked=all_of(lambda one: one.parked),
+            work={app: work for one in found.values() for app, work in one.work.items()},
             events_gone=all_of(lambda one: one.events_gone),
         )
 

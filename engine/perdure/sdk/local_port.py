@@ -19,7 +19,7 @@ from perdure.flow.states import TERMINAL, RunState
 from perdure.sdk.journal import RunReader, records_of
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES
 from perdure.sdk.node import Node
-from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary, Work
 from perdure.sdk.run_lines import page_of, place_of
 from perdure.worker.arguments import CallOptions, decode_arguments
 from perdure.worker.asking import rules_of_call
@@ -344,7 +344,26 @@ class LocalPort:
             halted={str(one): int(one in node.halted) for one in numbers},
             held={str(one): len(held.get(one, ())) for one in numbers},
             parked={str(one.partition): sum(1 for _ in one.view.parked.items()) for one in node.processors},
+            work={node.app.name: self._work()},
             events_gone={str(one): end - start for one, (start, end) in node.gaps().items()},
+        )
+
+    def _work(self) -> Work:
+        worker = self._node.worker
+        measures, residents = worker.measures, worker.executions.values()
+        measures.wanted = True
+        took, took_sum = measures.completed.told()
+        delay, delay_sum = measures.loop_delay.told()
+        return Work(
+            runs_in_memory=len(residents),
+            runs_idle=len(worker.idle),
+            steps_running=sum(len(one.bodies) for one in residents) + self._node.pools.running,
+            steps_failed=measures.failed,
+            retries=measures.retries,
+            steps_took=took,
+            steps_took_sum=took_sum,
+            loop_delay=delay,
+            loop_delay_sum=delay_sum,
         )
 
     def ready(self) -> Mapping[str, str]:

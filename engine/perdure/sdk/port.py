@@ -118,6 +118,24 @@ class FunctionView(Struct, frozen=True, omit_defaults=True):
     held: int = 0
 
 
+class Work(Struct, frozen=True):
+    """What this process has in hand, and has done since it began. Lengths go by their number of bits: below 2ⁿ µs."""
+
+    runs_in_memory: int = 0
+    """Runs whose code is loaded here; `runs_idle` of them wait for the log alone, and may leave."""
+    runs_idle: int = 0
+    steps_running: int = 0
+    """Bodies that run here, for runs and for queues."""
+    steps_failed: int = 0
+    retries: int = 0
+    steps_took: Mapping[int, int] = {}
+    """Of those that completed; and their sum in microseconds."""
+    steps_took_sum: int = 0
+    loop_delay: Mapping[int, int] = {}
+    """How much later than planned a timer of the event loop ran, four times a second."""
+    loop_delay_sum: int = 0
+
+
 class Counts(Struct, frozen=True):
     """What a scraper counts, by partition, of those at hand. `events_gone` goes by those of the topic of events."""
 
@@ -126,6 +144,8 @@ class Counts(Struct, frozen=True):
     held: Mapping[str, int] = {}
     """Runs that have work and wait: for a function or code that this process lacks, or a payload out of reach."""
     parked: Mapping[str, int] = {}
+    work: Mapping[str, Work] = {}
+    """By app."""
     events_gone: Mapping[str, int] = {}
     """Records that were never taken in and are gone: nothing after them is, until somebody says that it is known."""
 

@@ -111,9 +111,14 @@ class Member:
         return bool(self._work)
 
     @property
+    def running(self) -> int:
+        """Steps whose bodies run here for queues."""
+        return sum(work.task is not None for work in self._work)
+
+    @property
     def working(self) -> bool:
         """A step's body runs: real time must pass."""
-        return any(work.task is not None for work in self._work)
+        return self.running > 0
 
     def bodies(self) -> list[tuple[str, Callable[..., Any]]]:
         """What runs now: in words, and the function."""

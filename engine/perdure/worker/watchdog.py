@@ -35,13 +35,18 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._beaten = monotonic()
         self._named: dict[str, float] = {}
+        self._due = 0.0
         self._beat: asyncio.TimerHandle = self._plan()
 
     def _plan(self) -> asyncio.TimerHandle:
+        self._due = self._loop.time() + BLOCKED_SECONDS / 4
         return self._loop.call_later(BLOCKED_SECONDS / 4, self._tick, context=Context())
 
     def _tick(self) -> None:
         self._beaten = monotonic()
+        delays = self._worker.measures.loop_delay
+        delays.waiting.append(max(0, int((self._loop.time() - self._due) * 1_000_000)))
+        delays.gather()
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="perdure-watchdog", daemon=True)
             self._thread.start()

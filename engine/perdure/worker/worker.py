@@ -34,6 +34,7 @@ from perdure.worker.coding import Payloads
 from perdure.worker.execution import Execution
 from perdure.worker.idle import own_clock, tasks_idle
 from perdure.worker.main import main
+from perdure.worker.measures import Measures
 from perdure.worker.run_logs import Lines
 from perdure.worker.settle import Settler
 from perdure.worker.spec import FunctionSpec, StepSpec
@@ -101,6 +102,7 @@ class Worker:
         self.idle: dict[str, Execution] = {}
         self.held: dict[int, set[str]] = {}
         """By partition, runs that have work and that this code may not touch."""
+        self.measures = Measures()
         self.settler = Settler(self.loop)
         self.suspects = Suspects()
         self.threads = Threads(THREADS)
@@ -183,6 +185,8 @@ class Worker:
             self._judge(execution)
         self._fresh.clear()
         executions = self.executions
+        if self.measures.wanted:
+            self.measures.saw(acts)
         for act in acts:
             kind = type(act)
             if kind is Deliver:
