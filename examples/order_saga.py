@@ -125,6 +125,7 @@ async def release(hold: str) -> None:
 @app.step
 async def charge(order: Order) -> Receipt:
     """Asks the bank for the money: by the same key on every attempt, and one that `undo` knows."""
+    current_step().logger.info("asks for %d cents of order %s", order.cents, order.id)
     paid = await bank.pay(order.cents, key=current_step().run_id)
     if paid is None:
         raise CardDeclined(order.id)
@@ -146,6 +147,7 @@ async def ship(order: Order, hold: str) -> str:
 
 async def undo(ctx: Context, ended: Ended) -> None:
     """Runs after a failure, a timeout or a cancel, and takes back what had been done by then."""
+    ctx.logger.info("undoes order run %s, which %s", ended.run_id, ended.status)
     await refund(ended.run_id)
     if hold := ended.result(reserve):
         await release(hold)
