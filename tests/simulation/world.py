@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from perdure.errors import LogError
+from perdure.errors import EngineClosed, LogError
 from perdure.partition import Processor
 from perdure.sdk.app import App
 from perdure.sdk.local_port import LocalPort
@@ -180,7 +180,7 @@ class World:
             try:
                 if pod is not None:
                     return await pod.ask(question)
-            except (Unanswered, LogError):
+            except (Unanswered, LogError, EngineClosed):
                 pass
             if self.loop.time() > until:
                 raise Unsettled(f"no pod answered for {patience:g}s")
