@@ -30,11 +30,24 @@ ONE_LOG = {
         "tests/worker/test_crash_everywhere.py",
         "tests/worker/test_pools.py::test_a_crash_anywhere_changes_nothing",
     ),
-    "SIGKILLs of a process on the embedded log; those on Kafka are `tests/kafka/chaos`": ("tests/system/kill",),
+    "SIGKILLs of a process on the embedded log; those on Kafka are `tests/kafka/chaos`": (
+        "tests/system/kill",
+        "tests/system/test_notifications.py",
+    ),
+    "an engine tells those who wait for it when it closes, whatever its log": (
+        "tests/sdk/test_client.py::test_who_awaits_a_run_while_the_engine_closes_is_told_that_it_goes_on",
+        "tests/sdk/test_elsewhere.py::test_who_waits_for_an_answer_while_the_engine_closes_is_told_so",
+    ),
+    "lines at times that the test chooses": (
+        "tests/sdk/test_run_lines.py::test_a_page_ends_where_others_lines_fill_it",
+        "tests/sdk/test_run_lines.py::test_where_to_begin_is_found_by_time",
+    ),
+    "how CPython keeps the attributes of objects": ("tests/worker/test_hot_path.py",),
     "`perdure dev` and `serve` are for one machine; `worker` and `gateway` are in `tests/kafka`": (
         "tests/system/test_cli_dev.py",
     ),
     "about the files of the embedded log": (
+        "tests/cli/test_history.py",
         "tests/system/faults",
         "tests/system/test_damage.py",
         "tests/system/test_full_disk.py",

@@ -212,7 +212,7 @@ def test_a_member_of_a_pool_owns_nothing(start: Start) -> None:
         (["worker", "shop:app", "--log", "embedded://data"], "on one machine `perdure serve` does without"),
         (["worker", "shop:app", "--log", "kafka://x", "--queue", "gpu=0"], "such as --queue gpu=1"),
         (["worker", "shop:app", "--log", "kafka://x", "--grace", "30"], "30"),
-        (["gateway", "shop:app", "--log", "kafka://x", "--host", "0.0.0.0"], "other machines could send events"),
+        (["gateway", "shop:app", "--log", "kafka://x", "--host", "0.0.0.0"], "other machines reach it"),
     ],
 )
 def test_wrong_usage(folder: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], words: str) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from perdure import Engine, LogFull
+from perdure.log.embedded import EmbeddedLog
 from perdure.sdk.node import Node
 from tests.evidence.small_disk import SmallDisk, disk
 from tests.system.shop import Shop, check_stores
@@ -113,15 +114,15 @@ async def test_a_disk_that_is_full_when_the_engine_stops_and_starts(
 
 async def test_a_disk_that_fills_up_during_the_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last word cannot be written: the stop counts as a crash, and the directory is free all the same."""
+
+    async def full(log: EmbeddedLog, ticket: int) -> None:
+        raise LogFull("no room for a last word")
+
     shop = Shop()
-    engine = shop.engine(tmp_path)
-    async with engine:
-        run = await shop.payment.enqueue("ada")
-
-        async def full(ticket: int) -> None:
-            raise LogFull("no room for a last word")
-
-        monkeypatch.setattr(engine.nodes[0].log, "acknowledge", full)
+    with monkeypatch.context() as patched:
+        async with shop.engine(tmp_path):
+            run = await shop.payment.enqueue("ada")
+            patched.setattr(EmbeddedLog, "acknowledge", full)
     again = Shop()
     async with again.engine(tmp_path) as engine:
         await engine.send("paid", {"name": "ada", "by": "card"})

@@ -13,6 +13,7 @@ from perdure.log import open_log
 from perdure.log.protocol import Log
 from perdure.sdk.node import Node
 from perdure.testing import TestEngine
+from perdure.worker import run_logs
 from perdure.worker.run_logs import LINES_A_SECOND, MESSAGE_LIMIT_CHARS
 from perdure_schemas.records import AnyLogged, RunLogged
 from tests.worker.helpers import both_ways
@@ -453,7 +454,9 @@ async def test_without_handlers_warnings_come_to_stderr_as_ever(
     assert named.texts == ["run"]
 
 
-async def test_the_handler_is_there_only_while_an_engine_is_open() -> None:
+async def test_the_handler_is_there_only_while_an_engine_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Another test may have left an engine of this process open, as one that is killed is.
+    monkeypatch.setattr(run_logs, "_HANDLER", run_logs._Handler())
     root = logging.getLogger()
     before = list(root.handlers)
     app = App("shop")
