@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from perdure import App, Context, DefinitionError, Event, OutsideRun, PerdureError, Retry, RunFailed
+from perdure import App, Context, DefinitionError, Event, OutsideRun, PerdureError, Retry, RunFailed, RunHandle
+from perdure.sdk.node import Node
 from perdure.testing import TestEngine
 from perdure.testing import engine as testing_engine
 
@@ -401,6 +402,56 @@ async def test_a_crash_loses_nothing(app: App) -> None:
         assert engine.run(flow).output == 3
         assert engine.crashes == 1
     assert ran == [1, 2]
+
+
+async def test_who_asks_while_the_engine_starts_again_is_answered_by_it(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever turn of the loop, from the crash until the next life has opened."""
+    opens = Node.open
+
+    async def opens_later(node: Node) -> None:
+        await asyncio.sleep(0)
+        await opens(node)
+
+    @app.background
+    async def flow(n: int) -> int:
+        return n
+
+    monkeypatch.setattr(Node, "open", opens_later)
+    async with TestEngine(app) as engine:
+        crash = asyncio.ensure_future(engine.crash())
+        asking: list[asyncio.Future[RunHandle[int]]] = []
+        settling: list[asyncio.Future[None]] = []
+        for _ in range(30):
+            asking.append(asyncio.ensure_future(flow.enqueue(len(asking))))
+            settling.append(asyncio.ensure_future(engine.settle()))
+            await asyncio.sleep(0)
+        await asyncio.gather(crash, *settling)
+        assert [await (await one).result() for one in asking] == list(range(len(asking)))
+
+
+async def test_who_looks_for_a_crash_now_and_then_sees_one_that_is_over(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    begun = asyncio.Event()
+
+    async def answered_after_a_crash() -> str:
+        asked.append(engine.crashes)
+        begun.set()
+        await (asyncio.Event().wait() if not engine.crashes else asyncio.sleep(0))
+        return "answer"
+
+    async with TestEngine(app) as engine:
+        monkeypatch.setattr(engine, "_turn", 0.02)
+        asking = asyncio.ensure_future(engine.asked(answered_after_a_crash))
+        await begun.wait()
+        monkeypatch.setattr(engine, "_turn", 0)
+        await engine.crash()
+        assert not engine.log.crashed
+        assert await asking == "answer"
+    assert asked == [0, 1]
 
 
 async def test_who_waits_for_a_result_waits_through_a_crash(app: App) -> None:

@@ -122,18 +122,18 @@ class TestEngine(Client):
             await self._kill(node)
 
     async def _until_crash(self, work: "asyncio.Future[Any]") -> bool:
-        """Whether `work` ended; False if the log crashed under it, and then it is cancelled."""
-        while not work.done():
-            if self.log.crashed:
+        """Whether `work` ended in the life that it began in; if not, it is cancelled."""
+        life = self.crashes
+        while True:
+            # Not by the log alone: who looks now and then finds it open again if others were quick to recover.
+            if self.log.crashed or self.crashes != life:
                 work.cancel()
-                await asyncio.wait({work})
+                await asyncio.gather(work, return_exceptions=True)
                 return False
+            if work.done():
+                work.result()
+                return True
             await asyncio.sleep(self._turn)
-        if self.log.crashed:
-            work.exception()
-            return False
-        work.result()
-        return True
 
     async def _close(self) -> None:
         for undo in reversed(self._faked):
@@ -160,11 +160,16 @@ class TestEngine(Client):
     async def asked(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Ask, again after a crash. A step may be running that the test itself holds up."""
         while True:
-            if self.log.crashed:
+            if self._down:
                 await self._recover()
             work = asyncio.ensure_future(operation())
             if await self._until_crash(work):
                 return work.result()
+
+    @property
+    def _down(self) -> bool:
+        """The node is dead, or it is another one that has not opened yet."""
+        return self.log.crashed or self._recovering.locked()
 
     async def _recover(self) -> None:
         async with self._recovering:
@@ -207,7 +212,7 @@ class TestEngine(Client):
         quiet = 0
         while quiet < 3:
             await asyncio.sleep(self._turn)
-            if self.log.crashed:
+            if self._down:
                 await self._recover()
                 quiet = 0
                 continue
