@@ -1,6 +1,9 @@
 """A broker that all tests share, and tests that run on each kind of log."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+import gc
+from collections.abc import AsyncGenerator, Generator
+from io import StringIO
 from pathlib import Path
 from types import FunctionType
 from uuid import uuid4
@@ -77,3 +80,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("engine_log", "evict"), ways, indirect=["engine_log"], ids=ids)
     elif on_each:
         metafunc.parametrize("engine_log", ["memory", "kafka"], indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that ran into its timeout says what its tasks waited for: the stack is that of the loop alone."""
+    report = yield
+    if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
+        report.sections.append(("tasks", _stacks()))
+    return report
+
+
+def _stacks() -> str:
+    text = StringIO()
+    for task in [one for one in gc.get_objects() if isinstance(one, asyncio.Task)]:
+        task.print_stack(file=text)
+    return text.getvalue()
