@@ -65,6 +65,35 @@ async def _flush(folder: Path, *, later: bool) -> Flushed:
     return Flushed(before, after, Path("db") / named.name, edit, records)
 
 
+@pytest.fixture(scope="module")
+def compacted(tmp_path_factory: pytest.TempPathFactory) -> Flushed:
+    return asyncio.run(_compact(tmp_path_factory.mktemp("compacted")))
+
+
+async def _compact(folder: Path) -> Flushed:
+    """As RocksDB does in the background when a log has just been opened, and nothing was written yet."""
+    records: list[bytes] = []
+    for number in range(40):
+        records.append(b"%d" % number * 40)
+        log = EmbeddedLog(folder / "live", 1)
+        await log.open()
+        await log.acknowledge(log.append(0, records[-1]))
+        await log.close()
+        await log.open()
+        before, after = folder / f"before{number}", folder / f"after{number}"
+        copy_log(folder / "live", before)
+        log._disk.journal.compact_range(None, None)
+        copy_log(folder / "live", after)
+        await log.close()
+        named = manifest(before / "db")
+        assert named is not None
+        old = named.read_bytes()
+        edit = (after / "db" / named.name).read_bytes().removeprefix(old)
+        if len(old) // SECTOR < (len(old) + len(edit) - 1) // SECTOR:
+            return Flushed(before, after, Path("db") / named.name, edit, records)
+    raise AssertionError("no edit lies in two sectors")
+
+
 def torn(flushed: Flushed, half: int) -> bytes:
     """The manifest, with one of the two sectors as it was before."""
     old = (flushed.before / flushed.manifest).read_bytes()
@@ -99,3 +128,12 @@ def test_an_edit_that_is_gone_and_was_acted_upon(flushed: Flushed, tmp_path: Pat
     (tmp_path / "log" / flushed.manifest).write_bytes(torn(flushed, half))
     with pytest.raises(LogCorrupt, match="is damaged"):
         asyncio.run(records_in(tmp_path / "log"))
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_an_edit_that_was_never_synced_before_the_first_write(compacted: Flushed, tmp_path: Path, half: int) -> None:
+    """Compaction is no matter of WALs: there is one, and nothing is in it."""
+    copy_log(compacted.before, tmp_path / "log")
+    (tmp_path / "log" / compacted.manifest).write_bytes(torn(compacted, half))
+    for _ in range(2):
+        assert asyncio.run(records_in(tmp_path / "log")) == compacted.records

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from perdure.log.tails import BLOCK, HEADER, checksum_of
 
-_LOG, _LAST_SEQUENCE, _MIN_LOG, _FAMILY = 2, 4, 10, 200
+_LOG, _MIN_LOG, _FAMILY = 2, 10, 200
 _SHAPES = {
     1: "b",  # comparator
     _LOG: "n",  # of a family: what it has in WALs below is in tables
     3: "n",  # next file
-    _LAST_SEQUENCE: "n",
+    4: "n",  # last sequence number
     5: "nb",  # where compaction goes on
     6: "nn",  # table removed
     7: "nnnbb",  # table added, as first written
@@ -56,8 +56,11 @@ class Book(NamedTuple):
     """The lowest number of a WAL that is not in tables; 0 if that is not to be found out."""
     recovered: int
     """The log number that the last opening gave: no WAL has it, and the WALs from then on have higher ones."""
-    recovered_sequence: int
-    """The last sequence number that was in tables then."""
+
+
+def number_of(path: Path) -> int:
+    """Of a WAL or a manifest. RocksDB counts all its files together, as it makes them."""
+    return int(path.stem.rpartition("-")[2])
 
 
 def book(folder: Path) -> Book | None:
@@ -66,7 +69,7 @@ def book(folder: Path) -> Book | None:
     if path is None:
         return None
     data = path.read_bytes()
-    end = first = recovered = sequence = 0
+    end = first = recovered = 0
     of_family: dict[int, int] = {}
     known = True
     for edit, after in _edits(data):
@@ -80,10 +83,10 @@ def book(folder: Path) -> Book | None:
         if _LOG in fields:
             of_family[fields.get(_FAMILY, 0)] = fields[_LOG]
         if _LOG in fields and _FAMILY not in fields:  # nothing is ever in this family, so that no flush sets it
-            recovered, sequence = fields[_LOG], fields.get(_LAST_SEQUENCE, 0)
+            recovered = fields[_LOG]
     used = [number for family, number in of_family.items() if family]
     first = max(first, min(used, default=0)) if known else 0
-    return Book(path, end, _has_hole(data, end), first, recovered, sequence)
+    return Book(path, end, _has_hole(data, end), first, recovered)
 
 
 def first_wal(folder: Path) -> int:

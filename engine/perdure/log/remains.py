@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from perdure.errors import LogCorrupt
 from perdure.log.directory import sync_directory
-from perdure.log.manifest import Book, book, first_wal
+from perdure.log.manifest import Book, book, first_wal, number_of
 from perdure.log.tails import BLOCK, HEADER, checksum_of
 
 VOUCHER = b"\xff\xff"
@@ -120,11 +120,10 @@ def _has_all_since(folder: Path, found: Book) -> bool:
     """Whether no WAL is missing of those that the manifest, as far as it is whole, says are needed."""
     if (folder / f"{found.first_wal:06}.log").exists():
         return True
-    if found.first_wal != found.recovered:
-        return False
-    wals = map(_load, _wals(folder, found.first_wal))
-    first = next((batch for data in wals for batch in _walk(data, 0, 0) if isinstance(batch, Found)), None)
-    return found.recovered_sequence == 0 if first is None else first.first == found.recovered_sequence + 1
+    # The opening made its WAL before its manifest. While that is there, written to or not, none has gone since.
+    return found.first_wal == found.recovered and any(
+        number_of(path) < number_of(found.path) for path in _wals(folder, found.recovered)
+    )
 
 
 def continues(paths: list[Path]) -> bool:
@@ -135,8 +134,7 @@ def continues(paths: list[Path]) -> bool:
 
 def _wals(folder: Path, first: int) -> list[Path]:
     """Those from number `first` on, in order."""
-    numbers = sorted(number for path in folder.glob("*.log") if (number := int(path.stem)) >= first)
-    return [folder / f"{number:06}.log" for number in numbers]
+    return sorted((path for path in folder.glob("*.log") if number_of(path) >= first), key=number_of)
 
 
 def _ends(path: Path) -> tuple[int, int] | None:
