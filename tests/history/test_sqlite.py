@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from perdure.flow.expressions import compile_where
-from perdure.history import sqlite
+from perdure.history import asking
 from perdure.history.rows import Changes, EventRow, RunData, RunRow, Standing
-from perdure.history.sqlite import NoHistory, SqliteHistory
-from perdure.history.store import Cursor, EventQuery, RunQuery, parse_cursor
+from perdure.history.sqlite import SqliteHistory
+from perdure.history.store import Cursor, EventQuery, NoHistory, RunQuery, parse_cursor
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import Payload
 
@@ -132,7 +132,7 @@ def test_events(history: SqliteHistory) -> None:
 
 def test_a_page_looks_at_so_many_rows_only(history: SqliteHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes back with a cursor, and the next goes on from there."""
-    monkeypatch.setattr(sqlite, "SCANNED_ROWS", 10)
+    monkeypatch.setattr(asking, "SCANNED_ROWS", 10)
     put(history, *RUNS)
     cursor: Cursor | None = None
     pages: list[list[str]] = []

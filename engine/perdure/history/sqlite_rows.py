@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from perdure.history.asking import RUN_COLUMNS
 from perdure.history.projection import Writes
 from perdure.history.rows import Changes
 
@@ -13,10 +14,6 @@ OF_A_RUN = ("run_data", "ops", "marks", "uses")
 _IDS_AT_ONCE = 500
 _ENCODE = msgspec.json.Encoder().encode
 _DECODE_METADATA = msgspec.json.Decoder(dict[str, str]).decode
-RUN_COLUMNS = (
-    "id, partition, function, status, cause, requested_at, started_at, ended_at, due, attempt, event_id, parent, "
-    "parent_op, rerun_of, scheduled, metadata"
-)
 _PUT_RUN = f"""
 INSERT INTO runs (n, {RUN_COLUMNS}) VALUES ({", ".join("?" * 17)})
 ON CONFLICT (n) DO UPDATE SET status = excluded.status, started_at = excluded.started_at,

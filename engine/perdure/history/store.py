@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 from msgspec import Struct
 
+from perdure.errors import PerdureError
 from perdure.flow.expressions import Condition
 from perdure.flow.intake import event_view
 from perdure.flow.tables import Backing
@@ -19,6 +20,10 @@ from perdure_schemas.event import EventBody
 SCANNED_ROWS = 10_000
 """A page looks at so many rows at most that turn out not to be wanted; its cursor says where the next goes on."""
 _DECODE_EVENT = msgspec.json.Decoder(EventBody).decode
+
+
+class NoHistory(PerdureError):
+    """There is none where somebody looks for it, or it cannot be read."""
 
 
 class Cursor(NamedTuple):

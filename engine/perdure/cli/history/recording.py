@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from perdure.cli.history.places import place_of, retention_ms
 from perdure.cli.orders import Served
 from perdure.history.projector import Projector
-from perdure.history.sqlite import NoHistory, SqliteHistory
+from perdure.history.sqlite import SqliteHistory
+from perdure.history.store import NoHistory
 from perdure.sdk.engine import Engine
 
 log = logging.getLogger("perdure.history")
