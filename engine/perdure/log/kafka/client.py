@@ -22,6 +22,9 @@ BATCH_BYTES = 1 << 20
 REQUEST_BYTES = 8 << 20
 RECORD_BYTES = REQUEST_BYTES // 2
 """A larger record is refused: the brokers would."""
+STOP_SECONDS = 5.0
+_CANCEL_SECONDS = 10.0
+"""Longer than any task of ours takes to end."""
 _BEGUN_SECONDS = 5.0
 """How long who is cancelled waits for a client that is just beginning."""
 FETCH_WAIT_MS = 200
@@ -196,15 +199,42 @@ async def begin(made: Consumer | Producer) -> None:
         raise
 
 
-async def stop(consumer: Consumer) -> None:
-    """`stop` of aiokafka waits for brokers that may be away, and swallows a cancel of who calls it."""
-    task = asyncio.current_task()
-    cancels = task.cancelling() if task is not None else 0
-    with suppress(Exception):
-        async with asyncio.timeout(5):
-            await consumer.stop()
-    if task is not None and task.cancelling() > cancels:
-        raise asyncio.CancelledError
+async def stop(made: "Consumer | Producer") -> None:
+    """Whatever comes of it: brokers may be away."""
+    await close(made.stop())
+
+
+async def close(closing: Coroutine[Any, Any, None]) -> None:
+    """Of something of aiokafka. It gets a while, also from who is cancelled: it may wait for brokers that are away.
+
+    In a task of its own, since it swallows a cancel of who waits for it, and a timeout's with that.
+    """
+    task = spawn(closing)
+    task.add_done_callback(_unasked)
+    try:
+        await asyncio.wait({task}, timeout=STOP_SECONDS)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=STOP_SECONDS)
+        raise
+    finally:
+        task.cancel()
+
+
+async def end(task: "asyncio.Task[None]") -> None:
+    """Cancel it, if nobody has, until it has ended; raises its error. A cancel that is swallowed leaves a loop."""
+    while not task.done():
+        if not task.cancelling():
+            task.cancel()
+        if not (await asyncio.wait({task}, timeout=_CANCEL_SECONDS))[0]:
+            task.uncancel()
+    if not task.cancelled():
+        task.result()
+
+
+def _unasked(task: "asyncio.Task[None]") -> None:
+    """What became of it is nobody's concern; an error that nobody asks for would be shown as one."""
+    if not task.cancelled():
+        task.exception()
 
 
 def spawn(coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

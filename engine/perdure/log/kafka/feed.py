@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import Client, Consumer, Partition, begin, errors, partition_in, spawn, stop
+from perdure.log.kafka.client import Client, Consumer, Partition, begin, end, errors, partition_in, spawn, stop
 from perdure.log.kafka.packing import fetched_batches, unpack_batches
 from perdure.log.protocol import Batch, Failed, Sink
 from perdure.log.readers import Follower
@@ -80,9 +80,7 @@ class Feed:
             follower.close()
         for follower in list(self._late):
             follower.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*map(end, self._tasks), return_exceptions=True)
         self._tasks.clear()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:

@@ -13,7 +13,7 @@ from contextvars import Context
 from typing import Any
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import Client, Consumer, Partition, begin, listener, spawn, stop
+from perdure.log.kafka.client import Client, Consumer, Partition, begin, end, listener, spawn, stop
 from perdure.log.protocol import Member
 
 log = logging.getLogger("perdure.log.kafka")
@@ -59,9 +59,7 @@ class Group:
         self._member, self._mine = None, frozenset()
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end(task)
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             if not leaving:

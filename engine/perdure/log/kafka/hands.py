@@ -8,10 +8,20 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 
-from perdure.log.kafka.client import Client, Consumer, Partition, Record, begin, listener, partition_in, spawn, stop
+from perdure.log.kafka.client import (
+    Client,
+    Consumer,
+    Partition,
+    Record,
+    begin,
+    end,
+    listener,
+    partition_in,
+    spawn,
+    stop,
+)
 from perdure.log.kafka.lanes import Lanes
 
 log = logging.getLogger("perdure.log.kafka")
@@ -178,8 +188,8 @@ class Hands:
         self._abandoned = True
 
     async def ended(self) -> None:
-        with suppress(asyncio.CancelledError):
-            await self._task
+        """What is closed ends."""
+        await end(self._task)
 
     def done(self, command: InHand) -> None:
         _, *numbers = command.origin

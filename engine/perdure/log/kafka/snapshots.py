@@ -129,8 +129,4 @@ class Writer:
         return sent
 
     async def close(self) -> None:
-        try:
-            async with asyncio.timeout(5):
-                await self._producer.stop()
-        except Exception:
-            return
+        await stop(self._producer)

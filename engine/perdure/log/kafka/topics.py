@@ -9,13 +9,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from perdure.errors import LogError, LogMismatch
 from perdure.log.kafka.address import Address
 from perdure.log.kafka.checks import LOOKED_AT, Described, refusal, warnings
-from perdure.log.kafka.client import REQUEST_BYTES, Client, Partition, begin, errors, partition_in, stop, structs
+from perdure.log.kafka.client import REQUEST_BYTES, Client, Partition, begin, close, errors, partition_in, stop, structs
 from perdure.log.kafka.client import admin as admin_library
 from perdure.log.protocol import SIDES
 
@@ -217,8 +217,7 @@ class Topics:
             servers = ",".join(self._address.servers)
             raise LogError(f"no Kafka broker answers at {servers}: is it running, and reachable from here?") from error
         finally:
-            with suppress(Exception):
-                await admin.close()
+            await close(admin.close())
 
 
 def _away() -> tuple[type[Exception], ...]:

@@ -12,12 +12,11 @@ among what one producer sent. Nobody waits for its end, which needs brokers that
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import Context
 from functools import partial
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import BATCH_BYTES, Appended, Client, Partition, Producer, begin, spawn
+from perdure.log.kafka.client import BATCH_BYTES, Appended, Client, Partition, Producer, begin, end, spawn, stop
 from perdure.log.kafka.lanes import Lane, Lanes
 from perdure.log.kafka.packing import fill
 
@@ -25,7 +24,6 @@ log = logging.getLogger("perdure.log.kafka")
 ANSWER_SECONDS = 15.0
 """aiokafka tries again by itself meanwhile. Longer than its own patience: what it gives up it says."""
 START_SECONDS = 15.0
-STOP_SECONDS = 5.0
 _AGAIN_SECONDS = (0.1, 2.0)
 MOST_SAID = 10_000
 """Best-effort records that wait for one partition; those that come on top are dropped."""
@@ -82,9 +80,7 @@ class Writer:
         """Stop without waiting for anything, as a process that dies does."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end(task)
         self._drop()
 
     async def _pump(self) -> None:
@@ -194,12 +190,7 @@ class Writer:
             self._stop(producer)
 
     def _stop(self, producer: Producer) -> None:
-        async def stop() -> None:
-            with suppress(Exception):
-                async with asyncio.timeout(STOP_SECONDS):
-                    await producer.stop()
-
-        task = spawn(stop())
+        task = spawn(stop(producer))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
