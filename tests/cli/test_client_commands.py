@@ -86,7 +86,7 @@ async def test_runs_list(port: FakePort, perdure: Perdure) -> None:
     assert done.exit_code == 0
     assert "r1" in done.output
     assert "event e1" in done.output
-    assert "there are more: --cursor 2" in done.stderr
+    assert "there may be more: --cursor 2" in done.stderr
     page = json.loads((await perdure("runs", "list", "--cursor", "2", "--json")).stdout)
     assert ([run["id"] for run in page["data"]], page["cursor"]) == (["r2"], "")
 

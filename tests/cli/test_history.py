@@ -68,7 +68,7 @@ async def test_an_engine_that_runs_has_its_log_to_itself(log: str) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--since", "yesterday"), "--since 'yesterday': say 1h, 7d, or a time such as 2026-11-21T18:00"),
+        (("--since", "yesterday"), "--since 'yesterday': say 1h, 7d, a time such as 2026-11-21T18:00"),
         (("--metadata", "tenant"), "--metadata 'tenant': say KEY=VALUE"),
         (("--where", "event.data.total >"), "the expression ends"),
         (("--where", "async.data.total > 1"), "async"),

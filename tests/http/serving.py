@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import uvicorn
 
+from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.keys import Keyring
 from perdure.sdk.port import Port
 from perdure_connectors.http import gateway
@@ -14,17 +15,25 @@ from tests.http.contract import check_answer
 
 
 def client_of(
-    port: Port, *, host: str = "127.0.0.1:8288", peer: str = "127.0.0.1", keys: Keyring | None = None
+    port: Port,
+    *,
+    host: str = "127.0.0.1:8288",
+    peer: str = "127.0.0.1",
+    keys: Keyring | None = None,
+    hindsight: Hindsight | None = None,
 ) -> httpx.AsyncClient:
     """Calls the app without a socket. Every answer must fit the OpenAPI."""
-    transport = httpx.ASGITransport(gateway(port, "shop", keys=keys), client=(peer, 50_000), raise_app_exceptions=False)
+    app = gateway(port, "shop", keys=keys, hindsight=hindsight)
+    transport = httpx.ASGITransport(app, client=(peer, 50_000), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url=f"http://{host}", event_hooks={"response": [_fits]})
 
 
 @asynccontextmanager
-async def served(port: Port, tcp_port: int = 0, keys: Keyring | None = None) -> AsyncGenerator[str]:
+async def served(
+    port: Port, tcp_port: int = 0, keys: Keyring | None = None, hindsight: Hindsight | None = None
+) -> AsyncGenerator[str]:
     """The gateway on a free port of 127.0.0.1, by uvicorn in this loop; its URL."""
-    app = gateway(port, "shop", keys=keys)
+    app = gateway(port, "shop", keys=keys, hindsight=hindsight)
     config = uvicorn.Config(
         app, port=tcp_port, log_config=None, lifespan="off", ws="none", http="httptools", timeout_graceful_shutdown=1
     )

@@ -175,7 +175,7 @@ async def test_a_repeated_request_of_an_inngest_client_makes_the_same_ids(port: 
 async def test_runs_of_an_event(port: FakePort) -> None:
     await post(port, b'{"name":"a","id":"shop/7"}')
     async with client_of(port) as client:
-        assert (await client.get("/v1/events/shop%2F7/runs")).json() == {"data": [], "cursor": ""}
+        assert (await client.get("/v1/events/shop%2F7/runs")).json()["data"] == []
         port.add("r1", event_id="shop/7")
         (run,) = (await client.get("/v1/events/shop/7/runs")).json()["data"]
         assert (run["id"], run["status"]) == ("r1", "running")

@@ -74,7 +74,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     key, grant = new_key(SCOPES, "fuzz")
     here = [path for path in sys.path if Path(path).is_absolute()]
     environment = {**os.environ, "PERDURE_KEYS": grant.line(), "PYTHONPATH": os.pathsep.join(here)}
-    command = [sys.executable, "-m", "perdure", "serve", "shop:app", "--port", "0", "--log", "memory://", "--json"]
+    command = [sys.executable, "-m", "perdure", "serve", "shop:app", "--port", "0", "--log", "log", "--json"]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE) as engine:
         try:
             assert engine.stdout is not None

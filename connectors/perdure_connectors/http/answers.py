@@ -6,6 +6,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from perdure.errors import KeepsNothing
+from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.port import Port
 
 _encode = msgspec.json.Encoder().encode
@@ -15,6 +17,23 @@ def port_of(request: Request) -> Port:
     """The engine behind this gateway."""
     port: Port = request.app.state.port
     return port
+
+
+NO_HISTORY = "this engine keeps none: run `perdure serve` (or `dev`) on a log that lasts, without --no-history"
+
+
+def hindsight_of(request: Request) -> Hindsight | None:
+    """The history beside that engine, if it has one."""
+    hindsight: Hindsight | None = request.app.state.hindsight
+    return hindsight
+
+
+def history_of(request: Request) -> Hindsight:
+    """Raises `KeepsNothing` where there is none."""
+    hindsight = hindsight_of(request)
+    if hindsight is None:
+        raise KeepsNothing(f"this is asked of history: {NO_HISTORY}")
+    return hindsight
 
 
 def json_answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

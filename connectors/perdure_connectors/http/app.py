@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure.errors import PerdureError
+from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.keys import Keyring
-from perdure.sdk.port import LinePage, Port, RunDetail, RunOutcome
+from perdure.sdk.port import LinePage, Port, RunDetail, RunList, RunOutcome
 from perdure_connectors.http import cancellations, events, functions, health, queries, runs, shapes
 from perdure_connectors.http.access import Gate, rules_of
 from perdure_connectors.http.answers import json_answer
@@ -46,11 +47,11 @@ OPERATIONS = [
         body=shapes.Event | list[shapes.Event],
     ),
     Operation(
-        *("GET", "/v1/events/{event_id:path}/runs", events.runs_of, "read", {200: shapes.RunPage}),
+        *("GET", "/v1/events/{event_id:path}/runs", events.runs_of, "read", {200: RunList}),
         query=queries.PAGE_QUERY,
         refusals={404: ("UnknownEvent",)},
     ),
-    Operation("GET", "/v1/runs", runs.listing, "read", {200: shapes.RunPage}, query=queries.PAGE_QUERY),
+    Operation("GET", "/v1/runs", runs.listing, "read", {200: RunList}, query=queries.PAGE_QUERY),
     Operation(
         *("GET", "/v1/runs/{run_id}/result", runs.result, "read", {200: RunOutcome, 202: RunOutcome}),
         query={"timeout": queries.DURATION},
@@ -88,10 +89,17 @@ OPERATIONS = [
 ]
 
 
-def gateway(port: Port, app_name: str, *, keys: Keyring | None = None, webhooks: Iterable[Source] = ()) -> Starlette:
+def gateway(
+    port: Port,
+    app_name: str,
+    *,
+    keys: Keyring | None = None,
+    webhooks: Iterable[Source] = (),
+    hindsight: Hindsight | None = None,
+) -> Starlette:
     """An ASGI app that speaks for `port`. It mounts under any path. Without keys it answers this machine alone.
 
-    `webhooks`: who may send to `/w/{source}`.
+    `webhooks`: who may send to `/w/{source}`. `hindsight`: the history that is kept beside the engine, if it is.
 
     `app.state.closing` is an event: whoever stops the server sets it first, and long polls are answered at once.
     """
@@ -106,6 +114,7 @@ def gateway(port: Port, app_name: str, *, keys: Keyring | None = None, webhooks:
     )
     app.router.redirect_slashes = False
     app.state.port = port
+    app.state.hindsight = hindsight
     app.state.keys = keys or Keyring()
     app.state.app_name = app_name
     app.state.closing = asyncio.Event()

@@ -48,9 +48,8 @@ async def receive(request: Request) -> Response:
 async def runs_of(request: Request) -> Response:
     """Runs that this event started, newest first."""
     event_id = request.path_params["event_id"]
-    port = port_of(request)
-    page = await page_of(request, port, event_id=event_id)
-    if not page["data"] and not await port.knows_event(event_id):
+    page = await page_of(request, event_id=event_id)
+    if not page.data and not await port_of(request).knows_event(event_id):
         raise UnknownEvent(f"no event {event_id!r} is known: it never came, or before the window")
     return json_answer(page)
 

@@ -1,12 +1,15 @@
 """Query parameters, each refused with what it may be."""
 
+import time
 from typing import Any, get_args
 
 from starlette.requests import Request
 
 from perdure.duration import parse_ms
-from perdure.errors import DefinitionError, PayloadError
-from perdure.sdk.port import Port, RunStatus
+from perdure.errors import DefinitionError, KeepsNothing, PayloadError
+from perdure.sdk.moments import moment_ms
+from perdure.sdk.port import RunFilter, RunList, RunStatus
+from perdure_connectors.http.answers import NO_HISTORY, hindsight_of, port_of
 from perdure_schemas.records import LogLevel
 
 PAGE = 50
@@ -19,26 +22,60 @@ PART: dict[str, dict[str, Any]] = {
     "limit": {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": PAGE},
     "cursor": {"type": "string"},
 }
-PAGE_QUERY: dict[str, dict[str, Any]] = {
+MOMENT = {"type": "string", "examples": ["24h", "2026-11-21T18:00:00Z", "1795284000000"]}
+RUN_QUERY: dict[str, dict[str, Any]] = {
     "function": {"type": "string"},
     "status": {"enum": ["", *STATUSES]},
     "event_id": {"type": "string"},
-    **PART,
+    "since": MOMENT,
+    "until": MOMENT,
+    "metadata": {"type": "array", "items": {"type": "string", "examples": ["tenant=acme"]}},
+    "where": {"type": "string", "examples": ["event.data.total > 100"]},
 }
+PAGE_QUERY: dict[str, dict[str, Any]] = {**RUN_QUERY, **PART}
 
 
-async def page_of(request: Request, port: Port, *, event_id: str = "") -> dict[str, Any]:
-    """One page of runs by the request's own filters: `{"data": […], "cursor": "…"}`, the cursor empty at the end."""
-    only(request, "function", "status", "event_id", "limit", "cursor")
-    query = request.query_params
-    data, cursor = await port.runs(
-        function=query.get("function", ""),
-        status=check_status(query.get("status", "")),
-        event_id=event_id or query.get("event_id", ""),
-        limit=limit_of(query.get("limit")),
-        cursor=query.get("cursor", ""),
+async def page_of(request: Request, *, event_id: str = "") -> RunList:
+    """One page of runs by the request's own filters, newest first; the cursor is empty at the end."""
+    only(request, *PAGE_QUERY)
+    wanted = filter_of(request, event_id)
+    limit, cursor = limit_of(request.query_params.get("limit")), request.query_params.get("cursor", "")
+    hindsight = hindsight_of(request)
+    if hindsight is not None:
+        return await hindsight.runs(wanted, limit, cursor)
+    if wanted.needs_history:
+        raise KeepsNothing(f"since, until, metadata and where are asked of history: {NO_HISTORY}")
+    data, after = await port_of(request).runs(
+        function=wanted.function, status=wanted.status, event_id=wanted.event_id, limit=limit, cursor=cursor
     )
-    return {"data": data, "cursor": cursor}
+    return RunList(data, after, 0)
+
+
+def filter_of(request: Request, event_id: str = "") -> RunFilter:
+    """Which runs are meant."""
+    query = request.query_params
+    return RunFilter(
+        query.get("function", ""),
+        check_status(query.get("status", "")),
+        event_id or query.get("event_id", ""),
+        moment_of(request, "since"),
+        moment_of(request, "until"),
+        dict(map(_pair, query.getlist("metadata"))),
+        query.get("where", ""),
+    )
+
+
+def moment_of(request: Request, name: str) -> int | None:
+    """A time in the past, in milliseconds; without a zone it is UTC."""
+    text = request.query_params.get(name)
+    return None if not text else moment_ms(text, int(time.time() * 1000), name)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise PayloadError(f"metadata {text[:40]!r}: say metadata=KEY=VALUE")
+    return key, value
 
 
 def only(request: Request, *known: str) -> None:

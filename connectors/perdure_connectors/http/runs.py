@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure.sdk.port import RunOutcome
-from perdure_connectors.http.answers import json_answer, port_of
+from perdure_connectors.http.answers import hindsight_of, json_answer, port_of
 from perdure_connectors.http.queries import check_level, duration_ms, limit_of, only, page_of
 
 POLL_MS = 20_000
@@ -15,14 +15,19 @@ LONGEST_POLL_MS = 60_000
 
 
 async def listing(request: Request) -> Response:
-    """`?function=&status=&event_id=&limit=&cursor=`, newest first."""
-    return json_answer(await page_of(request, port_of(request)))
+    """Newest first, of all that fit the filters that are given.
+
+    What was acknowledged before is in it, but for the records that it says it is `behind`. `since` and `until` go by
+    when runs were requested. These, `metadata` and `where` are asked of history: 501 where the engine keeps none.
+    """
+    return json_answer(await page_of(request))
 
 
 async def show(request: Request) -> Response:
-    """The run with its trigger, ops, result."""
+    """The run with its trigger, ops, result; with history also its moments, children, reruns, and why it waits."""
     only(request)
-    return json_answer(await port_of(request).run(request.path_params["run_id"]))
+    hindsight, run_id = hindsight_of(request), request.path_params["run_id"]
+    return json_answer(await (port_of(request) if hindsight is None else hindsight).run(run_id))
 
 
 async def cancel(request: Request) -> Response:

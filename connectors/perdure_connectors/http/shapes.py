@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from perdure.sdk.port import FunctionView, RunSummary
+from perdure.sdk.port import FunctionView
 
 
 class Index(Struct):
@@ -48,13 +48,6 @@ class PartlyTaken(Struct):
     status: int
     error: str
     errors: list[Refusal]
-
-
-class RunPage(Struct):
-    """Runs, newest first. The cursor of the next page is empty at the end."""
-
-    data: list[RunSummary]
-    cursor: str
 
 
 class Functions(Struct):

@@ -91,8 +91,11 @@ async def _run(
     webhooks: list[Source],
 ) -> None:
     stopping.listen()
-    async with Engine(app, log=served.log, partitions=served.partitions) as engine, recorded(engine, served):
-        gateway = http_gateway(engine.late, app.name, keys=keys, webhooks=webhooks)
+    async with (
+        Engine(app, log=served.log, partitions=served.partitions) as engine,
+        recorded(engine, served) as hindsight,
+    ):
+        gateway = http_gateway(engine.late, app.name, keys=keys, webhooks=webhooks, hindsight=hindsight)
         server = server_of(gateway)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         functions = await engine.port.functions()

@@ -352,7 +352,7 @@ def _run_row(partition: int, run: RunState) -> RunRow:
         run.id,
         partition,
         run.function,
-        run.status,
+        "completed" if run.status == "continued" else run.status,
         run.cause,
         run.requested_at,
         run.started_at or None,

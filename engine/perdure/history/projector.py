@@ -7,7 +7,7 @@ It may be killed at any point: rows and the place that they stand at are written
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from time import monotonic
@@ -29,6 +29,8 @@ AGAIN_S = 10.0
 """After a failure: a full disk, a broker that does not answer."""
 REST = 4.0
 """While the engine is at work, a turn is followed by a rest so many times as long."""
+NEAR = 5_000
+"""Records; who asks waits for so many to be read, and not for more."""
 RETENTION_MS = 30 * 86_400_000
 RETAIN_EVERY_S = 60.0
 
@@ -41,11 +43,15 @@ class Projector:
 
     def __init__(self, app_log: Log, store: History, *, retention_ms: int | None = RETENTION_MS) -> None:
         self._log = app_log
-        self._store = store
+        self.store = store
         self._retention_ms = retention_ms
         self._projections: dict[int, Projection] = {}
         self._thread = ThreadPoolExecutor(1, "perdure-history")
         self._stopping = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._turned = asyncio.Event()
+        self._written: dict[int, int] = {}
+        """How far each partition stands in the store."""
         self._seen_end = 0
         self._retained_at = float("-inf")
         self.halted: dict[int, str] = {}
@@ -53,7 +59,7 @@ class Projector:
 
     async def open(self) -> None:
         """Raises `NoHistory` and what else the store has to say."""
-        why = await self._in_thread(self._store.open)
+        why = await self._in_thread(self.store.open)
         if why is not None:
             log.warning("%s: history is made anew from what the log still has", why)
 
@@ -61,23 +67,43 @@ class Projector:
         """Until `stop`."""
         while not self._stopping.is_set():
             try:
-                pause = await self._turn_and_rest()
+                rest = await self._turn()
             except Exception as error:
                 # Whatever it is, the engine must go on. What was not written is read again.
                 self._projections.clear()
                 if not self._stopping.is_set():
                     log.warning("history stands still (%s: %s): trying again", type(error).__name__, error)
-                pause = AGAIN_S
+                rest = AGAIN_S
+            ended, self._turned = self._turned, asyncio.Event()
+            ended.set()
+            # Who asks ends a wait for something new, and no rest: that is the engine's.
+            woken, pause = (self._asked, IDLE_S) if rest is None else (self._stopping, rest)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                await asyncio.wait_for(woken.wait(), pause)
+            self._asked.clear()
 
     def stop(self) -> None:
         """`run` ends with the transaction that it is at."""
         self._stopping.set()
+        self._asked.set()
+
+    async def reach(self, patience_s: float) -> int:
+        """How many records the log has at this moment that the store does not show. Waits while they may yet come."""
+        ends = {one: await self._log.latest(one) for one in range(self._log.partitions)}
+        self._asked.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while 0 < self._unread(ends) <= NEAR:
+                    await self._turned.wait()
+        return self._unread(ends)
+
+    def _unread(self, ends: Mapping[int, int]) -> int:
+        written = self._written
+        return sum(max(0, end - written.get(one, 0)) for one, end in ends.items() if one not in self.halted)
 
     async def close(self) -> None:
         """After `run` has ended. Idempotent."""
-        await self._in_thread(self._store.close)
+        await self._in_thread(self.store.close)
         self._thread.shutdown()
 
     async def catch_up(self, told: Told = lambda done, of: None) -> int:
@@ -100,7 +126,8 @@ class Projector:
         await self._retain()
         return done
 
-    async def _turn_and_rest(self) -> float:
+    async def _turn(self) -> float | None:
+        """How long to rest from it; None if there was nothing to read."""
         began = monotonic()
         read = 0
         for partition in range(self._log.partitions):
@@ -108,7 +135,7 @@ class Projector:
                 read += await self._slice(partition)
         await self._retain()
         if not read:
-            return IDLE_S
+            return None
         end = sum(map(self._log.end, range(self._log.partitions)))
         busy, self._seen_end = end != self._seen_end, end
         return min((monotonic() - began) * REST, 1.0) if busy else 0.0
@@ -117,17 +144,22 @@ class Projector:
         """Read a little of it, and write what that makes. How many records."""
         projection = await self._projection(partition)
         batches = await self._fetch(projection)
-        return await self._in_thread(self._project, projection, batches) if batches else 0
+        if not batches:
+            return 0
+        read = await self._in_thread(self._project, projection, batches)
+        self._written[partition] = projection.standing.offset
+        return read
 
     async def _projection(self, partition: int) -> Projection:
         projection = self._projections.get(partition)
         if projection is None:
             projection = await self._in_thread(self._load, partition)
             self._projections[partition] = projection
+            self._written[partition] = projection.standing.offset
         return projection
 
     def _load(self, partition: int) -> Projection:
-        store = self._store
+        store = self.store
         return Projection(partition, self._log.partitions, store.standing(partition), store.state(partition))
 
     async def _fetch(self, projection: Projection) -> Sequence[Batch]:
@@ -153,7 +185,7 @@ class Projector:
             end,
         )
         self._projections.clear()
-        await self._in_thread(self._store.clear)
+        await self._in_thread(self.store.clear)
 
     async def _skip(self, projection: Projection, start: int) -> None:
         partition, offset = projection.partition, projection.standing.offset
@@ -165,7 +197,7 @@ class Projector:
             start - 1,
         )
         projection.skip_to(start)
-        await self._in_thread(self._store.lose_sight, partition)
+        await self._in_thread(self.store.lose_sight, partition)
 
     def _project(self, projection: Projection, batches: Sequence[Batch]) -> int:
         before = projection.standing.offset
@@ -176,7 +208,7 @@ class Projector:
             self.halted[projection.partition] = str(error)
             log.error("history of partition %d stands still until newer code runs: %s", projection.partition, error)
         changes, state = projection.taken()
-        self._store.write(projection.partition, changes, state, projection.standing)
+        self.store.write(projection.partition, changes, state, projection.standing)
         projection.written()
         return projection.standing.offset - before
 
@@ -186,7 +218,7 @@ class Projector:
             return
         self._retained_at = monotonic()
         since = self._log.now_ms() - self._retention_ms
-        while await self._in_thread(self._store.retain, since) and not self._stopping.is_set():
+        while await self._in_thread(self.store.retain, since) and not self._stopping.is_set():
             pass
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

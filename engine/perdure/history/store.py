@@ -41,7 +41,7 @@ def parse_cursor(text: str) -> Cursor | None:
     if not text:
         return None
     at, _, number = text.partition("-")
-    if not (text.isascii() and at.isdecimal() and number.isdecimal() and len(text) < 40):
+    if not (text.isascii() and at.isdecimal() and number.isdecimal() and max(len(at), len(number)) <= 18):
         raise ValueError(f"cursor {text!r} is not one that a page gave: leave it out to begin with the newest")
     return Cursor(int(at), int(number))
 

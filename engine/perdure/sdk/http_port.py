@@ -10,7 +10,17 @@ from perdure.errors import DefinitionError
 from perdure.sdk import http_wire as wire
 from perdure.sdk.http_sync import SyncHttpPort
 from perdure.sdk.http_wire import ANSWER_S, REACH_S, Answer, Call
-from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import (
+    Counts,
+    Enqueue,
+    FunctionView,
+    LinePage,
+    RunDetail,
+    RunFilter,
+    RunOutcome,
+    RunStatus,
+    RunSummary,
+)
 from perdure_schemas.event import EventBody
 from perdure_schemas.records import LogLevel
 
@@ -83,7 +93,7 @@ class HttpPort:
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:
-        return await self._ask(wire.runs(function, status, event_id, limit, cursor))
+        return await self._ask(wire.runs(RunFilter(function, status, event_id), limit, cursor))
 
     async def run(self, run_id: str) -> RunDetail:
         return await self._ask(wire.run(run_id))

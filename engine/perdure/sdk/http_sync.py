@@ -10,7 +10,17 @@ from urllib.parse import urlsplit
 
 from perdure.sdk import http_wire as wire
 from perdure.sdk.http_wire import ANSWER_S, REACH_S, Answer, Call
-from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import (
+    Counts,
+    Enqueue,
+    FunctionView,
+    LinePage,
+    RunDetail,
+    RunFilter,
+    RunOutcome,
+    RunStatus,
+    RunSummary,
+)
 from perdure_schemas.event import EventBody
 from perdure_schemas.records import LogLevel
 
@@ -82,7 +92,11 @@ class SyncHttpPort:
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:
         """Newest first, and the cursor of the next page (empty at the end)."""
-        return self._ask(wire.runs(function, status, event_id, limit, cursor))
+        return self._ask(wire.runs(RunFilter(function, status, event_id), limit, cursor))
+
+    def search(self, wanted: RunFilter, *, limit: int = 50, cursor: str = "") -> tuple[list[RunSummary], str]:
+        """As `runs`, of an engine that keeps a history. A page may be short, and not the last."""
+        return self._ask(wire.runs(wanted, limit, cursor))
 
     def run(self, run_id: str) -> RunDetail:
         return self._ask(wire.run(run_id))

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from perdure import errors
 from perdure.errors import DefinitionError, LogError, PayloadError, PayloadTooLarge, PerdureError, UnknownRun
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, REQUEST_LIMIT_BYTES
-from perdure.sdk.port import Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import Enqueue, FunctionView, LinePage, RunDetail, RunFilter, RunOutcome, RunStatus, RunSummary
 from perdure_schemas.event import EventBody
 from perdure_schemas.records import LogLevel
 
@@ -193,15 +193,21 @@ def unpark(run_id: str) -> Call[None]:
     return Call("POST", f"{_run(run_id)}/unpark", lambda answer: None, b"", again=False)
 
 
-def runs(function: str, status: str, event_id: str, limit: int, cursor: str) -> Call[tuple[list[RunSummary], str]]:
-    given = {"function": function, "status": status, "event_id": event_id, "limit": str(limit), "cursor": cursor}
-    query = urlencode({name: value for name, value in given.items() if value})
+def runs(wanted: RunFilter, limit: int, cursor: str) -> Call[tuple[list[RunSummary], str]]:
+    query = urlencode([*params_of(wanted), ("limit", str(limit)), *([("cursor", cursor)] if cursor else [])])
 
     def read(answer: Answer) -> tuple[list[RunSummary], str]:
         page = _decode(answer, _Page)
         return page.data, page.cursor
 
     return Call("GET", f"/v1/runs?{query}", read)
+
+
+def params_of(wanted: RunFilter) -> list[tuple[str, str]]:
+    """What is given of a filter, as parameters."""
+    given: dict[str, Any] = msgspec.to_builtins(wanted)
+    pairs = [("metadata", f"{key}={value}") for key, value in given.pop("metadata", {}).items()]
+    return [(name, str(value)) for name, value in given.items() if value not in ("", None)] + pairs
 
 
 def run(run_id: str) -> Call[RunDetail]:

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -38,6 +38,18 @@ from perdure_schemas.records import (
 )
 
 _ENCODE = msgspec.json.Encoder().encode
+
+
+class RunNow(NamedTuple):
+    """A run as this process has it at one moment."""
+
+    summary: RunSummary
+    progress: Mapping[str, str | int | float | bool | None]
+    bodies: Mapping[str, int]
+    """Steps whose bodies run here, with their attempts; they began after log time `since`."""
+    since: int
+    held: bool
+    """It has work, and waits for code that this process lacks."""
 
 
 class LocalPort:
@@ -242,6 +254,7 @@ class LocalPort:
         return found[:limit], more
 
     def _summary(self, state: RunState) -> RunSummary:
+        timer = state.timers.get("start") or state.timers.get("retry")
         return RunSummary(
             state.id,
             state.function,
@@ -253,7 +266,35 @@ class LocalPort:
             state.parent.run if state.parent else "",
             state.rerun_of,
             dict(state.metadata),
+            state.started_at or None,
+            None if timer is None else timer.due,
         )
+
+    async def settled(self) -> None:
+        """Returns when what was acknowledged here has reached whom it concerns: an event's runs are requested."""
+        await self._node.effects()
+
+    def now(self, run_id: str) -> RunNow | None:
+        """What this process has of a run at this moment; None if that is nothing, or its partition is elsewhere."""
+        try:
+            state = self._node.state(run_id)
+        except (ValueError, NotOwned):
+            return None
+        if state is None or not state.function:
+            return None
+        worker = self._node.worker
+        execution = worker.executions.get(run_id)
+        held = state.status == "running" and any(run_id in runs for runs in worker.held.values())
+        if execution is None:
+            return RunNow(self._summary(state), {}, {}, 0, held)
+        bodies = {op: body.attempt for op, body in execution.bodies.items()}
+        return RunNow(self._summary(state), dict(execution.progress), bodies, execution.now_ms, held)
+
+    def readable(self, payload: Payload) -> Raw | UnsetType:
+        """A payload apart from its record, as people are shown it: what lies elsewhere as the place where it does."""
+        if payload.stored is not None or payload.ref is not None:
+            return Raw(_ENCODE(payload))
+        return UNSET if payload.inline is UNSET else self._node.worker.payloads.json_of(payload)
 
     async def run(self, run_id: str) -> RunDetail:
         self._refuse_without_state()

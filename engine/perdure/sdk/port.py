@@ -45,6 +45,40 @@ class RunSummary(Struct, frozen=True, omit_defaults=True):
     parent: str = ""
     rerun_of: str = ""
     metadata: dict[str, str] = {}
+    started_at: int | None = None
+    due: int | None = None
+    """When it is to start, or to be tried again as a whole."""
+
+
+class RunList(Struct, frozen=True):
+    """Runs, newest first. The cursor of the next page is empty at the end; a page may be short, and not the last.
+
+    `behind`: records of the log that history has not read yet: what only they tell is not in it.
+    """
+
+    data: list[RunSummary]
+    cursor: str
+    behind: int
+
+
+class RunFilter(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which runs: all that is given must hold. Times are of the request, in ms; `until` is not included.
+
+    `where`: a condition over `event`, the run's trigger. All but the first three are asked of history.
+    """
+
+    function: str = ""
+    status: str = ""
+    event_id: str = ""
+    since: int | None = None
+    until: int | None = None
+    metadata: dict[str, str] = {}
+    where: str = ""
+
+    @property
+    def needs_history(self) -> bool:
+        """The state of an engine cannot be asked for this."""
+        return self.since is not None or self.until is not None or bool(self.metadata or self.where)
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True):
@@ -55,6 +89,27 @@ class Attempt(Struct, frozen=True, omit_defaults=True):
     took_us: int = 0
     error: ErrorInfo | None = None
     retry_in_ms: int | None = None
+
+
+class Moment(Struct, frozen=True, omit_defaults=True):
+    """Something that happened to an op, or to a run, between its beginning and its end; only history has them.
+
+    `failed` (attempt, took_us, error, due) · `retried` · `crashed` (its process died) · `claimed` (member) ·
+    `released`, `died`, `queued` (a member is looked for again) · of a run `errored` (attempt, error, due), `retried`,
+    `parked`, `unparked`
+    """
+
+    at: int
+    kind: str
+    detail: Raw | UnsetType = UNSET
+
+
+class Waiting(Struct, frozen=True, omit_defaults=True):
+    """Why a run does not go on now, in words; `op`: by which of its ops, `until`: how long at most."""
+
+    why: str
+    op: str = ""
+    until: int | None = None
 
 
 class OpDetail(Struct, frozen=True, omit_defaults=True):
@@ -78,10 +133,17 @@ class OpDetail(Struct, frozen=True, omit_defaults=True):
     """Of a step for a worker pool; `dispatches`: how often it was put there; `member`: who had it last."""
     dispatches: int = 0
     member: str = ""
+    due: int | None = None
+    """Of a sleep or a wait, its end; of a step, its next attempt."""
+    run: str = ""
+    """That it called, started, watches, cancels or ran again."""
+    running: bool = False
+    """Its body runs at this moment, in this process."""
+    moments: tuple[Moment, ...] = ()
 
 
 class RunDetail(Struct, frozen=True, omit_defaults=True):
-    """`runs show`: the run with its trigger, result and ops."""
+    """`runs show`: the run with its trigger, result and ops; where history is kept, with its relations too."""
 
     run: RunSummary
     event: Raw | UnsetType = UNSET
@@ -94,6 +156,11 @@ class RunDetail(Struct, frozen=True, omit_defaults=True):
     """Why it is parked, with the recorded and the requested op side by side."""
     trimmed: bool = False
     """Some of its records are older than the log's retention: `ops` has what is left of them."""
+    moments: tuple[Moment, ...] = ()
+    """The run's own."""
+    children: tuple[RunSummary, ...] = ()
+    reruns: tuple[RunSummary, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
 
 
 class LinePage(Struct, frozen=True):

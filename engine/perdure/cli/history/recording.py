@@ -12,20 +12,24 @@ from perdure.history.projector import Projector
 from perdure.history.sqlite import SqliteHistory
 from perdure.history.store import NoHistory
 from perdure.sdk.engine import Engine
+from perdure.sdk.hindsight import Hindsight
+from perdure.sdk.local_port import LocalPort
 
 log = logging.getLogger("perdure.history")
 
 
 @asynccontextmanager
-async def recorded(engine: Engine, served: Served) -> AsyncGenerator[None]:
+async def recorded(engine: Engine, served: Served) -> AsyncGenerator[Hindsight | None]:
     """Within it, `engine`, which is open, has a history. Without one it works all the same."""
     projector = await _projector(engine, served) if served.history else None
     if projector is None:
-        yield
+        yield None
         return
+    port = engine.port_of(engine.apps[0].name)
+    assert isinstance(port, LocalPort), "its node is here, whose log is read"
     running = asyncio.create_task(projector.run())
     try:
-        yield
+        yield Hindsight(port, projector.store, projector)
     finally:
         projector.stop()
         await running

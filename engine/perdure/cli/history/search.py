@@ -1,25 +1,21 @@
 """`perdure history search`."""
 
-import time
-from datetime import datetime
-from typing import cast
-
 import click
+from msgspec.structs import replace
 
 from perdure.cli.command import json_option
 from perdure.cli.exits import UsageProblem
+from perdure.cli.filters import filter_options
 from perdure.cli.history.places import place_of
 from perdure.cli.output import console, print_json, styled
-from perdure.cli.runs.listing import STATUSES, table
+from perdure.cli.runs.listing import table
 from perdure.cli.settings import Setting
 from perdure.cli.sharing import app_name
-from perdure.duration import parse_ms
-from perdure.errors import DefinitionError
-from perdure.flow.expressions import compile_where
-from perdure.history.rows import RunRow
 from perdure.history.sqlite import SqliteHistory
-from perdure.history.store import Cursor, RunQuery, RunsPage, parse_cursor
-from perdure.sdk.port import RunStatus, RunSummary
+from perdure.history.store import RunQuery, RunsPage
+from perdure.sdk.hindsight.filters import fits, query_of
+from perdure.sdk.hindsight.pages import summary_of
+from perdure.sdk.port import RunFilter
 
 
 @click.command()
@@ -27,26 +23,14 @@ from perdure.sdk.port import RunStatus, RunSummary
     "--log", cls=Setting, default="embedded://.perdure", show_default=True, help="The log's URL, or a folder."
 )
 @click.option("--app", cls=Setting, default="", help="module:app, or its name; for a log on Kafka.")
-@click.option("--function", default="", help="Only runs of this function.")
-@click.option("--status", type=STATUSES, help="Only runs that are so.")
-@click.option("--event", "event_id", default="", help="Only runs that this event started, by its id.")
-@click.option("--since", help="Requested since then: 1h, 7d, or a time such as 2026-11-21T18:00.")
-@click.option("--until", help="Requested before then; as --since.")
-@click.option("--metadata", help="Only runs with this metadata: KEY=VALUE.")
-@click.option("--where", help="A condition over the run's trigger: 'event.data.total > 100'.")
+@filter_options
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
 @click.option("--cursor", default="", help="The next page, as the last one gave it.")
 @json_option
 def search(
     log: str,
     app: str,
-    function: str,
-    status: str | None,
-    event_id: str,
-    since: str | None,
-    until: str | None,
-    metadata: str | None,
-    where: str | None,
+    wanted: RunFilter,
     limit: int,
     cursor: str,
     as_json: bool,
@@ -55,25 +39,15 @@ def search(
 
     All conditions hold together. A page that had to look at many runs to find few is short, and says how to go on.
     """
-    now = int(time.time() * 1000)
-    query = RunQuery(
-        function,
-        status or "",
-        None if since is None else _moment(since, now, "--since"),
-        None if until is None else _moment(until, now, "--until"),
-        event_id,
-        None if metadata is None else _pair(metadata),
-        None if where is None else compile_where(where, names=frozenset({"event"})),
-        limit,
-        _cursor(cursor),
-    )
-    page = _page(log, app, query)
-    after = "" if page.cursor is None else str(page.cursor)
+    found, after = _page(log, app, query_of(wanted, limit, cursor))
+    # Which of the running are suspended only their engine knows.
+    rest = replace(wanted, status="")
+    runs = [run for run in map(summary_of, found) if fits(rest, run)]
     if as_json:
-        print_json({"data": page.runs, "cursor": after})
+        print_json({"data": runs, "cursor": "" if after is None else str(after)})
         return
-    console().print(table([_summary(run) for run in page.runs]) if page.runs else "no runs")
-    if after:
+    console().print(table(runs) if runs else "no runs")
+    if after is not None:
         console(stderr=True).print(styled(f"there may be more: --cursor {after}"), style="dim")
 
 
@@ -89,44 +63,3 @@ def _page(log: str, app: str, query: RunQuery) -> RunsPage:
         return history.runs(query)
     finally:
         history.close()
-
-
-def _summary(run: RunRow) -> RunSummary:
-    return RunSummary(
-        run.id,
-        run.function,
-        cast("RunStatus", run.status),
-        run.cause,
-        run.event_id,
-        run.requested_at,
-        run.ended_at,
-        run.parent,
-        run.rerun_of,
-        run.metadata,
-    )
-
-
-def _moment(text: str, now: int, option: str) -> int:
-    """A length of time before now, or a time, in the reader's own zone if it names none."""
-    try:
-        return now - parse_ms(text)
-    except DefinitionError:
-        pass
-    try:
-        return int(datetime.fromisoformat(text).astimezone().timestamp() * 1000)
-    except (ValueError, OverflowError, OSError):
-        raise UsageProblem(f"{option} {text!r}: say 1h, 7d, or a time such as 2026-11-21T18:00") from None
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, sign, value = text.partition("=")
-    if not (key and sign):
-        raise UsageProblem(f"--metadata {text!r}: say KEY=VALUE")
-    return key, value
-
-
-def _cursor(text: str) -> Cursor | None:
-    try:
-        return parse_cursor(text)
-    except ValueError as error:
-        raise UsageProblem(f"--{error}") from None

@@ -1,50 +1,40 @@
 """`perdure runs list`."""
 
 from difflib import get_close_matches
-from typing import get_args
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from perdure.cli.command import client_options, port_at
+from perdure.cli.filters import filter_options
 from perdure.cli.output import console, moment, print_json, status_text, styled, took
 from perdure.errors import UnknownFunction
 from perdure.sdk.http_sync import SyncHttpPort
-from perdure.sdk.port import RunStatus, RunSummary
-
-STATUSES = click.Choice(get_args(RunStatus))
+from perdure.sdk.port import RunFilter, RunSummary
 
 
 @click.command("list")
-@click.option("--function", default="", help="Only runs of this function.")
-@click.option("--status", type=STATUSES, help="Only runs that are so.")
-@click.option("--event", "event_id", default="", help="Only runs that this event started, by its id.")
+@filter_options
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
 @click.option("--cursor", default="", help="The next page, as the last one gave it.")
 @client_options
 @click.pass_context
-def listing(
-    ctx: click.Context,
-    function: str,
-    status: str | None,
-    event_id: str,
-    limit: int,
-    cursor: str,
-    url: str | None,
-    as_json: bool,
-) -> None:
-    """List runs, newest first."""
+def listing(ctx: click.Context, wanted: RunFilter, limit: int, cursor: str, url: str | None, as_json: bool) -> None:
+    """List runs, newest first. All conditions hold together.
+
+    --since, --until, --metadata and --where are asked of the engine's history.
+    """
     port = port_at(ctx, url)
-    found, after = port.runs(function=function, status=status or "", event_id=event_id, limit=limit, cursor=cursor)
-    if function and not found:
-        check_function(port, function)
+    found, after = port.search(wanted, limit=limit, cursor=cursor)
+    if wanted.function and not found:
+        check_function(port, wanted.function)
     if as_json:
         print_json({"data": found, "cursor": after})
         return
     console().print(table(found) if found else "no runs")
     if after:
-        console(stderr=True).print(styled(f"there are more: --cursor {after}"), style="dim")
+        console(stderr=True).print(styled(f"there may be more: --cursor {after}"), style="dim")
 
 
 def check_function(port: SyncHttpPort, function: str) -> None:

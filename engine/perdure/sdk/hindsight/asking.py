@@ -1,0 +1,101 @@
+"""What can be asked of what happened."""
+
+import asyncio
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar
+
+from msgspec.structs import replace
+
+from perdure.errors import NotOwned, UnknownRun
+from perdure.flow.lines import op_name
+from perdure.history.store import SCANNED_ROWS, History
+from perdure.sdk.hindsight.filters import fits, query_of
+from perdure.sdk.hindsight.pages import detail_of, summary_of
+from perdure.sdk.hindsight.waiting import why_waiting
+from perdure.sdk.local_port import LocalPort, RunNow
+from perdure.sdk.port import OpDetail, RunDetail, RunFilter, RunList, RunSummary
+
+P = ParamSpec("P")
+T = TypeVar("T")
+PATIENCE_S = 2.0
+"""How long a question waits for history to come to where the log was when it was asked."""
+
+
+class Follower(Protocol):
+    """What keeps the store up."""
+
+    async def reach(self, patience_s: float) -> int: ...
+
+
+class Hindsight:
+    """History beside the engine of this process, which keeps it up.
+
+    An answer shows what was acknowledged before its question: history is behind by a moment, and waited for. Where it
+    is far behind (it is made anew; the engine is very busy) nobody waits, and the answer says how far.
+    """
+
+    def __init__(self, port: LocalPort, store: History, follower: Follower) -> None:
+        self._port = port
+        self._store = store
+        self._follower = follower
+
+    async def runs(self, wanted: RunFilter, limit: int, cursor: str) -> RunList:
+        """Raises `PayloadError`."""
+        query = query_of(wanted, limit, cursor)
+        behind = await self._reached()
+        found: list[RunSummary] = []
+        looked_at = 0
+        while True:
+            rows, after = await self._ask(self._store.runs, query)
+            looked_at += len(rows)
+            seen = [self._as_now(summary_of(row)) for row in rows]
+            found += [run for run in seen if fits(wanted, run)]
+            if after is None or len(found) == limit or looked_at >= SCANNED_ROWS or len(rows) < query.limit:
+                return RunList(found, "" if after is None else str(after), behind)
+            query = replace(query, cursor=after, limit=limit - len(found))
+
+    async def run(self, run_id: str) -> RunDetail:
+        """All that is known of a run. Raises `UnknownRun`."""
+        await self._reached()
+        page = await self._ask(self._store.run, run_id)
+        now = self._port.now(run_id)
+        if page is None or not page.run.function:
+            return await self._of_engine(run_id)
+        detail = detail_of(page, self._port.readable)
+        detail = replace(
+            detail,
+            children=tuple(map(self._as_now, detail.children)),
+            reruns=tuple(map(self._as_now, detail.reruns)),
+        )
+        if now is not None:
+            detail = _at_this_moment(detail, now)
+        return replace(detail, waiting=why_waiting(detail, held=now is not None and now.held))
+
+    async def _of_engine(self, run_id: str) -> RunDetail:
+        """History has not come to it yet, or it began before there was a history."""
+        try:
+            detail = await self._port.run(run_id)
+        except NotOwned:
+            raise UnknownRun(f"history does not know the run {run_id!r} yet, and its state is elsewhere") from None
+        return replace(detail, waiting=why_waiting(detail))
+
+    async def _reached(self) -> int:
+        await self._port.settled()
+        return await self._follower.reach(PATIENCE_S)
+
+    def _as_now(self, run: RunSummary) -> RunSummary:
+        """The state may be a moment ahead, and knows whether code runs or waits."""
+        if run.ended_at is not None:
+            return run
+        now = self._port.now(run.id)
+        return run if now is None else now.summary
+
+    async def _ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.to_thread(question, *args, **kwargs)
+
+
+def _at_this_moment(detail: RunDetail, now: RunNow) -> RunDetail:
+    known = {op.op for op in detail.ops}
+    ops = [replace(op, running=True) if op.op in now.bodies else op for op in detail.ops]
+    ops += [OpDetail(op, op_name(op), "step", "open", now.since, running=True) for op in now.bodies if op not in known]
+    return replace(detail, run=now.summary, ops=tuple(ops), progress=dict(now.progress))
