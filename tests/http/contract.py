@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from perdure_connectors import dashboard
 from perdure_connectors.http.app import OPERATIONS
 from perdure_connectors.http.openapi import document
 from perdure_connectors.http.webhooks import OPERATION as WEBHOOK
@@ -15,6 +16,8 @@ jsonschema: Any = import_module("jsonschema")
 """By name, since it brings no types."""
 
 DOCUMENT: dict[str, Any] = json.loads(json.dumps(document([*OPERATIONS, WEBHOOK])))
+PAGES = {route.path for route in dashboard.routes()}
+"""Files for browsers: tests/dashboard looks at them."""
 _OUTSIDE = {404, 405}
 """Answers of no operation: there is no such path, or no such method."""
 
@@ -31,6 +34,8 @@ _PATHS = {re.compile(_pattern(path)): path for path in sorted(DOCUMENT["paths"],
 def check_answer(answer: httpx.Response) -> None:
     """Raises for an answer that the OpenAPI does not have."""
     request = answer.request
+    if request.url.path in PAGES:
+        return
     path = next((path for pattern, path in _PATHS.items() if pattern.fullmatch(request.url.path)), None)
     method = "get" if request.method == "HEAD" else request.method.lower()
     operation = DOCUMENT["paths"].get(path, {}).get(method)

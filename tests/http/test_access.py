@@ -64,6 +64,31 @@ async def test_pages_of_other_origins_may_not(port: FakePort, origin: str) -> No
     assert port.events == []
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_changes_from_other_sites_are_refused_also_without_their_origin(port: FakePort, site: str) -> None:
+    port.add("r1")
+    headers = {"sec-fetch-site": site}
+    async with client_of(port) as client:
+        refused = [
+            await client.post("/e/key", content=b'{"name":"a"}', headers=headers),
+            await client.post("/v1/runs/r1/rerun", headers=headers),
+            await client.delete("/v1/runs/r1", headers=headers),
+            await client.post("/v1/functions/mail/runs", content=b"{}", headers=headers),
+        ]
+        # A link to a run, in a mail or in Slack.
+        followed = await client.get("/", headers=headers | {"sec-fetch-mode": "navigate"})
+    assert {answer.status_code for answer in refused} == {403}
+    assert (port.events, port.cancelled, port.enqueued, list(port.details)) == ([], [], [], ["r1"])
+    assert followed.status_code == 200
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+async def test_changes_from_our_own_pages_and_by_hand_are_taken(port: FakePort, site: str) -> None:
+    async with client_of(port) as client:
+        answer = await client.post("/e/key", content=b'{"name":"a"}', headers={"sec-fetch-site": site})
+    assert answer.status_code == 200
+
+
 async def test_a_page_of_our_own_may(port: FakePort) -> None:
     async with client_of(port) as client:
         answer = await client.post("/e/key", content=b'{"name":"a"}', headers={"origin": "http://127.0.0.1:8288"})

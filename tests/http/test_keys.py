@@ -11,6 +11,7 @@ from perdure.sdk.keys import SCOPES, Keyring, Scope, new_key
 from perdure_connectors.http import gateway, health_checks
 from perdure_connectors.http.app import OPERATIONS
 from perdure_connectors.http.routing import Operation
+from tests.http.contract import PAGES
 from tests.http.fake_port import FakePort
 from tests.http.serving import client_of
 
@@ -64,7 +65,7 @@ async def test_each_operation_takes_its_scope_alone(port: FakePort, one: Operati
 
 async def test_every_route_says_who_may_ask(port: FakePort) -> None:
     """One that was not made of an operation would ask for no key."""
-    made = {operation.path for operation in OPERATIONS} | {"/"}
+    made = {operation.path for operation in OPERATIONS} | PAGES
     for route in gateway(port, "shop", keys=KEYRING).routes:
         assert isinstance(route, Route)
         assert route.path in made

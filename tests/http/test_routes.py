@@ -236,10 +236,10 @@ async def test_methods_and_paths_that_are_not_there(port: FakePort) -> None:
     async with client_of(port) as client:
         put = await client.put("/v1/runs/r1")
         lost = await client.get("/v2/runs")
-        index = await client.get("/")
+        index = await client.get("/v1")
     assert (put.status_code, put.headers["allow"]) == (405, "DELETE, GET, HEAD")
     assert lost.status_code == 404
-    assert "GET / lists the routes" in lost.json()["detail"]
+    assert "GET /v1 lists the routes" in lost.json()["detail"]
     assert "/v1/runs" in index.json()["routes"]
 
 

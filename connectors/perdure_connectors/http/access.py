@@ -45,7 +45,8 @@ class Gate:
 
 def rules_of(*, with_keys: bool) -> list[Rule]:
     """Those of a gateway."""
-    return [plain_head, same_origin] if with_keys else [plain_head, from_this_machine, same_origin]
+    own = [same_origin, no_change_across_sites]
+    return [plain_head, *own] if with_keys else [plain_head, from_this_machine, *own]
 
 
 def plain_head(scope: Scope) -> Refusal | None:
@@ -84,6 +85,14 @@ def same_origin(scope: Scope) -> Refusal | None:
                 f"Origin {origin!r} is refused: web pages of other origins may not ask; send from your server",
             )
     return None
+
+
+def no_change_across_sites(scope: Scope) -> Refusal | None:
+    """Browsers say where a request comes from, also where they leave the Origin out."""
+    site = Headers(scope=scope).get("sec-fetch-site", "")
+    if scope.get("method") in ("GET", "HEAD") or site not in ("cross-site", "same-site"):
+        return None
+    return 403, f"a {site} request is refused: web pages of other origins may change nothing; send from your server"
 
 
 def host_of(host: str) -> str:

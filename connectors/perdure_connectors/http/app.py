@@ -17,6 +17,7 @@ from perdure.errors import PerdureError
 from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.keys import Keyring
 from perdure.sdk.port import LinePage, Port, RunDetail, RunList, RunOutcome
+from perdure_connectors import dashboard
 from perdure_connectors.http import cancellations, events, functions, health, queries, runs, shapes
 from perdure_connectors.http.access import Gate, rules_of
 from perdure_connectors.http.answers import json_answer
@@ -39,7 +40,7 @@ async def description(request: Request) -> Response:
 
 
 RUN = {404: ("UnknownRun",)}
-FUNCTION = {404: ("UnknownFunction",)}
+FUNCTION = {404: ("UnknownFunction", "UnknownRun")}
 
 OPERATIONS = [
     Operation(
@@ -84,7 +85,7 @@ OPERATIONS = [
         body=cancellations.Filter,
     ),
     *health.OPERATIONS,
-    Operation("GET", "/", index, None, {200: shapes.Index}, asks_engine=False),
+    Operation("GET", "/v1", index, None, {200: shapes.Index}, asks_engine=False),
     Operation("GET", "/openapi.json", description, None, {200: dict[str, Any]}, asks_engine=False),
 ]
 
@@ -97,15 +98,16 @@ def gateway(
     webhooks: Iterable[Source] = (),
     hindsight: Hindsight | None = None,
 ) -> Starlette:
-    """An ASGI app that speaks for `port`. It mounts under any path. Without keys it answers this machine alone.
+    """An ASGI app that speaks for `port`, with the dashboard at `/`. It mounts under any path.
 
-    `webhooks`: who may send to `/w/{source}`. `hindsight`: the history that is kept beside the engine, if it is.
+    Without keys it answers this machine alone. `webhooks`: who may send to `/w/{source}`. `hindsight`: the history that
+    is kept beside the engine, if it is.
 
     `app.state.closing` is an event: whoever stops the server sets it first, and long polls are answered at once.
     """
 
     app = Starlette(
-        routes=routes_of(OPERATIONS),
+        routes=[*dashboard.routes(), *routes_of(OPERATIONS)],
         middleware=[
             Middleware(Webhooks, port, webhooks),
             Middleware(Gate, rules=rules_of(with_keys=bool(keys))),

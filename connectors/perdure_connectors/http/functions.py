@@ -23,6 +23,7 @@ class Asked(Struct, forbid_unknown_fields=True):
     idempotency_key: str = ""
     discard_after: str | None = None
     metadata: dict[str, str] = {}
+    rerun_of: str = ""
 
 
 _decode = msgspec.json.Decoder(Asked).decode
@@ -46,6 +47,7 @@ async def enqueue(request: Request) -> Response:
             None if asked.delay is None else duration_ms(asked.delay, "delay"),
             None if asked.discard_after is None else duration_ms(asked.discard_after, "discard_after"),
             asked.metadata,
+            asked.rerun_of,
         )
     )
     return created(request, run_id)

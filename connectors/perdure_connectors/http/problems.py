@@ -54,7 +54,7 @@ _PATH_KEY = re.compile(rf"(?<=/e/).+|{PREFIX}[\w-]+", re.DOTALL)
 """Also in a path that was meant to be another one."""
 
 _HINTS = {
-    404: "there is nothing at this path: GET / lists the routes",
+    404: "there is nothing at this path: GET /v1 lists the routes",
     405: "this path does not take this method: see the Allow header (changes need POST or DELETE)",
 }
 

@@ -15,6 +15,7 @@ def announce(ready: Ready, *, note: str, as_json: bool) -> None:
         return
     screen = console()
     table = Table.grid(padding=(0, 2))
+    table.add_row(Text("dashboard", "bold"), styled(ready.url, "bold cyan"))
     table.add_row(Text("gateway", "bold"), styled(f"{ready.url}  (events: POST /e/KEY, runs: GET /v1/runs)"))
     table.add_row(Text("log", "bold"), styled(ready.log))
     table.add_row(Text("code", "bold"), styled(note))

@@ -160,6 +160,8 @@ def enqueue(request: Enqueue) -> Call[str]:
         body["delay"] = f"{request.delay_ms}ms"
     if request.discard_after_ms is not None:
         body["discard_after"] = f"{request.discard_after_ms}ms"
+    if request.rerun_of:
+        body["rerun_of"] = request.rerun_of
     path = f"/v1/functions/{quote(request.function, safe='')}/runs"
     return Call("POST", path, _run_id, _encode(body))
 

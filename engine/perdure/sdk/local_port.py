@@ -81,7 +81,7 @@ class LocalPort:
         """Append a background run. Its id and the ticket; `UnknownFunction`, `PayloadError`."""
         spec = self._spec(request.function)
         decode_arguments(spec, request.arguments)
-        return self._start(spec, request.arguments, request)
+        return self._start(spec, request.arguments, request, request.rerun_of)
 
     def call(self, function: str, arguments: Raw, options: CallOptions) -> tuple[str, int]:
         """As `request`, of arguments that were just written by the function's own signature in this process."""
@@ -94,7 +94,9 @@ class LocalPort:
             raise UnknownFunction(f"no function {function!r} in app {self._node.app.name!r} (has {known})")
         return spec
 
-    def _start(self, spec: FunctionSpec, arguments: Raw, options: Enqueue | CallOptions) -> tuple[str, int]:
+    def _start(
+        self, spec: FunctionSpec, arguments: Raw, options: Enqueue | CallOptions, rerun_of: str = ""
+    ) -> tuple[str, int]:
         self._refuse_while_failing()
         node = self._node
         key = options.idempotency_key
@@ -110,11 +112,14 @@ class LocalPort:
             discard_after_ms=options.discard_after_ms,
             metadata=options.metadata,
             command=command,
+            rerun_of=rerun_of,
             v=V,
         )
         return run, node.request(record)
 
     async def enqueue(self, request: Enqueue) -> str:
+        if request.rerun_of:
+            await self.status(request.rerun_of)
         run, ticket = self.request(request)
         await self._node.log.acknowledge(ticket)
         return run

@@ -13,7 +13,10 @@ RunStatus = Literal["queued", "running", "suspended", "parked", "completed", "fa
 
 
 class Enqueue(Struct, frozen=True, omit_defaults=True):
-    """A background run by name. `arguments`: JSON `[[positional…], {keyword: …}]`."""
+    """A background run by name. `arguments`: JSON `[[positional…], {keyword: …}]`.
+
+    `rerun_of`: the run that it goes again for, with what people have changed in its event or arguments.
+    """
 
     function: str
     arguments: Raw
@@ -21,6 +24,7 @@ class Enqueue(Struct, frozen=True, omit_defaults=True):
     delay_ms: int | None = None
     discard_after_ms: int | None = None
     metadata: dict[str, str] = {}
+    rerun_of: str = ""
 
 
 class RunOutcome(Struct, frozen=True, omit_defaults=True):
@@ -229,7 +233,7 @@ class Port(Protocol):
         ...
 
     async def enqueue(self, request: Enqueue) -> str:
-        """Run id, once durable. Raises `UnknownFunction`, `PayloadError` (arguments do not fit)."""
+        """Run id, once durable. Raises `UnknownFunction`, `PayloadError` (arguments do not fit), `UnknownRun`."""
         ...
 
     async def result(self, run_id: str, timeout_ms: int | None = None) -> RunOutcome:

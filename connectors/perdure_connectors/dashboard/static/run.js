@@ -1,0 +1,224 @@
+// A run: its waterfall beside what the selected line took, gave, failed with and logged.
+
+import { Problem, ask, part } from "./api.js";
+import { bdi, copy, dialog, fill, h } from "./dom.js";
+import { ENDED, ago, chip, clock, errorName, json, moment, plural, short, span, when } from "./format.js";
+import { row } from "./runs.js";
+import { cancelRun, commands, editAndRerun, rerun, unpark } from "./steer.js";
+import { NAMES, lines, waterfall } from "./waterfall.js";
+
+const MOST_LOGS = 2000;
+const PAGE_OF_LOGS = 500;
+
+export function run(view) {
+  const [id] = view.params;
+  const parts = { head: h("div"), now: h("div"), chart: h("section.chart", { "aria-label": "What happened when" }), side: h("section.side-by", { "aria-label": "Selected" }), below: h("div") };
+  const logs = { lines: [], cursor: "", end: false };
+  let detail;
+  let drawn = false;
+
+  const choose = (step) => {
+    if ((view.query.get("step") ?? "") === step && drawn) return;
+    view.set({ step });
+    draw();
+  };
+  view.keys.Escape = () => (view.query.get("step") ? choose("") : (location.hash = "#/runs"));
+
+  const look = view.watch(async (signal) => {
+    detail = await ask(`v1/runs/${part(id)}`, { signal });
+    await more(logs, id, signal);
+    draw();
+    // What ended changes no more; runs that it started may, and lines come a moment later.
+    return !(ENDED.has(detail.run.status) && logs.end && Date.now() - (detail.run.ended_at ?? 0) > 10_000);
+  });
+
+  function draw() {
+    if (!detail) return;
+    if (!drawn) fill(view.root, parts.head, parts.now, h("div.split", { "data-loaded": true }, parts.chart, parts.side), parts.below);
+    drawn = true;
+    const now = Math.max(Date.now(), detail.run.requested_at);
+    view.title(`${detail.run.function} ${detail.run.status}`);
+    fill(parts.head, head(detail, look));
+    fill(parts.now, nowOf(detail, look));
+    const all = lines(detail, now);
+    const step = view.query.get("step") ?? "";
+    const chosen = all.find((line) => line.key === step) ?? all[0];
+    fill(parts.chart, h("h2.over", { "data-key": "over" }, "Timeline"), waterfall(all, chosen.key, choose));
+    fill(parts.side, selected(detail, chosen, logs));
+    fill(parts.below, relatives(detail));
+  }
+}
+
+/** Reads what was logged since the last time. */
+async function more(logs, id, signal) {
+  logs.end = false;
+  while (!logs.end && logs.lines.length < MOST_LOGS) {
+    let page;
+    try {
+      page = await ask(`v1/runs/${part(id)}/logs`, { query: [["limit", String(PAGE_OF_LOGS)], ["cursor", logs.cursor]], signal });
+    } catch (error) {
+      if (!(error instanceof Problem) || error.status !== 404) throw error;
+      page = { data: [], cursor: logs.cursor, end: true };
+    }
+    logs.lines.push(...page.data);
+    logs.cursor = page.cursor;
+    logs.end = page.end;
+  }
+  logs.end = true;
+}
+
+function head(detail, look) {
+  const { run } = detail;
+  const ended = ENDED.has(run.status);
+  const editable = (detail.event && !Array.isArray(detail.event)) || detail.arguments;
+  const button = (name, click, kind) => h(`button${kind ? `.${kind}` : ""}`, { type: "button", on: { click } }, name);
+  return h("header.head.run", { "data-key": "head" },
+    h("p.crumb", null, h("a", { href: "#/runs" }, "Runs"), " / ", h("a", { href: `#/runs?function=${part(run.function)}` }, bdi(run.function))),
+    h("h1", null, bdi(run.function), " ", chip(run.status)),
+    h("div.actions", null,
+      run.status === "parked" ? button("Let it go on", () => unpark(run.id, look), "primary") : null,
+      ended ? null : button("Cancel", () => cancelRun(run, look)),
+      button("Re-run", () => rerun(run.id)),
+      editable ? button("Edit and re-run", () => editAndRerun(detail)) : null,
+      button("Copy as CLI", () => cli(run)),
+    ),
+    facts(detail),
+  ); // prettier-ignore
+}
+
+function facts(detail) {
+  const { run } = detail;
+  const fact = (name, ...value) => h("div", null, h("dt", null, name), h("dd", null, ...value));
+  const of = (id) => h("a", { href: `#/runs/${part(id)}` }, short(id));
+  return h("dl.facts", null,
+    fact("Run", short(run.id), h("button.icon", { type: "button", "aria-label": "Copy the id of the run", on: { click: () => copy(run.id, "Run id copied") } }, "copy")),
+    fact("Began", when(run.requested_at)),
+    run.ended_at ? fact("Took", span(run.ended_at - run.requested_at)) : null,
+    run.event_id ? fact(detail.event?.name ? bdi(detail.event.name) : "Event", h("a", { href: `#/runs?event_id=${part(run.event_id)}` }, short(run.event_id))) : null,
+    run.event_id ? null : fact("Cause", { enqueue: "called by name", cron: "its schedule", call: "called by a run" }[run.cause] ?? run.cause),
+    run.parent ? fact("Called by", of(run.parent)) : null,
+    run.rerun_of ? fact("Re-run of", of(run.rerun_of)) : null,
+    Object.entries(run.metadata ?? {}).map(([name, value]) => fact(bdi(name), bdi(value))),
+    Object.entries(detail.progress ?? {}).map(([name, value]) => fact(bdi(name), bdi(String(value)))),
+  ); // prettier-ignore
+}
+
+function cli(run) {
+  dialog("The same on the command line", () =>
+    h("ul.commands", null, commands(run).map(([name, text]) =>
+      h("li", null, h("span", null, name), h("code", null, text), h("button", { type: "button", on: { click: () => copy(text, "Command copied") } }, "Copy")),
+    )),
+  ); // prettier-ignore
+}
+
+/** What it does at this moment, or why it does nothing. */
+function nowOf(detail, look) {
+  const { run } = detail;
+  if (ENDED.has(run.status)) return null;
+  const told = detail.waiting ?? guessed(detail);
+  if (run.status === "parked") {
+    return h("div.now", { "data-kind": "parked" }, h("h2", null, "Parked: its code asks for something else than its log holds"),
+      h("pre.block", { tabindex: 0 }, detail.parked ?? ""),
+      h("p.hint", null, "Put the code back, or change it so that it fits, and let the run go on; or run it again from its beginning."));
+  } // prettier-ignore
+  if (!told.length) return null;
+  return h("div.now", null, h("h2", null, "Now"), h("ul", null, told.map((one) => h("li", null, bdi(one.why), one.until ? h("span.until", null, " ", ago(one.until)) : null))));
+}
+
+/** Where the API does not say it: the ops that are open. */
+function guessed(detail) {
+  const open = (detail.ops ?? []).filter((op) => op.status === "open");
+  if (!open.length && detail.run.status === "queued") return [{ why: "It is queued: it begins when its turn comes.", until: detail.run.due }];
+  return open.map((op) => {
+    const failed = op.attempts?.at(-1);
+    if (op.type === "step" && failed?.error) return { why: `${op.name} failed (attempt ${failed.number}) and is tried again`, until: failed.at + (failed.retry_in_ms ?? 0) };
+    if (op.type === "step") return { why: op.queue ? `${op.name} is in the queue ${op.queue}` : `${op.name} runs` };
+    if (op.type === "sleep") return { why: `It sleeps ${op.about}`, until: op.due };
+    if (op.type === "wait") return { why: `It waits for the event ${words(op.about)}`, until: op.due };
+    return { why: `${NAMES[op.type] ?? op.type} ${op.about}` };
+  });
+}
+
+/** A join key reads as a condition: ["paid","data.id","s:7"] is paid where data.id is "7". */
+function words(about) {
+  const found = /^(\[(?:"(?:[^"\\]|\\.)*",?)+\])(.*)$/s.exec(about);
+  if (!found) return about;
+  const [name, path, value = ""] = JSON.parse(found[1]);
+  const said = value.startsWith("s:") ? JSON.stringify(value.slice(2)) : value.replace(/^\w:/, "");
+  return `${name}${path ? ` where ${path} is ${said}` : ""}${found[2]}`;
+}
+
+function selected(detail, line, logs) {
+  const op = line.op;
+  const block = (name, value) => (value === undefined ? null : [h("h3", null, name), json(value)]);
+  const about = logs.lines.filter((one) => !op || one.op === op.op);
+  const error = op ? op.error ?? op.attempts?.at(-1)?.error : detail.error;
+  return [
+    h("h2.over", { "data-key": "title" }, h("span.kind", null, NAMES[line.type] ?? line.type), bdi(line.name), " ", chip(op ? op.status : detail.run.status, op ? { open: op.running ? "running" : op.attempts?.length ? "retrying" : "open" }[op.status] : undefined)),
+    h("div", { "data-key": `body ${line.key}` },
+      failure(error),
+      op ? [
+        op.about ? h("p.about", null, bdi(words(op.about))) : null,
+        op.run ? h("p", null, h("a", { href: `#/runs/${part(op.run)}` }, "See the run that it started")) : null,
+        block("Input", op.input === undefined ? undefined : ofArguments(op.input)), block("Output", op.result), attempts(op), pool(op),
+      ] : [
+        block("Output", detail.result),
+        block("Event", detail.event),
+        detail.arguments ? block("Arguments", ofArguments(detail.arguments)) : null,
+        detail.trimmed ? h("p.hint", null, "Some of its records are older than the log keeps: this is what is left.") : null,
+      ],
+      logged(about, logs, !op),
+    ),
+  ]; // prettier-ignore
+}
+
+/** Positional ones as a list, named ones as an object; both only where there are both. */
+function ofArguments(given) {
+  if (!Array.isArray(given)) return given;
+  const [args, kwargs] = given;
+  if (!Object.keys(kwargs ?? {}).length) return args;
+  return args.length ? { "*": args, ...kwargs } : kwargs;
+}
+
+function failure(error) {
+  if (!error) return null;
+  return h("div.failure", null,
+    h("p", null, h("b", null, errorName(error.type)), ": ", bdi(error.message)),
+    error.step ? h("p.hint", null, "in step ", bdi(error.step)) : null,
+    error.traceback ? h("details", { open: true }, h("summary", null, "Traceback"), h("pre.block", { tabindex: 0 }, error.traceback)) : null,
+  ); // prettier-ignore
+}
+
+function attempts(op) {
+  const made = op.attempts ?? [];
+  if (made.length < 2 && !made[0]?.error) return null;
+  return [
+    h("h3", null, "Attempts"),
+    h("ol.attempts", null, made.map((one) =>
+      h("li", null, h("span", null, String(one.number)), chip(one.error ? "failed" : "completed"), h("span", { title: moment(one.at) }, clock(one.at)), h("span", null, span((one.took_us ?? 0) / 1000)),
+        h("span.said", null, one.error ? [errorName(one.error.type), ": ", bdi(one.error.message)] : null, one.retry_in_ms !== undefined && one.retry_in_ms !== null ? ` – again in ${span(one.retry_in_ms)}` : null)),
+    )),
+  ]; // prettier-ignore
+}
+
+function pool(op) {
+  if (!op.queue) return null;
+  return h("p.hint", null, "In the queue ", bdi(op.queue), op.dispatches ? `, put there ${plural(op.dispatches, "time")}` : null, op.member ? [", last taken by ", bdi(op.member)] : null, ".");
+}
+
+function logged(lines, logs, whole) {
+  if (!lines.length) return whole ? [h("h3", null, "Logs"), h("p.hint", null, "It has logged nothing. ", h("code", null, "ctx.logger.info(…)"), " leaves lines here.")] : null;
+  return [
+    h("h3", null, "Logs"),
+    h("ol.logs", { tabindex: 0 }, lines.map((one) =>
+      h("li", { "data-level": one.level }, h("time", { title: moment(one.at) }, clock(one.at)), h("span.level", null, one.level), h("span.text", null, bdi(one.message), one.error ? h("pre", null, one.error) : null)),
+    )),
+    logs.lines.length >= MOST_LOGS ? h("p.hint", null, `The first ${MOST_LOGS.toLocaleString()} lines; the rest by `, h("code", null, "perdure logs"), ".") : null,
+  ]; // prettier-ignore
+}
+
+function relatives(detail) {
+  const list = (name, runs) =>
+    runs?.length ? h("section", { "data-key": name }, h("h2.over", null, name), h("ul.list", null, runs.map((one) => row(one, null, { steer: false })))) : null;
+  return [list("Runs that it started", detail.children), list("Re-runs of it", detail.reruns)];
+}

@@ -1,0 +1,147 @@
+// Runs: what runs and what ran, newest first, by filters that stand in the URL.
+
+import { Problem, ask, part } from "./api.js";
+import { bdi, fill, h } from "./dom.js";
+import { ENDED, STATUSES, chip, short, span, when } from "./format.js";
+import { cancelRun, rerun } from "./steer.js";
+
+const FILTERS = ["function", "status", "event_id"];
+const SHOWN = ["running", "queued", "suspended", "parked", "completed", "failed", "cancelled"];
+
+export function runs(view) {
+  let functions = [];
+  let cursors = [view.query.get("cursor") ?? ""];
+  const list = h("div");
+  const tools = h("div.tools");
+  const search = finder(view, (event_id) => filter({ event_id }));
+  fill(view.root, h("header.head", null, h("h1", null, "Runs"), search), tools, list);
+
+  const look = view.watch(async (signal) => {
+    const query = FILTERS.map((name) => [name, view.query.get(name) ?? ""]);
+    const cursor = view.query.get("cursor") ?? "";
+    const page = await ask("v1/runs", { query: [...query, ["limit", "50"], ["cursor", cursor]], signal });
+    draw(page);
+  });
+  const bar = () => fill(tools, statuses(view, filter), select(view, functions, filter), about(view, filter));
+  const filter = (changes) => {
+    cursors = [""];
+    view.set({ ...changes, cursor: "" }, { push: true });
+    bar();
+    look();
+  };
+  const turn = (cursor) => {
+    view.set({ cursor }, { push: true });
+    look();
+    window.scrollTo(0, 0);
+  };
+
+  function draw(page) {
+    const cursor = view.query.get("cursor") ?? "";
+    const rows = page.data.map((one) => row(one, look));
+    const back = cursor ? h("button", { type: "button", on: { click: () => history.back() } }, "← Newer") : null;
+    const more = page.cursor ? h("button", { type: "button", on: { click: () => turn(page.cursor) } }, "Older →") : null;
+    fill(
+      list,
+      rows.length
+        ? h("ul.list", { "data-key": "list", "data-loaded": true, "aria-label": "Runs" })
+        : nothing(view, filter, functions, page.cursor),
+      back || more ? h("nav.pager", { "aria-label": "Pages of runs" }, back, more) : null,
+    );
+    if (rows.length) fill(list.querySelector("ul"), rows);
+  }
+
+  bar();
+  ask("v1/functions", { signal: view.signal }).then(
+    (found) => {
+      functions = found.data;
+      bar();
+    },
+    () => {}, // the list says what is wrong
+  );
+}
+
+/** A field that finds a run or an event by its id. */
+function finder(view, found) {
+  const field = h("input", {
+    type: "search", "data-search": true, placeholder: "Find by run or event id", "aria-label": "Find by run or event id",
+    spellcheck: "false", autocomplete: "off",
+  }); // prettier-ignore
+  const submit = async (event) => {
+    event.preventDefault();
+    const id = field.value.trim();
+    if (!id) return;
+    try {
+      await ask(`v1/runs/${part(id)}`, { signal: view.signal });
+      location.hash = `#/runs/${part(id)}`;
+    } catch (error) {
+      if (!(error instanceof Problem)) return;
+      field.value = "";
+      found(id);
+    }
+  };
+  return h("form.find", { role: "search", on: { submit } }, field, h("kbd", { "aria-hidden": "true" }, "/"));
+}
+
+function statuses(view, filter) {
+  const now = view.query.get("status") ?? "";
+  const one = (status, label) =>
+    h("button.pill", { type: "button", "aria-pressed": String(now === status), on: { click: () => filter({ status }) } }, label);
+  const known = STATUSES.includes(now) && !SHOWN.includes(now) ? [...SHOWN, now] : SHOWN;
+  return h("div.pills", { role: "group", "aria-label": "Status", "data-key": "statuses" }, one("", "All"), known.map((status) => one(status, chip(status))));
+}
+
+function select(view, functions, filter) {
+  const now = view.query.get("function") ?? "";
+  const ids = functions.map((one) => one.id);
+  if (now && !ids.includes(now)) ids.push(now);
+  if (!ids.length) return null;
+  const options = ids.map((id) => h("option", { value: id, selected: id === now }, id));
+  return h("select", { "aria-label": "Function", "data-key": "function", on: { change: (event) => filter({ function: event.target.value }) } }, h("option", { value: "" }, "All functions"), options);
+}
+
+/** Filters that have no field of their own, each with a way to let go of it. */
+function about(view, filter) {
+  const event = view.query.get("event_id");
+  return event ? h("button.pill", { type: "button", "aria-pressed": "true", "aria-label": `Remove the filter by event ${event}`, on: { click: () => filter({ event_id: "" }) } }, "event ", short(event), " ×") : null;
+}
+
+/** One line of the list. */
+export function row(run, look, { steer = true } = {}) {
+  const ended = ENDED.has(run.status);
+  const took = run.ended_at ? span(run.ended_at - run.requested_at) : "";
+  const link = h("a.open", { href: `#/runs/${part(run.id)}`, "data-row": true },
+    chip(run.status),
+    h("span.what", null, bdi(run.function, "b"), " ", short(run.id)),
+    h("span.why", null, cause(run)),
+    h("span.times", null, when(run.requested_at), took ? h("span.took", null, took) : null),
+  ); // prettier-ignore
+  const act = ended
+    ? h("button", { type: "button", "aria-label": `Re-run ${run.id}`, on: { click: () => rerun(run.id) } }, "Re-run")
+    : h("button", { type: "button", "aria-label": `Cancel ${run.id}`, on: { click: () => cancelRun(run, look) } }, "Cancel");
+  return h("li.row", { "data-key": run.id }, link, steer ? act : null);
+}
+
+/** What began it, in words. */
+export function cause(run) {
+  if (run.rerun_of) return ["re-run of ", short(run.rerun_of)];
+  if (run.parent) return ["called by ", short(run.parent)];
+  if (run.event_id && run.cause !== "cron") return ["event ", short(run.event_id)];
+  return [{ enqueue: "called by name", cron: "its schedule", call: "called" }[run.cause] ?? run.cause ?? ""];
+}
+
+function nothing(view, filter, functions, cursor) {
+  const filtered = FILTERS.some((name) => view.query.get(name));
+  if (cursor) return h("div.empty", { "data-loaded": true }, h("h2", null, "Nothing on this page"), h("p", null, "The search has looked at a part of the runs: go on with the older ones."));
+  if (filtered || view.query.get("cursor")) {
+    const clear = () => filter(Object.fromEntries(FILTERS.map((name) => [name, ""])));
+    return h("div.empty", { "data-loaded": true }, h("h2", null, "No run fits these filters"), h("p", null, h("button", { type: "button", on: { click: clear } }, "Show all runs")));
+  }
+  const trigger = functions.flatMap((one) => one.triggers ?? []).find((name) => !name.includes("*")) ?? "NAME";
+  return h("div.empty", { "data-loaded": true },
+    h("h2", null, "No runs yet"),
+    h("p", null, "Send an event, and the functions that listen to it run:"),
+    h("pre.block", { tabindex: 0 }, `perdure send ${trigger} --data '{}'`),
+    h("p", null, "or send one from ", h("a", { href: "#/functions" }, "Functions"), "."),
+  ); // prettier-ignore
+}
+

@@ -1,0 +1,133 @@
+"""What a person does: sends an event, watches the run, opens a step, reads a failure, cancels, runs again."""
+
+import re
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.system.engine_process import EngineProcess
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def send(page: Page, url: str, data: str) -> None:
+    """From the page of functions; ends on the page of the run."""
+    await page.goto(f"{url}#/functions")
+    await page.get_by_role("button", name="Send an event for fulfil").click()
+    await page.get_by_label("Data").fill(data)
+    await page.get_by_label("User").fill('{"email": "ada@example.com"}')
+    await page.get_by_role("button", name="Send", exact=True).click()
+    await page.wait_for_url(re.compile(r"#/runs/\w+$"))
+
+
+def status(page: Page, word: str):
+    return expect(page.locator("h1 .chip")).to_have_text(re.compile(word))
+
+
+async def test_an_event_is_sent_and_its_run_watched_to_its_end(page: Page, url: str, engine: EngineProcess) -> None:
+    await send(page, url, '{"order": "o-1"}')
+    await expect(page.get_by_text("It waits for the event")).to_be_visible()
+    await status(page, "waiting")
+    step = page.get_by_role("button", name=re.compile("step charge"))
+    await step.click()
+    side = page.get_by_role("region", name="Selected")
+    await expect(side.locator(".attempts li")).to_have_count(2)
+    await expect(side).to_contain_text("ConnectionError: the bank does not answer")
+    await expect(side).to_contain_text('"ch-o-1"')
+    await expect(side.locator(".logs")).to_contain_text("charging 100")
+    await page.get_by_role("button", name=re.compile("call label")).click()
+    await expect(side).to_contain_text('"2 × o-1"')
+    engine.ask("/e/key", {"name": "order/collected", "data": {"order": "o-1"}})
+    await status(page, "completed")
+    await page.keyboard.press("Escape")
+    await expect(side).to_contain_text('"paid": "ch-o-1"')
+    await expect(side.locator(".logs")).to_contain_text("an order of ada@example.com")
+
+
+async def test_a_failure_is_read_and_the_run_goes_again_with_another_event(page: Page, url: str) -> None:
+    await send(page, url, '{"order": "o-2", "cents": -5}')
+    await status(page, "failed")
+    side = page.get_by_role("region", name="Selected")
+    await expect(side.locator(".failure")).to_contain_text("CardDeclined: order o-2: -5 cents")
+    await expect(side.locator(".failure pre")).to_contain_text("raise CardDeclined")
+    failed = page.url
+    await page.get_by_role("button", name="Edit and re-run").click()
+    data = page.get_by_label("Data")
+    await expect(data).to_have_value(re.compile('"cents": -5'))
+    await data.fill('{"order": "o-2", "cents": 5')
+    await page.get_by_role("button", name="Run", exact=True).click()
+    await expect(page.get_by_role("alert").first).to_contain_text("no JSON")
+    await data.fill('{"order": "o-2", "cents": 5}')
+    await page.get_by_role("button", name="Run", exact=True).click()
+    await page.wait_for_url(lambda url: url != failed)
+    await status(page, "waiting")
+    await expect(page.get_by_role("region", name="Selected")).to_contain_text('"cents": 5')
+    await page.get_by_role("link", name=re.compile(failed[-6:])).click()
+    await status(page, "failed")
+
+
+async def test_a_run_is_cancelled_and_goes_again(page: Page, url: str) -> None:
+    await send(page, url, '{"order": "o-3"}')
+    await page.get_by_role("button", name="Cancel", exact=True).click()
+    await page.get_by_label("Reason").fill("wrong address")
+    await page.get_by_role("button", name="Cancel the run").click()
+    await status(page, "cancelled")
+    cancelled = page.url
+    await page.get_by_role("button", name="Re-run", exact=True).click()
+    await page.wait_for_url(lambda url: url != cancelled)
+    await status(page, "waiting")
+    await page.get_by_role("link", name=re.compile(cancelled[-6:])).click()
+    await status(page, "cancelled")
+
+
+async def test_a_function_is_called_with_arguments(page: Page, url: str) -> None:
+    await page.goto(f"{url}#/functions")
+    await page.get_by_role("button", name="Call label").click()
+    await page.get_by_label("Arguments in order").fill('["box"]')
+    await page.get_by_label("Arguments by name").fill('{"copies": 12345678901234567}')
+    await page.get_by_role("button", name="Start").click()
+    await status(page, "completed")
+    # Numbers of 64 bits come through as they are.
+    await expect(page.get_by_role("region", name="Selected")).to_contain_text('"12345678901234567 × box"')
+    await expect(page.get_by_role("region", name="Selected")).to_contain_text('"copies": 12345678901234567')
+
+
+async def test_runs_are_filtered_by_what_stands_in_the_url(page: Page, url: str, engine: EngineProcess) -> None:
+    engine.ask("/v1/functions/label/runs", {"args": ["x"]})
+    rows = page.get_by_role("list", name="Runs").get_by_role("listitem")
+    await page.goto(f"{url}#/runs?function=label")
+    await expect(rows.first).to_contain_text("label")
+    await page.get_by_role("button", name="completed").click()
+    await expect(page).to_have_url(re.compile("function=label&status=completed"))
+    await page.get_by_role("combobox", name="Function").select_option("sweep")
+    await expect(page.get_by_text("No run fits these filters")).to_be_visible()
+    await page.go_back()
+    await expect(rows.first).to_contain_text("label")
+    await page.get_by_role("combobox", name="Function").select_option("sweep")
+    await page.get_by_role("button", name="Show all runs").click()
+    await expect(rows.first).to_be_visible()
+
+
+async def test_a_new_run_appears_by_itself_and_the_keyboard_leads_to_it(
+    page: Page, url: str, engine: EngineProcess
+) -> None:
+    await page.goto(f"{url}#/runs?function=label")
+    await expect(page.locator("[data-loaded]")).to_be_visible()
+    made = engine.ask("/v1/functions/label/runs", {"args": ["new"]})["run_id"]
+    await expect(page.locator(f'a[href="#/runs/{made}"]')).to_be_visible()
+    await page.keyboard.press("/")
+    await expect(page.get_by_role("searchbox")).to_be_focused()
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("j")
+    await expect(page.locator(f'a[href="#/runs/{made}"]')).to_be_focused()
+    await page.keyboard.press("j")
+    await page.keyboard.press("k")
+    await page.keyboard.press("Enter")
+    await expect(page).to_have_url(re.compile(made))
+    await status(page, "completed")
+    await page.keyboard.press("Escape")
+    await expect(page).to_have_url(re.compile("#/runs$"))
+    await page.keyboard.press("/")
+    await page.keyboard.type(made)
+    await page.keyboard.press("Enter")
+    await expect(page).to_have_url(re.compile(made))
