@@ -26,7 +26,7 @@ def status(page: Page, word: str):
 
 async def test_an_event_is_sent_and_its_run_watched_to_its_end(page: Page, url: str, engine: EngineProcess) -> None:
     await send(page, url, '{"order": "o-1"}')
-    await expect(page.get_by_text("It waits for the event")).to_be_visible()
+    await expect(page.get_by_text('it waits for an event: order/collected where data.order is "o-1"')).to_be_visible()
     await status(page, "waiting")
     step = page.get_by_role("button", name=re.compile("step charge"))
     await step.click()

@@ -115,37 +115,23 @@ function cli(run) {
 function nowOf(detail, look) {
   const { run } = detail;
   if (ENDED.has(run.status)) return null;
-  const told = detail.waiting ?? guessed(detail);
+  const told = detail.waiting ?? [];
   if (run.status === "parked") {
     return h("div.now", { "data-kind": "parked" }, h("h2", null, "Parked: its code asks for something else than its log holds"),
       h("pre.block", { tabindex: 0 }, detail.parked ?? ""),
       h("p.hint", null, "Put the code back, or change it so that it fits, and let the run go on; or run it again from its beginning."));
   } // prettier-ignore
   if (!told.length) return null;
-  return h("div.now", null, h("h2", null, "Now"), h("ul", null, told.map((one) => h("li", null, bdi(one.why), one.until ? h("span.until", null, " ", ago(one.until)) : null))));
-}
-
-/** Where the API does not say it: the ops that are open. */
-function guessed(detail) {
-  const open = (detail.ops ?? []).filter((op) => op.status === "open");
-  if (!open.length && detail.run.status === "queued") return [{ why: "It is queued: it begins when its turn comes.", until: detail.run.due }];
-  return open.map((op) => {
-    const failed = op.attempts?.at(-1);
-    if (op.type === "step" && failed?.error) return { why: `${op.name} failed (attempt ${failed.number}) and is tried again`, until: failed.at + (failed.retry_in_ms ?? 0) };
-    if (op.type === "step") return { why: op.queue ? `${op.name} is in the queue ${op.queue}` : `${op.name} runs` };
-    if (op.type === "sleep") return { why: `It sleeps ${op.about}`, until: op.due };
-    if (op.type === "wait") return { why: `It waits for the event ${words(op.about)}`, until: op.due };
-    return { why: `${NAMES[op.type] ?? op.type} ${op.about}` };
-  });
+  return h("div.now", null, h("h2", null, "Now"), h("ul", null, told.map((one) => h("li", null, bdi(words(one.why)), one.until ? h("span.until", null, " ", ago(one.until)) : null))));
 }
 
 /** A join key reads as a condition: ["paid","data.id","s:7"] is paid where data.id is "7". */
 function words(about) {
-  const found = /^(\[(?:"(?:[^"\\]|\\.)*",?)+\])(.*)$/s.exec(about);
-  if (!found) return about;
-  const [name, path, value = ""] = JSON.parse(found[1]);
-  const said = value.startsWith("s:") ? JSON.stringify(value.slice(2)) : value.replace(/^\w:/, "");
-  return `${name}${path ? ` where ${path} is ${said}` : ""}${found[2]}`;
+  return about.replace(/\["(?:[^"\\]|\\.)*"(?:,"(?:[^"\\]|\\.)*")*\]/s, (key) => {
+    const [name, path, value = ""] = JSON.parse(key);
+    const said = value.startsWith("s:") ? JSON.stringify(value.slice(2)) : value.replace(/^\w:/, "");
+    return `${name}${path ? ` where ${path} is ${said}` : ""}`;
+  });
 }
 
 function selected(detail, line, logs) {
