@@ -128,7 +128,13 @@ function nowOf(detail, look) {
 /** A join key reads as a condition: ["paid","data.id","s:7"] is paid where data.id is "7". */
 function words(about) {
   return about.replace(/\["(?:[^"\\]|\\.)*"(?:,"(?:[^"\\]|\\.)*")*\]/s, (key) => {
-    const [name, path, value = ""] = JSON.parse(key);
+    let parts;
+    try {
+      parts = JSON.parse(key);
+    } catch {
+      return key;
+    }
+    const [name, path, value = ""] = parts;
     const said = value.startsWith("s:") ? JSON.stringify(value.slice(2)) : value.replace(/^\w:/, "");
     return `${name}${path ? ` where ${path} is ${said}` : ""}`;
   });

@@ -1,11 +1,12 @@
 // Runs: what runs and what ran, newest first, by filters that stand in the URL.
 
 import { Problem, ask, part } from "./api.js";
-import { bdi, fill, h } from "./dom.js";
+import { bdi, dialog, fill, h } from "./dom.js";
 import { ENDED, STATUSES, chip, short, span, when } from "./format.js";
 import { cancelRun, rerun } from "./steer.js";
 
-const FILTERS = ["function", "status", "event_id"];
+const FILTERS = ["function", "status", "event_id", "since", "metadata", "where"];
+const TIMES = [["", "Any time"], ["1h", "Last hour"], ["24h", "Last 24 hours"], ["7d", "Last 7 days"]]; // prettier-ignore
 const SHOWN = ["running", "queued", "suspended", "parked", "completed", "failed", "cancelled"];
 
 export function runs(view) {
@@ -19,10 +20,16 @@ export function runs(view) {
   const look = view.watch(async (signal) => {
     const query = FILTERS.map((name) => [name, view.query.get(name) ?? ""]);
     const cursor = view.query.get("cursor") ?? "";
-    const page = await ask("v1/runs", { query: [...query, ["limit", "50"], ["cursor", cursor]], signal });
-    draw(page);
+    try {
+      draw(await ask("v1/runs", { query: [...query, ["limit", "50"], ["cursor", cursor]], signal }));
+      return true;
+    } catch (error) {
+      if (!(error instanceof Problem) || ![400, 501].includes(error.status) || !FILTERS.some((name) => view.query.get(name))) throw error;
+      fill(list, wrong(error, filter));
+      return false;
+    }
   });
-  const bar = () => fill(tools, statuses(view, filter), select(view, functions, filter), about(view, filter));
+  const bar = () => fill(tools, statuses(view, filter), h("div.more", { "data-key": "more" }, about(view, filter), select(view, functions, filter), times(view, filter), conditions(view, filter)));
   const filter = (changes) => {
     cursors = [""];
     view.set({ ...changes, cursor: "" }, { push: true });
@@ -97,6 +104,43 @@ function select(view, functions, filter) {
   if (!ids.length) return null;
   const options = ids.map((id) => h("option", { value: id, selected: id === now }, id));
   return h("select", { "aria-label": "Function", "data-key": "function", on: { change: (event) => filter({ function: event.target.value }) } }, h("option", { value: "" }, "All functions"), options);
+}
+
+function times(view, filter) {
+  const now = view.query.get("since") ?? "";
+  const known = TIMES.some(([value]) => value === now) ? TIMES : [...TIMES, [now, `Since ${now}`]];
+  const options = known.map(([value, label]) => h("option", { value, selected: value === now }, label));
+  return h("select", { "aria-label": "Time", "data-key": "since", on: { change: (event) => filter({ since: event.target.value }) } }, options);
+}
+
+/** What runs have in their metadata, and what their event has. */
+function conditions(view, filter) {
+  const given = ["metadata", "where"].filter((name) => view.query.get(name));
+  const open = () =>
+    dialog("Search the history", (close) => {
+      const metadata = h("input", { "aria-label": "Metadata", placeholder: "tenant=acme", spellcheck: "false", value: view.query.get("metadata") ?? "" });
+      const where = h("input", { "aria-label": "Condition", placeholder: "event.data.total > 100", spellcheck: "false", value: view.query.get("where") ?? "" });
+      const submit = (event) => {
+        event.preventDefault();
+        close();
+        filter({ metadata: metadata.value.trim(), where: where.value.trim() });
+      };
+      return h("form", { on: { submit } },
+        h("label.field", null, h("span", null, "Metadata of the run, as key=value"), metadata),
+        h("label.field", null, h("span", null, "Condition on its event, as in where= of a trigger"), where),
+        h("p.actions", null, h("button", { type: "button", on: { click: close } }, "Close"), h("button.primary", null, "Search")),
+      ); // prettier-ignore
+    });
+  const label = given.length ? given.map((name) => view.query.get(name)).join(" and ") : "Search …";
+  return [
+    h("button.search", { type: "button", "data-key": "conditions", title: given.length ? label : null, on: { click: open } }, bdi(label)),
+    given.length ? h("button.pill", { type: "button", "data-key": "clear", "aria-label": "Remove the conditions", on: { click: () => filter({ metadata: "", where: "" }) } }, "×") : null,
+  ];
+}
+
+function wrong(error, filter) {
+  const clear = () => filter(Object.fromEntries(FILTERS.map((name) => [name, ""])));
+  return h("div.empty", { "data-loaded": true }, h("h2", null, error.status === 400 ? "This search cannot be read" : "There is no history to search"), h("p.said", null, bdi(error.message)), h("p", null, h("button", { type: "button", on: { click: clear } }, "Show all runs")));
 }
 
 /** Filters that have no field of their own, each with a way to let go of it. */
