@@ -16,7 +16,7 @@ from starlette.responses import Response
 from perdure.errors import PerdureError
 from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.keys import Keyring
-from perdure.sdk.port import LinePage, Port, RunDetail, RunList, RunOutcome
+from perdure.sdk.port import EventDetail, EventList, LinePage, Port, RunDetail, RunList, RunOutcome
 from perdure_connectors import dashboard
 from perdure_connectors.http import cancellations, events, functions, health, queries, runs, shapes
 from perdure_connectors.http.access import Gate, rules_of
@@ -52,6 +52,11 @@ OPERATIONS = [
         query=queries.PAGE_QUERY,
         refusals={404: ("UnknownEvent",)},
     ),
+    Operation(
+        *("GET", "/v1/events/{event_id:path}", events.show, "read", {200: EventDetail}),
+        refusals={404: ("UnknownEvent",)},
+    ),
+    Operation("GET", "/v1/events", events.listing, "read", {200: EventList}, query=queries.EVENT_QUERY),
     Operation("GET", "/v1/runs", runs.listing, "read", {200: RunList}, query=queries.PAGE_QUERY),
     Operation(
         *("GET", "/v1/runs/{run_id}/result", runs.result, "read", {200: RunOutcome, 202: RunOutcome}),

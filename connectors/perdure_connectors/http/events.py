@@ -11,11 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure.errors import PayloadError, UnknownEvent
+from perdure.history.store import EventQuery
 from perdure.sdk.event_input import LATEST_MS, event_from_json, seeded_event_id
-from perdure_connectors.http.answers import json_answer, port_of
+from perdure.sdk.hindsight.filters import condition_of, cursor_of
+from perdure_connectors.http.answers import history_of, json_answer, port_of
 from perdure_connectors.http.body import json_body
 from perdure_connectors.http.problems import problem
-from perdure_connectors.http.queries import page_of
+from perdure_connectors.http.queries import EVENT_QUERY, limit_of, moment_of, only, page_of
 from perdure_connectors.http.shapes import Refusal
 from perdure_schemas.event import EventBody
 
@@ -43,6 +45,28 @@ async def receive(request: Request) -> Response:
     if not good:
         return problem(400, "PayloadError", error, ids=[], errors=refusals)
     return json_answer({"ids": ids, "status": 207, "error": error, "errors": refusals}, 207)
+
+
+async def listing(request: Request) -> Response:
+    """Events that were received, newest first. Asked of history: 501 where the engine keeps none."""
+    only(request, *EVENT_QUERY)
+    query = request.query_params
+    hindsight = history_of(request)
+    wanted = EventQuery(
+        query.get("name", ""),
+        moment_of(request, "since"),
+        moment_of(request, "until"),
+        condition_of(query.get("where", "")),
+        limit_of(query.get("limit")),
+        cursor_of(query.get("cursor", "")),
+    )
+    return json_answer(await hindsight.events(wanted))
+
+
+async def show(request: Request) -> Response:
+    """The event: the runs that it started, what it matched and cancelled, and why it did not do more."""
+    only(request)
+    return json_answer(await history_of(request).event(request.path_params["event_id"]))
 
 
 async def runs_of(request: Request) -> Response:

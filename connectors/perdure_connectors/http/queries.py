@@ -33,6 +33,11 @@ RUN_QUERY: dict[str, dict[str, Any]] = {
     "where": {"type": "string", "examples": ["event.data.total > 100"]},
 }
 PAGE_QUERY: dict[str, dict[str, Any]] = {**RUN_QUERY, **PART}
+EVENT_QUERY: dict[str, dict[str, Any]] = {
+    "name": {"type": "string"},
+    **{name: RUN_QUERY[name] for name in ("since", "until", "where")},
+    **PART,
+}
 
 
 async def page_of(request: Request, *, event_id: str = "") -> RunList:

@@ -4,6 +4,7 @@ import click
 
 from perdure.cli.command import Main
 from perdure.cli.dev import dev
+from perdure.cli.explain import explain
 from perdure.cli.functions import functions
 from perdure.cli.gateway import gateway
 from perdure.cli.history import history
@@ -36,5 +37,5 @@ def main() -> None:
     """Durable Python functions: they outlive the process they started in."""
 
 
-for command in (dev, serve, worker, gateway, keys, send, functions, runs, logs, history, topics, dead_letters):
+for command in (dev, serve, worker, gateway, keys, send, functions, runs, explain, logs, history, topics, dead_letters):
     main.add_command(command)

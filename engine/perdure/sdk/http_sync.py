@@ -13,6 +13,7 @@ from perdure.sdk.http_wire import ANSWER_S, REACH_S, Answer, Call
 from perdure.sdk.port import (
     Counts,
     Enqueue,
+    EventDetail,
     FunctionView,
     LinePage,
     RunDetail,
@@ -107,6 +108,10 @@ class SyncHttpPort:
 
     def knows_event(self, event_id: str) -> bool:
         return self._ask(wire.knows_event(event_id))
+
+    def event(self, event_id: str) -> EventDetail:
+        """What it started, matched, cancelled, and why not more. Raises `UnknownEvent`."""
+        return self._ask(wire.event(event_id))
 
     def functions(self) -> list[FunctionView]:
         return self._ask(wire.functions())

@@ -13,7 +13,17 @@ from msgspec import Raw, Struct
 from perdure import errors
 from perdure.errors import DefinitionError, LogError, PayloadError, PayloadTooLarge, PerdureError, UnknownRun
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, REQUEST_LIMIT_BYTES
-from perdure.sdk.port import Enqueue, FunctionView, LinePage, RunDetail, RunFilter, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import (
+    Enqueue,
+    EventDetail,
+    FunctionView,
+    LinePage,
+    RunDetail,
+    RunFilter,
+    RunOutcome,
+    RunStatus,
+    RunSummary,
+)
 from perdure_schemas.event import EventBody
 from perdure_schemas.records import LogLevel
 
@@ -224,6 +234,10 @@ def lines(run_id: str, level: LogLevel, limit: int, cursor: str) -> Call[LinePag
 def knows_event(event_id: str) -> Call[bool]:
     path = f"/v1/events/{quote(event_id, safe='')}/runs?limit=1"
     return Call("GET", path, lambda answer: answer.status != 404, reads=(404,))
+
+
+def event(event_id: str) -> Call[EventDetail]:
+    return Call("GET", f"/v1/events/{quote(event_id, safe='')}", lambda answer: _decode(answer, EventDetail))
 
 
 def functions() -> Call[list[FunctionView]]:

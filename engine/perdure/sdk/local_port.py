@@ -24,6 +24,7 @@ from perdure.sdk.run_lines import page_of, place_of
 from perdure.worker.arguments import CallOptions, decode_arguments
 from perdure.worker.asking import rules_of_call
 from perdure.worker.spec import FunctionSpec
+from perdure_schemas.definition import Definition
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import Payload
 from perdure_schemas.records import (
@@ -294,6 +295,11 @@ class LocalPort:
             return RunNow(self._summary(state), {}, {}, 0, held)
         bodies = {op: body.attempt for op, body in execution.bodies.items()}
         return RunNow(self._summary(state), dict(execution.progress), bodies, execution.now_ms, held)
+
+    def active_code(self) -> Definition | None:
+        """As the log has it; None before the first, and where this process owns nothing."""
+        routes = next((one.view.routes() for one in self._node.processors), None)
+        return None if routes is None else routes.definition
 
     def readable(self, payload: Payload) -> Raw | UnsetType:
         """A payload apart from its record, as people are shown it: what lies elsewhere as the place where it does."""

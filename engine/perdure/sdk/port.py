@@ -65,6 +65,60 @@ class RunList(Struct, frozen=True):
     behind: int
 
 
+class EventSummary(Struct, frozen=True, omit_defaults=True):
+    """One line of a list of events. `data` is there if it is short; `bytes` is the size of the whole event."""
+
+    id: str
+    name: str
+    received_at: int
+    bytes: int
+    data: Raw | UnsetType = UNSET
+
+
+class EventList(Struct, frozen=True):
+    """Events, newest first; `cursor` and `behind` as for runs."""
+
+    data: list[EventSummary]
+    cursor: str
+    behind: int
+
+
+class EventUse(Struct, frozen=True, omit_defaults=True):
+    """What an event did to a run that it did not start: `matched` its wait, or `cancelled` it."""
+
+    run: str
+    function: str
+    what: str
+    at: int
+    op: str = ""
+
+
+class Decision(Struct, frozen=True, omit_defaults=True):
+    """What came of an event for one function, with the reason in words.
+
+    `started` (`run`) · `where_false`: the trigger's condition does not hold · `added_later`: the trigger was not there
+    yet · `not_read_yet`: history is behind · `not_awaited`: its runs wait for such events, and none took this one
+    """
+
+    function: str
+    decision: str
+    why: str
+    run: str = ""
+
+
+class EventDetail(Struct, frozen=True, omit_defaults=True):
+    """An event: what it started, what else it did, and why it did nothing. `behind` as for lists."""
+
+    event: Raw
+    received_at: int
+    runs: tuple[RunSummary, ...] = ()
+    uses: tuple[EventUse, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    nothing: str = ""
+    """Why it did nothing at all; empty if it did something."""
+    behind: int = 0
+
+
 class RunFilter(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which runs: all that is given must hold. Times are of the request, in ms; `until` is not included.
 

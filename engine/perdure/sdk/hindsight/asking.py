@@ -4,16 +4,18 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeVar
 
+from msgspec import Raw
 from msgspec.structs import replace
 
-from perdure.errors import NotOwned, UnknownRun
+from perdure.errors import NotOwned, UnknownEvent, UnknownRun
 from perdure.flow.lines import op_name
-from perdure.history.store import SCANNED_ROWS, History
+from perdure.history.store import SCANNED_ROWS, EventQuery, History, decode_body
+from perdure.sdk.hindsight.explaining import decisions_of, why_nothing
 from perdure.sdk.hindsight.filters import fits, query_of
-from perdure.sdk.hindsight.pages import detail_of, summary_of
+from perdure.sdk.hindsight.pages import detail_of, event_line, summary_of
 from perdure.sdk.hindsight.waiting import why_waiting
 from perdure.sdk.local_port import LocalPort, RunNow
-from perdure.sdk.port import OpDetail, RunDetail, RunFilter, RunList, RunSummary
+from perdure.sdk.port import EventDetail, EventList, EventUse, OpDetail, RunDetail, RunFilter, RunList, RunSummary
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,6 +72,44 @@ class Hindsight:
         if now is not None:
             detail = _at_this_moment(detail, now)
         return replace(detail, waiting=why_waiting(detail, held=now is not None and now.held))
+
+    async def events(self, wanted: EventQuery) -> EventList:
+        """Newest first."""
+        behind = await self._reached()
+        found, after = await self._ask(self._store.events, wanted)
+        return EventList([event_line(row) for row in found], "" if after is None else str(after), behind)
+
+    async def event(self, event_id: str) -> EventDetail:
+        """What it started, matched, cancelled, and why not more. Raises `UnknownEvent`."""
+        behind = await self._reached()
+        page = await self._ask(self._store.event, event_id)
+        if page is None:
+            raise UnknownEvent(f"no event {event_id!r} is known: it never came, or longer ago than history goes back")
+        functions: dict[str, str] = {}
+        for use in page.uses:
+            if use.run not in functions:
+                functions[use.run] = await self._function_of(use.run)
+        uses = tuple(EventUse(use.run, functions[use.run], use.what, use.at, use.op) for use in page.uses)
+        body, code = decode_body(page.event.body), self._port.active_code()
+        # A rerun has the trigger of the run that it repeats, and was not started by it.
+        started = {run.function: run.id for run in page.runs if run.cause == "event"}
+        decisions = decisions_of(body, code, started, set(functions.values()), behind=behind > 0)
+        return EventDetail(
+            Raw(page.event.body),
+            page.event.received_at,
+            tuple(self._as_now(summary_of(run)) for run in page.runs),
+            uses,
+            decisions,
+            "" if uses else why_nothing(body, code, decisions),
+            behind,
+        )
+
+    async def _function_of(self, run_id: str) -> str:
+        now = self._port.now(run_id)
+        if now is not None:
+            return now.summary.function
+        page = await self._ask(self._store.run, run_id)
+        return "" if page is None else page.run.function
 
     async def _of_engine(self, run_id: str) -> RunDetail:
         """History has not come to it yet, or it began before there was a history."""

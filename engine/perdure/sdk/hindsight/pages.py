@@ -8,12 +8,15 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from perdure.flow.lines import op_name
-from perdure.history.rows import OWN, Mark, OpRow, RunRow
-from perdure.history.store import RunPage
+from perdure.history.rows import OWN, EventRow, Mark, OpRow, RunRow
+from perdure.history.store import RunPage, decode_body
 from perdure.sdk.journal import about
-from perdure.sdk.port import Attempt, Moment, OpDetail, RunDetail, RunStatus, RunSummary
+from perdure.sdk.port import Attempt, EventSummary, Moment, OpDetail, RunDetail, RunStatus, RunSummary
 from perdure_schemas.payload import ErrorInfo, Payload
 from perdure_schemas.records import Opening
+
+SHOWN_BYTES = 2_048
+"""Of an event in a list."""
 
 Readable = Callable[[Payload], Raw | UnsetType]
 
@@ -53,6 +56,12 @@ def summary_of(row: RunRow) -> RunSummary:
         row.id, row.function, cast("RunStatus", row.status), row.cause, row.event_id, row.requested_at, row.ended_at,
         row.parent, row.rerun_of, row.metadata, row.started_at, row.due,
     )  # fmt: skip
+
+
+def event_line(row: EventRow) -> EventSummary:
+    """A line of a list."""
+    data = decode_body(row.body).data if len(row.body) <= SHOWN_BYTES else UNSET
+    return EventSummary(row.id, row.name, row.received_at, len(row.body), data)
 
 
 def detail_of(page: RunPage, readable: Readable) -> RunDetail:
