@@ -57,7 +57,9 @@ async def test_each_operation_takes_its_scope_alone(port: FakePort, one: Operati
     assert without.headers["content-type"] == "application/problem+json"
     for scope, answer in by_scope.items():
         if scope == one.scope:
-            assert answer.status_code == 409 if one.path.endswith("unpark") else answer.status_code < 300
+            # What is asked of history is let through, and this engine has none.
+            let_through = answer.status_code < 300 or answer.json()["type"].endswith(("NotParked", "KeepsNothing"))
+            assert let_through, answer.text
         else:
             assert (answer.status_code, answer.json()["type"]) == (403, "urn:perdure:error:ScopeMissing")
             assert f"`perdure keys new --scope {one.scope}`" in answer.json()["detail"]
