@@ -103,6 +103,9 @@ def test_no_answer_is_outside_the_openapi(served: Served, label: str, mode: Any)
             case.path_parameters |= {
                 name: served.known.get(name, value) for name, value in case.path_parameters.items()
             }
+        if label == "GET /v1/live":
+            # It would go on for as long as the engine does.
+            case.query = {**(case.query or {}), "timeout": "0s"}
         # The number makes two requests of what takes nothing: hypothesis asks for nothing twice.
         headers = {**served.headers, "x-number": str(number)}
         response = case.call(base_url=served.url, headers=headers, timeout=40)

@@ -18,12 +18,12 @@ from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.keys import Keyring
 from perdure.sdk.port import EventDetail, EventList, LinePage, Port, RunDetail, RunList, RunOutcome
 from perdure_connectors import dashboard
-from perdure_connectors.http import cancellations, events, functions, health, queries, runs, shapes
+from perdure_connectors.http import cancellations, events, functions, health, live, queries, runs, shapes
 from perdure_connectors.http.access import Gate, rules_of
 from perdure_connectors.http.answers import json_answer
 from perdure_connectors.http.openapi import document
 from perdure_connectors.http.problems import on_error, on_http_error, on_unexpected
-from perdure_connectors.http.routing import Operation, routes_of
+from perdure_connectors.http.routing import EventStream, Operation, routes_of
 from perdure_connectors.http.webhooks import OPERATION as WEBHOOK
 from perdure_connectors.http.webhooks import Webhooks
 from perdure_connectors.webhook.source import Source
@@ -79,6 +79,7 @@ OPERATIONS = [
         query={"reason": {"type": "string"}},
         refusals=RUN,
     ),
+    Operation("GET", "/v1/live", live.changes, "read", {200: EventStream}, query={"timeout": queries.DURATION}),
     Operation("GET", "/v1/functions", functions.listing, "read", {200: shapes.Functions}),
     Operation(
         *("POST", "/v1/functions/{function_id:path}/runs", functions.enqueue, "send", {201: shapes.RunId}),

@@ -13,7 +13,7 @@ from perdure import errors
 from perdure.errors import LogError, PerdureError
 from perdure.sdk.http_wire import PROBLEM_TYPE
 from perdure_connectors.http.problems import status_of
-from perdure_connectors.http.routing import Operation
+from perdure_connectors.http.routing import EventStream, Operation
 
 Json = dict[str, Any]
 
@@ -31,6 +31,9 @@ _BODY: list[type[PerdureError]] = [errors.PayloadError, errors.PayloadTooLarge]
 _KEY: list[type[PerdureError]] = [errors.KeyRefused, errors.ScopeMissing]
 _PARAMETER = re.compile(r"{(\w+)(?::path)?}")
 _REF = "#/components/schemas/{name}"
+
+_MEDIA: Mapping[Any, str] = {str: "text/plain", EventStream: "text/event-stream"}
+"""Of answers that are not JSON."""
 
 _PROBLEM: Json = {
     "title": "Problem",
@@ -54,9 +57,13 @@ def document(operations: Iterable[Operation], root: str = "") -> Json:
     """Of a gateway that is mounted at `root`."""
     described = list(operations)
     types = {kind for one in described for kind in (*one.answers.values(), one.body) if kind is not None}
-    wanted = sorted(types - {str, Any}, key=str)
+    wanted = sorted(types - {str, EventStream, Any}, key=str)
     schemas, components = msgspec.json.schema_components(wanted, ref_template=_REF)
-    schema_of: Mapping[Any, Json] = {str: {"type": "string"}, Any: {}, **dict(zip(wanted, schemas, strict=True))}
+    schema_of: Mapping[Any, Json] = {
+        **{kind: {"type": "string"} for kind in _MEDIA},
+        Any: {},
+        **dict(zip(wanted, schemas, strict=True)),
+    }
     paths: dict[str, Json] = defaultdict(dict)
     for one in described:
         paths[_PARAMETER.sub(r"{\1}", one.path)][one.method.lower()] = _operation(one, schema_of)
@@ -123,7 +130,7 @@ def _responses(one: Operation, schema_of: Mapping[Any, Json]) -> dict[int, Json]
 
 
 def _answer(status: int, kind: Any, schema_of: Mapping[Any, Json]) -> Json:
-    media = "text/plain" if kind is str else "application/json"
+    media = _MEDIA.get(kind, "application/json")
     return {"description": HTTPStatus(status).phrase, "content": {media: {"schema": schema_of[kind]}}}
 
 

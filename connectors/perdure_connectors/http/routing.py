@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, NewType
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +11,9 @@ from starlette.routing import Route
 
 from perdure.sdk.keys import Scope
 from perdure_connectors.http.keys import authorize
+
+EventStream = NewType("EventStream", str)
+"""The type of an answer that is server-sent events."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -24,7 +27,7 @@ class Operation:
     handler: Handler
     scope: Scope | None
     answers: Mapping[int, Any]
-    """Status → the type of its JSON, or `str` for plain text."""
+    """Status → the type of its JSON, `str` for plain text, or `EventStream`."""
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     """The parameters that it takes, as JSON Schema."""
     body: Any = None

@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 from perdure.errors import LogError
 from perdure.flow import UnreadableRecord
 from perdure.history.projection import Projection
+from perdure.history.rows import RunRow
 from perdure.history.store import History
 from perdure.log.protocol import Batch, Log
 
@@ -54,6 +55,8 @@ class Projector:
         """How far each partition stands in the store."""
         self._seen_end = 0
         self._retained_at = float("-inf")
+        self.on_runs: Callable[[Mapping[str, RunRow]], None] = lambda rows: None
+        """Told what changed, once it is in the store, on the loop's thread. Must not raise."""
         self.halted: dict[int, str] = {}
         """Partitions with a record that only newer code can read."""
 
@@ -146,9 +149,11 @@ class Projector:
         batches = await self._fetch(projection)
         if not batches:
             return 0
-        read = await self._in_thread(self._project, projection, batches)
+        before = projection.standing.offset
+        changed = await self._in_thread(self._project, projection, batches)
         self._written[partition] = projection.standing.offset
-        return read
+        self.on_runs(changed)
+        return projection.standing.offset - before
 
     async def _projection(self, partition: int) -> Projection:
         projection = self._projections.get(partition)
@@ -199,8 +204,7 @@ class Projector:
         projection.skip_to(start)
         await self._in_thread(self.store.lose_sight, partition)
 
-    def _project(self, projection: Projection, batches: Sequence[Batch]) -> int:
-        before = projection.standing.offset
+    def _project(self, projection: Projection, batches: Sequence[Batch]) -> Mapping[str, RunRow]:
         try:
             for batch in batches:
                 projection.read(batch)
@@ -210,7 +214,7 @@ class Projector:
         changes, state = projection.taken()
         self.store.write(projection.partition, changes, state, projection.standing)
         projection.written()
-        return projection.standing.offset - before
+        return changes.runs
 
     async def _retain(self) -> None:
         """Now and then, what is over for long goes."""

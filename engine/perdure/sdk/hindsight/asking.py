@@ -1,7 +1,7 @@
 """What can be asked of what happened."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ParamSpec, Protocol, TypeVar
 
 from msgspec import Raw
@@ -9,9 +9,12 @@ from msgspec.structs import replace
 
 from perdure.errors import NotOwned, UnknownEvent, UnknownRun
 from perdure.flow.lines import op_name
+from perdure.flow.patterns import is_own
+from perdure.history.rows import RunRow
 from perdure.history.store import SCANNED_ROWS, EventQuery, History, decode_body
 from perdure.sdk.hindsight.explaining import decisions_of, why_nothing
 from perdure.sdk.hindsight.filters import fits, query_of
+from perdure.sdk.hindsight.live import Change, Watched
 from perdure.sdk.hindsight.pages import detail_of, event_line, summary_of
 from perdure.sdk.hindsight.waiting import why_waiting
 from perdure.sdk.local_port import LocalPort, RunNow
@@ -24,7 +27,9 @@ PATIENCE_S = 2.0
 
 
 class Follower(Protocol):
-    """What keeps the store up."""
+    """What keeps the store up. `on_runs` is told what changed."""
+
+    on_runs: Callable[[Mapping[str, RunRow]], None]
 
     async def reach(self, patience_s: float) -> int: ...
 
@@ -40,6 +45,17 @@ class Hindsight:
         self._port = port
         self._store = store
         self._follower = follower
+        self.watched = Watched()
+        follower.on_runs = self._changed
+
+    def _changed(self, rows: Mapping[str, RunRow]) -> None:
+        shown = [row for row in rows.values() if not is_own(row.function)]
+        # Numbers go on where nobody watches, so that who comes back knows that it missed something.
+        self.watched.tell([self._change(row) for row in shown] if self.watched else [])
+
+    def _change(self, row: RunRow) -> Change:
+        run = self._as_now(summary_of(row))
+        return Change(run.id, run.function, run.status, 1)
 
     async def runs(self, wanted: RunFilter, limit: int, cursor: str) -> RunList:
         """Raises `PayloadError`."""
