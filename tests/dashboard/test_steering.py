@@ -131,3 +131,38 @@ async def test_a_new_run_appears_by_itself_and_the_keyboard_leads_to_it(
     await page.keyboard.type(made)
     await page.keyboard.press("Enter")
     await expect(page).to_have_url(re.compile(made))
+
+
+async def test_an_event_says_what_it_did(page: Page, url: str, engine: EngineProcess) -> None:
+    (placed,) = engine.ask("/e/key", {"name": "order/placed", "data": {"order": "o-9"}})["ids"]
+    await page.goto(f"{url}#/events/{placed}")
+    did = page.get_by_role("region", name="What it did")
+    await did.get_by_role("link", name=re.compile("fulfil")).first.click()
+    await status(page, "waiting")
+    (cancelled,) = engine.ask("/e/key", {"name": "order/cancelled", "data": {"order": "o-9"}})["ids"]
+    await status(page, "cancelled")
+    await page.goto(f"{url}#/events")
+    await page.get_by_role("searchbox").fill("order/cancelled")
+    await page.keyboard.press("Enter")
+    await expect(page).to_have_url(re.compile("name=order%2Fcancelled"))
+    await page.locator(f'a[href="#/events/{cancelled}"]').click()
+    await expect(did).to_contain_text("cancelled it")
+    engine.ask("/e/key", {"name": "order/forgotten", "id": "forgotten"})
+    await page.goto(f"{url}#/events/forgotten")
+    await expect(page.get_by_text("no function has a trigger")).to_be_visible()
+
+
+async def test_the_history_is_searched_by_metadata_and_condition(page: Page, url: str, engine: EngineProcess) -> None:
+    body = {"args": ["x"], "metadata": {"tenant": "acme"}}
+    made = engine.ask("/v1/functions/label/runs", body)["run_id"]
+    await page.goto(f"{url}#/runs")
+    await page.get_by_role("button", name="Search", exact=False).click()
+    await page.get_by_label("Metadata").fill("tenant=acme")
+    await page.get_by_role("button", name="Search", exact=True).click()
+    rows = page.get_by_role("list", name="Runs").get_by_role("listitem")
+    await expect(rows).to_have_count(1)
+    await expect(page.locator(f'a[href="#/runs/{made}"]')).to_be_visible()
+    await page.goto(f"{url}#/runs?where=event.data.(")
+    await expect(page.get_by_role("heading", name="This search cannot be read")).to_be_visible()
+    await page.get_by_role("button", name="Show all runs").click()
+    await expect(rows.first).to_be_visible()

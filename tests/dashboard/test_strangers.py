@@ -10,6 +10,7 @@ from perdure_schemas.payload import ErrorInfo
 from perdure_schemas.records import LogLevel, RunLogged, V
 from tests.http.fake_port import FakePort
 from tests.http.serving import served
+from tests.system.engine_process import EngineProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -103,6 +104,25 @@ async def test_on_every_page_and_in_every_dialog(page: Page) -> None:
             await expect(page.get_by_role("dialog")).to_be_visible()
             await nothing_came_of_it(page)
             await page.keyboard.press("Escape")
+
+
+async def test_from_events_to_errors_in_a_real_engine(page: Page, url: str, engine: EngineProcess) -> None:
+    """What came in by HTTP, from the list of events to a failure."""
+    data = {"order": EVIL, "cents": -1, EVIL: EVIL}
+    (event,) = engine.ask("/e/key", {"name": "order/placed", "data": data, "user": {"email": EVIL}})["ids"]
+    # Names are printable, and without a star.
+    name = "evil/" + EVIL.partition("\u202e")[0].replace("*", "")
+    assert engine.ask("/e/key", {"name": name, "data": data})["status"] == 200
+    await page.goto(f"{url}#/events")
+    await expect(page.get_by_role("list", name="Events").get_by_role("link", name="evil/<script>")).to_be_visible()
+    await nothing_came_of_it(page)
+    await page.get_by_role("list", name="Events").get_by_role("link", name="evil/<script>").click()
+    await expect(page.get_by_role("heading", name="It did nothing")).to_be_visible()
+    await nothing_came_of_it(page)
+    await page.goto(f"{url}#/events/{event}")
+    await page.get_by_role("region", name="What it did").get_by_role("link", name="fulfil").first.click()
+    await expect(page.locator(".failure").first).to_contain_text("CardDeclined: order <script>alert(1)</script>")
+    await nothing_came_of_it(page)
 
 
 async def test_what_stands_in_the_url_is_text_too(page: Page) -> None:

@@ -61,7 +61,7 @@ export function clock(at) {
 
 /** How long ago, with the moment in full for who points at it. */
 export function when(at) {
-  return h("time", { datetime: new Date(at).toISOString(), title: moment(at) }, ago(at));
+  return h("time", { datetime: new Date(at).toISOString(), title: moment(at), "data-at": at }, ago(at));
 }
 
 /** The beginning and the end of an id, with all of it for who points at it. */

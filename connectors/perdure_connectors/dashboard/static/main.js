@@ -2,7 +2,10 @@
 
 import { Problem, ask, key } from "./api.js";
 import { bdi, dialog, fill, h } from "./dom.js";
+import { events, oneEvent } from "./events.js";
+import { ago } from "./format.js";
 import { functions } from "./functions.js";
+import { heard, isLive, listen } from "./live.js";
 import { run } from "./run.js";
 import { runs } from "./runs.js";
 
@@ -10,9 +13,12 @@ const PAGES = [
   { path: /^(?:runs)?$/, nav: "runs", title: "Runs", show: runs },
   { path: /^runs\/(.+)$/, nav: "runs", title: "Run", show: run },
   { path: /^functions$/, nav: "functions", title: "Functions", show: functions },
+  { path: /^events$/, nav: "events", title: "Events", show: events },
+  { path: /^events\/(.+)$/, nav: "events", title: "Event", show: oneEvent },
 ];
-const NAV = [["runs", "Runs"], ["functions", "Functions"]]; // prettier-ignore
+const NAV = [["runs", "Runs"], ["functions", "Functions"], ["events", "Events"]]; // prettier-ignore
 const EVERY_MS = 1000;
+const TOLD_EVERY_MS = 15_000;
 const AGAIN_MS = 3000;
 
 let leave = new AbortController();
@@ -36,8 +42,11 @@ class View {
     push ? history.pushState(null, "", hash) : history.replaceState(null, "", hash);
   }
 
-  /** Looks now and each second while somebody sees the page. `look` answers false when there is nothing more to see. */
-  watch(look) {
+  /**
+   * Looks now and each second while somebody sees the page. `look` answers false when there is nothing more to see.
+   * `told`: it shows runs alone, and so need not look as long as the engine tells which of them change.
+   */
+  watch(look, { told = false } = {}) {
     let timer;
     let busy = false;
     let again = false;
@@ -46,7 +55,7 @@ class View {
       if (this.signal.aborted) return;
       if (busy) return void (again = true);
       busy = true;
-      let wait = EVERY_MS;
+      let wait = told && isLive() ? TOLD_EVERY_MS : EVERY_MS;
       try {
         if (!document.hidden && (await look(this.signal)) === false) wait = 0;
         if (!this.signal.aborted) reached();
@@ -62,6 +71,7 @@ class View {
       } else if (wait && !this.signal.aborted) timer = setTimeout(turn, wait);
     };
     document.addEventListener("visibilitychange", () => document.hidden || turn(), { signal: this.signal });
+    if (told) heard(() => turn(), this.signal);
     turn();
     return turn;
   }
@@ -185,6 +195,7 @@ function askForKey(error) {
 
 async function begin() {
   route();
+  listen();
   try {
     appName = (await ask("v1")).app;
     fill(document.getElementById("app"), bdi(appName));
@@ -196,6 +207,14 @@ async function begin() {
     // The page itself says what is wrong.
   }
 }
+
+// Times grow old also where nothing changes.
+setInterval(() => {
+  for (const time of document.querySelectorAll("time[data-at]")) {
+    const text = ago(Number(time.dataset.at));
+    if (time.textContent !== text) time.textContent = text;
+  }
+}, 1000);
 
 // Keys: j and k go through a list, Enter opens, / goes to the search field, Esc leads back.
 document.addEventListener("keydown", (event) => {

@@ -94,7 +94,7 @@ function facts(detail) {
     fact("Run", short(run.id), h("button.icon", { type: "button", "aria-label": "Copy the id of the run", on: { click: () => copy(run.id, "Run id copied") } }, "copy")),
     fact("Began", when(run.requested_at)),
     run.ended_at ? fact("Took", span(run.ended_at - run.requested_at)) : null,
-    run.event_id ? fact(detail.event?.name ? bdi(detail.event.name) : "Event", h("a", { href: `#/runs?event_id=${part(run.event_id)}` }, short(run.event_id))) : null,
+    run.event_id ? fact(detail.event?.name ? bdi(detail.event.name) : "Event", h("a", { href: `#/events/${part(run.event_id)}` }, short(run.event_id))) : null,
     run.event_id ? null : fact("Cause", { enqueue: "called by name", cron: "its schedule", call: "called by a run" }[run.cause] ?? run.cause),
     run.parent ? fact("Called by", of(run.parent)) : null,
     run.rerun_of ? fact("Re-run of", of(run.rerun_of)) : null,

@@ -28,7 +28,7 @@ export function runs(view) {
       fill(list, wrong(error, filter));
       return false;
     }
-  });
+  }, { told: true });
   const bar = () => fill(tools, statuses(view, filter), h("div.more", { "data-key": "more" }, about(view, filter), select(view, functions, filter), times(view, filter), conditions(view, filter)));
   const filter = (changes) => {
     cursors = [""];

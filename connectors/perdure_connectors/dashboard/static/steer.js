@@ -74,8 +74,8 @@ function jsonField(label, value, { object = true } = {}) {
 }
 
 /** Sends an event; after it, the page of the run that it started for `of`, or of what it did. */
-export function sendEvent({ title = "Send an event", names = [], of = "" } = {}) {
-  eventForm({ title, names, name: names[0] ?? "", act: "Send" }, async (event) => {
+export function sendEvent({ title = "Send an event", names = [], data, user, of = "" } = {}) {
+  eventForm({ title, names, name: names[0] ?? "", data, user, act: "Send" }, async (event) => {
     const sent = await attempt(() => ask("e/dashboard", { method: "POST", body: event }));
     if (sent) await follow(sent.ids[0], of);
     return sent;
@@ -110,7 +110,7 @@ async function follow(event_id, of) {
   const runs = started?.data ?? [];
   const own = runs.find((one) => one.function === of) ?? (runs.length === 1 ? runs[0] : undefined);
   toast(runs.length ? `Sent: ${runs.length === 1 ? "one run" : `${runs.length} runs`} began` : "Sent: it started no run");
-  location.hash = own ? `#/runs/${part(own.id)}` : `#/runs?event_id=${part(event_id)}`;
+  location.hash = own ? `#/runs/${part(own.id)}` : `#/events/${part(event_id)}`;
 }
 
 /** Starts a function with arguments. `again`: the run that it goes again for. */
