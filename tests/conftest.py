@@ -13,6 +13,7 @@ import pytest
 from perdure.log.kafka.client import Client
 from perdure.log.kafka.topics import Topics
 from perdure.testing import TestEngine
+from tests.history.server import NoPostgres, shared_server
 from tests.kafka.broker import NoKafka, shared_broker
 from tests.kafka.virtual import put_under
 from tests.on_each_log import has_one_log, names_any
@@ -25,6 +26,16 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
     try:
         return shared_broker((base if worker_id == "master" else base.parent) / "kafka")
     except NoKafka as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
+    """Its URL. Where PostgreSQL is missing the tests are skipped, and say what they need."""
+    base = tmp_path_factory.getbasetemp()
+    try:
+        return shared_server((base if worker_id == "master" else base.parent) / "postgres")
+    except NoPostgres as error:
         pytest.skip(str(error))
 
 

@@ -61,8 +61,10 @@ ONE_LOG = {
     ),
     "journals of the folds' storms and of simulated worlds, and what a reader of a log meets there": (
         "tests/history/test_projection.py",
+        "tests/history/test_postgres.py",
         "tests/history/test_reading.py",
         "tests/history/test_sqlite.py",
+        "tests/history/test_store.py",
     ),
     "the logs themselves; what is true of all of them is the conformance suite, which runs on each": ("tests/log",),
     "simulated brokers in virtual time, with faults that a real one cannot be made to have at will": (

@@ -17,7 +17,7 @@ Perdure = Callable[..., Awaitable[Result]]
 @pytest.fixture(autouse=True)
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No settings but a test's own."""
-    for name in ("URL", "LOG", "PORT", "HOST", "PARTITIONS", "APP", "KEYS", "API_KEY"):
+    for name in ("URL", "LOG", "PORT", "HOST", "PARTITIONS", "APP", "KEYS", "API_KEY", "HISTORY"):
         monkeypatch.delenv(f"PERDURE_{name}", raising=False)
         monkeypatch.delenv(f"PERDURE_{name}_FILE", raising=False)
     monkeypatch.setenv("TZ", "UTC")

@@ -2,13 +2,22 @@
 
 import asyncio
 import json
+from collections.abc import Generator
 from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
 
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
 from perdure import App, Context, Engine, Event
 from perdure.cli import main
+from perdure.cli.history.recording import recorded
+from perdure.cli.orders import Served
+from perdure.history.postgres import PostgresHistory, schema_named
+from perdure.history.rows import RunRow
+from perdure.history.store import RunQuery
 
 app = App("shop")
 
@@ -16,6 +25,16 @@ app = App("shop")
 @app.function(on="shop/order.placed")
 async def order(ctx: Context, event: Event) -> str:
     return f"{event.data['order']} shipped"
+
+
+@pytest.fixture
+def database(postgres: str) -> Generator[str]:
+    """A URL whose schema for `shop` is nobody else's."""
+    name = f"t{uuid4().hex[:12]}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 async def perdure(*args: str) -> Result:
@@ -58,6 +77,47 @@ async def test_rebuild_and_search(log: str) -> None:
     assert not list(Path("log").glob("history.db.*"))
 
 
+async def test_on_postgresql(log: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same commands. Making it anew while somebody reads leaves the old one until the new one is whole."""
+    monkeypatch.setenv("PERDURE_HISTORY", database)
+    before = await perdure("history", "search", "--log", log, "--app", "shop")
+    assert before.exit_code == 1
+    assert "there is no history at postgresql://" in before.stderr
+    for _ in range(2):
+        made = await perdure("history", "rebuild", "shop", "--log", log)
+        assert made.exit_code == 0, made.output
+        assert "schema perdure_shop is made anew from" in made.output
+        found = await perdure("history", "search", "--log", log, "--app", "shop", "--status", "completed", "--json")
+        assert len(json.loads(found.stdout)["data"]) == 3
+    assert not Path("log/history.db").exists()
+    whose = await perdure("history", "search", "--log", log)
+    assert whose.exit_code == 2
+    assert "--app: say whose history" in whose.stderr
+
+
+async def test_an_engine_keeps_it_up_wherever_it_is(
+    clean: Path, database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that does not answer holds nobody up."""
+    for url in (database, "postgresql://nobody:s3cret@127.0.0.1:1/none"):
+        async with Engine(app, log="embedded://log") as engine, recorded(engine, Served("", "embedded://log", 4, url)):
+            run = await order.enqueue(Event("shop/order.placed", {"order": "o1"}))
+            assert await run.result() == "o1 shipped"
+            found: list[RunRow] = []
+            while url == database and not found:
+                found = await asyncio.to_thread(_completed, url)
+    assert "history stands still (HistoryDown" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def _completed(url: str) -> list[RunRow]:
+    store = PostgresHistory(url, schema_named("shop"), writes=False)
+    try:
+        return store.runs(RunQuery(status="completed")).runs
+    finally:
+        store.close()
+
+
 async def test_an_engine_that_runs_has_its_log_to_itself(log: str) -> None:
     async with Engine(app, log=log):
         refused = await perdure("history", "rebuild", "shop", "--log", log)
@@ -75,12 +135,15 @@ async def test_an_engine_that_runs_has_its_log_to_itself(log: str) -> None:
         (("--cursor", "x; DROP"), "is not one that a page gave"),
         (("--log", "memory://"), "a log in memory is gone with its engine"),
         (("--log", "kafka://localhost:9092"), "--app: say whose history"),
+        (("--history", "mysql://u:s3cret@h/d"), "--history: say postgresql://USER:PASSWORD@HOST/DATABASE"),
+        (("--history", "postgresql://u:s3@cret@h/d", "--app", "shop"), "with %40 for an @ in the password"),
     ],
 )
 async def test_what_cannot_be_right(args: tuple[str, ...], says: str, clean: Path) -> None:
     result = await perdure("history", "search", *args)
     assert result.exit_code in (1, 2)
     assert says in " ".join(result.stderr.split())
+    assert "cret" not in result.stderr
 
 
 async def test_a_retention_that_cannot_be(clean: Path) -> None:

@@ -37,7 +37,8 @@ def test_defaults() -> None:
         "log": "embedded://.perdure",
         "partitions": 4,
         "retention": None,
-        "history": True,
+        "history": "",
+        "no_history": False,
         "history_retention": None,
     }
 

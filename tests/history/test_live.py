@@ -1,16 +1,14 @@
 """History beside an engine, on each log: as it is kept up, and as it is made anew."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from perdure import App, Context, Engine, Event
 from perdure.history.projector import Projector
-from perdure.history.sqlite import SqliteHistory
-from perdure.history.store import RunPage
-from tests.history.tools import everything
+from perdure.history.store import History, RunPage
+from tests.history.tools import Shelf
 
 
 def shop() -> App:
@@ -39,9 +37,9 @@ def shop() -> App:
     return app
 
 
-async def test_what_is_kept_up_is_what_is_made_anew(log_url: str, tmp_path: Path) -> None:
+async def test_what_is_kept_up_is_what_is_made_anew(log_url: str, shelf: Shelf) -> None:
     """And a run's page has all that its waterfall is drawn from."""
-    live, anew = SqliteHistory(tmp_path / "live.db"), SqliteHistory(tmp_path / "anew.db")
+    live, anew = shelf.of("live"), shelf.of("anew")
     async with Engine(shop(), log=log_url) as engine:
         log = engine.nodes[0].log
         reading = Projector(log, live)
@@ -58,7 +56,7 @@ async def test_what_is_kept_up_is_what_is_made_anew(log_url: str, tmp_path: Path
         await again.catch_up()
         for projector in (reading, again):
             await projector.close()
-    assert everything(tmp_path / "anew.db") == everything(tmp_path / "live.db")
+    assert shelf.everything("anew") == shelf.everything("live")
     assert page.run.status == "completed"
     ops = {op.op: op for op in page.ops}
     assert [(op.op, op.type, op.status) for op in page.ops] == [
@@ -83,7 +81,7 @@ async def test_what_is_kept_up_is_what_is_made_anew(log_url: str, tmp_path: Path
     assert page.run.requested_at <= charge.opened_at <= (charge.ended_at or 0) <= (page.run.ended_at or 0)
 
 
-async def _ended(history: SqliteHistory, event: str) -> RunPage:
+async def _ended(history: History, event: str) -> RunPage:
     """The page of the run that the event started, once it is over and its events are known."""
     while True:
         await asyncio.sleep(0.05)

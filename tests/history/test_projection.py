@@ -1,6 +1,5 @@
 """What history makes of journals: what the folds make of them, however it is read and whoever dies meanwhile."""
 
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -8,11 +7,11 @@ import pytest
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.history.rows import OpRow
-from perdure.history.sqlite import SqliteHistory
+from perdure.history.store import History
 from tests.evidence.folding import fold_records
 from tests.flow.storm import seeds
 from tests.flow.test_storm_anything import Anything, played
-from tests.history.tools import Records, everything, opened, read_at_once, read_under_kills
+from tests.history.tools import Records, Shelf, read_at_once, read_under_kills
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.tales import Op, Tale
 from tests.simulation.programs.ledger import Ledger
@@ -28,7 +27,7 @@ def journals_of(story: Anything) -> dict[int, Records]:
     }
 
 
-def assert_as_folded(history: SqliteHistory, view: View) -> None:
+def assert_as_folded(history: History, view: View) -> None:
     for run, state in view.runs.items():
         page = history.run(run)
         assert page is not None, f"{run} is missing"
@@ -53,10 +52,10 @@ def assert_ops_as_folded(ops: list[OpRow], state: RunState, view: View) -> None:
 
 
 @pytest.mark.parametrize("seed", seeds(6))
-def test_history_is_what_the_folds_made_of_it(seed: int, tmp_path: Path) -> None:
+def test_history_is_what_the_folds_made_of_it(seed: int, shelf: Shelf) -> None:
     """Whatever is written, at any time, by anybody; compared with a fold of the same records."""
     story = played(seed, forgetful=False)
-    history = opened(tmp_path)
+    history = shelf.opened()
     for partition, records in journals_of(story).items():
         half = records[: len(records) // 2]
         for some in (half, records):
@@ -66,17 +65,17 @@ def test_history_is_what_the_folds_made_of_it(seed: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("seed", seeds(6))
-def test_it_may_be_killed_between_any_two_records(seed: int, tmp_path: Path) -> None:
+def test_it_may_be_killed_between_any_two_records(seed: int, shelf: Shelf) -> None:
     """Slices of any length, some of them read twice, some lost before they were written: the same rows."""
     story = played(seed)
-    whole, cut = opened(tmp_path, "whole.db"), opened(tmp_path, "cut.db")
+    whole, cut = shelf.opened("whole"), shelf.opened("cut")
     rng = Random(seed)
     for partition, records in journals_of(story).items():
         read_at_once(whole, partition, story.partitions, records)
         read_under_kills(cut, partition, story.partitions, records, rng)
     whole.close()
     cut.close()
-    rows, again = everything(tmp_path / "whole.db"), everything(tmp_path / "cut.db")
+    rows, again = shelf.everything("whole"), shelf.everything("cut")
     assert {name: len(rows[name]) > 0 for name in ("runs", "data", "ops", "marks", "events")} == dict.fromkeys(
         ("runs", "data", "ops", "marks", "events"), True
     )
@@ -94,10 +93,10 @@ def world(seed: int) -> Evidence:
 
 
 @pytest.mark.parametrize("seed", WORLDS)
-def test_generated_programs_are_told_as_a_second_reading_tells_them(seed: int, tmp_path: Path) -> None:
+def test_generated_programs_are_told_as_a_second_reading_tells_them(seed: int, shelf: Shelf) -> None:
     """A cluster under faults; compared with `checks/tales.py`, which shares no code with the folds or with history."""
     evidence = world(seed)
-    history = opened(tmp_path)
+    history = shelf.opened()
     partitions = len(evidence.journal)
     for partition, entries in evidence.journal.items():
         records = [(entry.offset, entry.ms, entry.raw) for entry in entries]
@@ -139,7 +138,7 @@ def _closed_by_the_end(tale: Tale, told: dict[str, tuple[str, int | None]]) -> d
     return {name: ("closed", tale.end.at) if status == "open" else (status, at) for name, (status, at) in told.items()}
 
 
-def _uses_of(history: SqliteHistory, event: str) -> list[tuple[str, str, str]]:
+def _uses_of(history: History, event: str) -> list[tuple[str, str, str]]:
     page = history.event(event)
     assert page is not None, f"event {event} is missing"
     return [(use.run, use.op, use.what) for use in page.uses]

@@ -6,7 +6,6 @@
 `PERDURE_TEST_KAFKA=host:port` is taken instead, if it is set. Needs Java 17 and Maven otherwise.
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -15,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+from tests.shared import lives, locked, shared
 
 VERSION = "4.1.0"
 START_SECONDS = 90
@@ -71,7 +70,7 @@ def jars() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "perdure-tests"
     folder = cache / f"kafka-{VERSION}"
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / "lock"):
+    with locked(cache / "lock"):
         if not folder.exists():
             _fetch(folder)
     return folder
@@ -154,32 +153,13 @@ class Broker:
             )
 
 
-_keepers: list[subprocess.Popen[bytes]] = []
-"""They outlive whoever started them: one that is forgotten while it runs is a warning, and so an error of some test."""
-
-
 def shared_broker(folder: Path) -> str:
     """The address of the broker that all workers of this test run share; the first that asks starts it."""
     given = os.environ.get("PERDURE_TEST_KAFKA")
     if given:
         return given
     jars()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "lock"):
-        address = folder / "bootstrap"
-        if not address.exists():
-            # With xdist the parent outlives every worker; without it, this process does.
-            keeper = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-            command = [sys.executable, "-m", "tests.kafka.broker", str(folder), str(keeper)]
-            root = Path(__file__).parents[2]
-            with open(folder / "keeper", "ab") as said:
-                process = subprocess.Popen(command, cwd=root, stdout=said, stderr=said, start_new_session=True)
-            _keepers.append(process)
-            while not address.exists():
-                if process.poll() is not None:
-                    raise NoKafka((folder / "keeper").read_text())
-                time.sleep(0.05)
-        return address.read_text()
+    return shared(folder, "tests.kafka.broker", NoKafka)
 
 
 def _keep(folder: Path, pid: int) -> None:
@@ -188,10 +168,10 @@ def _keep(folder: Path, pid: int) -> None:
     broker = Broker(folder / "broker", data)
     try:
         broker.start()
-        part = folder / "bootstrap.part"
+        part = folder / "address.part"
         part.write_text(broker.bootstrap)
-        part.rename(folder / "bootstrap")
-        while _lives(pid):
+        part.rename(folder / "address")
+        while lives(pid):
             time.sleep(0.5)
     finally:
         broker.kill()
@@ -212,14 +192,6 @@ def _in_memory() -> Path | None:
     return None
 
 
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 def _answers(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -233,13 +205,6 @@ def _free_port() -> int:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
         return port
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from perdure.errors import PerdureError
 
 def main(argument: str) -> int:
     """The exit code tells the supervisor whether other code could help (1) or nothing will (5)."""
-    orders = msgspec.json.decode(argument, type=Orders)
+    link = socket.socket(fileno=int(argument))
+    with link.makefile("rb") as told:
+        orders = msgspec.json.decode(told.readline(), type=Orders)
     # Ctrl-C reaches all of the terminal's processes: the supervisor alone decides, and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    link = socket.socket(fileno=orders.link)
     threading.Thread(target=_die_with_the_supervisor, args=(link,), daemon=True).start()
 
     def ready(what: Ready) -> None:

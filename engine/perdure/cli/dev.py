@@ -22,7 +22,8 @@ def dev(
     retention: str | None,
     host: str,
     port: int,
-    history: bool,
+    history: str,
+    no_history: bool,
     history_retention: str | None,
     reload: bool,
     as_json: bool,
@@ -35,6 +36,7 @@ def dev(
     from perdure.cli.orders import Served
     from perdure.cli.supervisor import Supervisor
 
-    served = Served(app, log_url(log, retention), partitions, history, history_retention)
+    kept = None if no_history else history
+    served = Served(app, log_url(log, retention), partitions, kept, history_retention)
     supervisor = Supervisor(served, check_loopback(host), port, reload=reload, as_json=as_json)
     ctx.exit(supervisor.run())

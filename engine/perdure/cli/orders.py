@@ -11,8 +11,8 @@ class Served(Struct):
     app: str
     log: str
     partitions: int
-    history: bool = True
-    """Whether it is kept up beside the engine."""
+    history: str | None = ""
+    """Where it is kept up beside the engine: a URL, or else in the data directory. None: nowhere."""
     history_retention: str | None = None
 
 

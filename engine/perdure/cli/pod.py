@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.cli import exits
+from perdure.cli.history.recording import kept_up
 from perdure.cli.running import Stopping, close_gateway, server_of, turn
 from perdure.cli.sharing import partitions_there
 from perdure.errors import LogMismatch
@@ -26,7 +27,10 @@ PARTITIONS = 4
 
 @dataclass(frozen=True)
 class Role:
-    """What a process is there for. `queues` as for `Node`; `grace_s`: how long it may take to stop."""
+    """What a process is there for. `queues` as for `Node`; `grace_s`: how long it may take to stop.
+
+    `history`: the database into which it writes what happens in its partitions.
+    """
 
     log: str
     partitions: int | None = None
@@ -34,6 +38,8 @@ class Role:
     queues: Mapping[str, int] | None = None
     activate: bool | None = None
     name: str = ""
+    history: str | None = None
+    history_retention: str | None = None
     grace_s: float = 30.0
 
 
@@ -94,9 +100,10 @@ async def _run(
     try:
         if await _unless(stopping, pod.__aenter__()):
             try:
-                ready(await pod.port.functions())
-                await stopping.asked.wait()
-                close_gateway(asgi)
+                async with kept_up(pod, role.log, role.history, role.history_retention):
+                    ready(await pod.port.functions())
+                    await stopping.asked.wait()
+                    close_gateway(asgi)
             finally:
                 await _drained(pod, role.grace_s)
     finally:

@@ -3,6 +3,7 @@
 import click
 
 from perdure.cli.command import json_option, keys_option
+from perdure.cli.history.places import history_option, retention_option
 from perdure.cli.listening import check_guarded, listen
 from perdure.cli.settings import AppArgument, Setting
 from perdure.cli.stderr_log import logging_options
@@ -28,12 +29,9 @@ def engine_options(command: click.decorators.FC) -> click.decorators.FC:
             cls=Setting,
             help="How long people find in the log what the engine needs no more: 30d, or forever.  [default: 7d]",
         ),
-        click.option("--history/--no-history", default=True, help="Keep runs for search.  [default: history]"),
-        click.option(
-            "--history-retention",
-            cls=Setting,
-            help="How long history keeps what is over: 90d, or forever.  [default: 30d]",
-        ),
+        history_option,
+        click.option("--no-history", is_flag=True, help="Keep no runs for search."),
+        retention_option,
         click.argument("app", cls=AppArgument, metavar="MODULE:APP"),
     ):
         command = option(command)
@@ -58,7 +56,8 @@ def serve(
     retention: str | None,
     host: str,
     port: int,
-    history: bool,
+    history: str,
+    no_history: bool,
     history_retention: str | None,
     keys: Keyring,
     as_json: bool,
@@ -79,7 +78,7 @@ def serve(
     listener = listen(check_guarded(host, keys), port)
     with listener:
         run(
-            Served(app, log_url(log, retention), partitions, history, history_retention),
+            Served(app, log_url(log, retention), partitions, None if no_history else history, history_retention),
             listener,
             ready,
             lambda: say("stopping: once more to stop at once", as_json=as_json),

@@ -12,7 +12,7 @@ from perdure.errors import DefinitionError
 from perdure.sdk import environment
 
 NAMES = (
-    *("app", "url", "log", "host", "port", "partitions", "retention", "history_retention"),
+    *("app", "url", "log", "host", "port", "partitions", "retention", "history", "history_retention"),
     *("keys", "log_format", "run_logs"),
 )
 """All that a file can set, for every command that has the option."""

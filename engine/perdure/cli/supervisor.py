@@ -111,8 +111,10 @@ class Supervisor:
             self._as_json,
         )
         with theirs:
+            # Not as an argument, which the whole machine may read: URLs hold passwords.
+            ours.sendall(msgspec.json.encode(orders) + b"\n")
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "perdure.cli.child", msgspec.json.encode(orders).decode()],
+                [sys.executable, "-m", "perdure.cli.child", str(orders.link)],
                 pass_fds=(orders.listener, orders.link),
             )
         self._link = ours

@@ -4,6 +4,7 @@ import click
 
 from perdure.cli.command import json_option, keys_option
 from perdure.cli.exits import UsageProblem
+from perdure.cli.history.places import history_option, retention_option
 from perdure.cli.settings import AppArgument, Setting
 from perdure.cli.stderr_log import logging_options
 from perdure.duration import parse_ms
@@ -40,6 +41,8 @@ def pod_options(command: click.decorators.FC) -> click.decorators.FC:
 )
 @click.option("--no-queues", is_flag=True, help="Leave steps with queue= to the pools.")
 @click.option("--activate", is_flag=True, help="This code counts, although the log has seen newer: a rollback.")
+@history_option
+@retention_option
 @click.option("--name", cls=Setting, default="", help="What people see of it.  [default: host and pid]")
 @click.option("--health-port", cls=Setting, type=click.IntRange(0, 65535), help="Answer /healthz, /readyz, /metrics.")
 @click.option("--health-host", cls=Setting, default="127.0.0.1", show_default=True, help="Others than that need keys.")
@@ -55,6 +58,8 @@ def worker(
     queues: tuple[str, ...],
     no_queues: bool,
     activate: bool,
+    history: str,
+    history_retention: str | None,
     name: str,
     health_port: int | None,
     health_host: str,
@@ -64,7 +69,8 @@ def worker(
     """Run the app as one of many processes on Kafka: each has a share of the partitions.
 
     SIGTERM or Ctrl-C drains: steps that run come to their end, none begins, others take over. A second one stops at
-    once, and so does the end of --grace. Nothing is lost by either, or by a crash.
+    once, and so does the end of --grace. Nothing is lost by either, or by a crash. With --history all of them write
+    one history together.
     """
     from contextlib import ExitStack
 
@@ -89,6 +95,8 @@ def worker(
         queues=pools if pools or no_queues else None,
         activate=activate or None,
         name=name,
+        history=(history or None) if not pools else None,
+        history_retention=history_retention,
         grace_s=seconds("--grace", grace),
     )
     loaded = app_that_notifies(app)

@@ -17,7 +17,7 @@ from perdure.errors import LogError
 from perdure.flow import UnreadableRecord
 from perdure.history.projection import Projection
 from perdure.history.rows import RunRow
-from perdure.history.store import History
+from perdure.history.store import History, NoHistory, Overtaken
 from perdure.log.protocol import Batch, Log
 
 P = ParamSpec("P")
@@ -27,7 +27,9 @@ SLICE_BYTES = 1 << 18
 IDLE_S = 0.25
 """Between two looks at a log in which nothing happens."""
 AGAIN_S = 10.0
-"""After a failure: a full disk, a broker that does not answer."""
+"""At the longest, after failures: a full disk, a broker or a database that does not answer."""
+FIRST_AGAIN_S = 0.25
+"""After the first of them; then twice as long each time."""
 REST = 4.0
 """While the engine is at work, a turn is followed by a rest so many times as long."""
 NEAR = 5_000
@@ -40,12 +42,23 @@ Told = Callable[[int, int], None]
 
 
 class Projector:
-    """Reads all partitions of `log` into `store`. `retention_ms`: how long what is over stays, by log time."""
+    """Reads a log into `store`: of its partitions those that are `owned`, as others have others.
 
-    def __init__(self, app_log: Log, store: History, *, retention_ms: int | None = RETENTION_MS) -> None:
+    `retention_ms`: how long what is over stays, by log time.
+    """
+
+    def __init__(
+        self,
+        app_log: Log,
+        store: History,
+        *,
+        retention_ms: int | None = RETENTION_MS,
+        owned: Callable[[int], bool] = lambda partition: True,
+    ) -> None:
         self._log = app_log
         self.store = store
         self._retention_ms = retention_ms
+        self._owned = owned
         self._projections: dict[int, Projection] = {}
         self._thread = ThreadPoolExecutor(1, "perdure-history")
         self._stopping = asyncio.Event()
@@ -57,26 +70,30 @@ class Projector:
         self._retained_at = float("-inf")
         self.on_runs: Callable[[Mapping[str, RunRow]], None] = lambda rows: None
         """Told what changed, once it is in the store, on the loop's thread. Must not raise."""
+        self._is_open = False
+        self._failures = 0
+        """In a row."""
         self.halted: dict[int, str] = {}
         """Partitions with a record that only newer code can read."""
 
     async def open(self) -> None:
-        """Raises `NoHistory` and what else the store has to say."""
+        """Raises `NoHistory` and what else the store has to say; after `HistoryDown`, `run` tries again."""
         why = await self._in_thread(self.store.open)
         if why is not None:
             log.warning("%s: history is made anew from what the log still has", why)
+        self._is_open = True
 
     async def run(self) -> None:
         """Until `stop`."""
         while not self._stopping.is_set():
             try:
+                if not self._is_open:
+                    await self.open()
                 rest = await self._turn()
+                self._went_well()
             except Exception as error:
                 # Whatever it is, the engine must go on. What was not written is read again.
-                self._projections.clear()
-                if not self._stopping.is_set():
-                    log.warning("history stands still (%s: %s): trying again", type(error).__name__, error)
-                rest = AGAIN_S
+                rest = self._failed(error)
             ended, self._turned = self._turned, asyncio.Event()
             ended.set()
             # Who asks ends a wait for something new, and no rest: that is the engine's.
@@ -84,6 +101,20 @@ class Projector:
             with suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), pause)
             self._asked.clear()
+
+    def _went_well(self) -> None:
+        if self._failures:
+            log.warning("history goes on")
+            self._failures = 0
+
+    def _failed(self, error: Exception) -> float:
+        """How long until it is tried again. It is said once, however long it lasts."""
+        self._projections.clear()
+        self._is_open = self._is_open and not isinstance(error, NoHistory)
+        if not self._failures and not self._stopping.is_set():
+            log.warning("history stands still (%s: %s): tried again until it goes on", type(error).__name__, error)
+        self._failures += 1
+        return min(AGAIN_S, FIRST_AGAIN_S * (1 << min(self._failures - 1, 16)))
 
     def stop(self) -> None:
         """`run` ends with the transaction that it is at."""
@@ -134,7 +165,9 @@ class Projector:
         began = monotonic()
         read = 0
         for partition in range(self._log.partitions):
-            if partition not in self.halted and not self._stopping.is_set():
+            if not self._owned(partition):
+                self._projections.pop(partition, None)
+            elif partition not in self.halted and not self._stopping.is_set():
                 read += await self._slice(partition)
         await self._retain()
         if not read:
@@ -150,7 +183,12 @@ class Projector:
         if not batches:
             return 0
         before = projection.standing.offset
-        changed = await self._in_thread(self._project, projection, batches)
+        try:
+            changed = await self._in_thread(self._project, projection, batches)
+        except Overtaken as error:
+            log.info("%s: it is read anew", error)
+            del self._projections[partition]
+            return 0
         self._written[partition] = projection.standing.offset
         self.on_runs(changed)
         return projection.standing.offset - before

@@ -138,3 +138,9 @@ class Changes(Struct, gc=False):
     given_back: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """Ops, by run and op: if a wait among them has used an event, it is closed now, and the event not used."""
     uses: list[Use] = field(default_factory=list[Use])
+
+    def named(self) -> set[str]:
+        """Runs that anything is said of."""
+        named = {*self.runs, *self.data, *self.ended, *(run for run, _ in self.ops)}
+        named |= {run for run, _ in self.patches} | {run for run, _ in self.given_back}
+        return named | {one.run for one in self.marks} | {one.run for one in self.uses}

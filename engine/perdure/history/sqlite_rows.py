@@ -125,10 +125,7 @@ def _give_back(connection: sqlite3.Connection, n: int, op: str, at: int) -> None
 
 def _numbers(connection: sqlite3.Connection, changes: Changes) -> dict[str, int]:
     """Run → its number, of all that the changes name. Those that were deleted by age have none, and nothing is kept."""
-    named = {*changes.runs, *changes.data, *changes.ended, *(run for run, _ in changes.ops)}
-    named |= {run for run, _ in changes.patches} | {run for run, _ in changes.given_back}
-    named |= {one.run for one in changes.marks} | {one.run for one in changes.uses}
-    known = _known(connection, named)
+    known = _known(connection, changes.named())
     delete_runs(connection, [known.pop(run) for run in changes.new if run in known])
     numbers = {run: row[0] for run, row in known.items()}
     last = connection.execute("SELECT max(n) FROM runs").fetchone()[0] or 0

@@ -26,6 +26,14 @@ class NoHistory(PerdureError):
     """There is none where somebody looks for it, or it cannot be read."""
 
 
+class HistoryDown(NoHistory):
+    """It does not answer at present: the same may be tried again."""
+
+
+class Overtaken(PerdureError):
+    """Somebody else has written a partition since it was last read here: what was made of it counts for nothing."""
+
+
 class Cursor(NamedTuple):
     """The last row of a page: when, and its number."""
 
@@ -112,7 +120,10 @@ class History(Protocol):
     """See the module's text."""
 
     def open(self) -> str | None:
-        """Makes it if it is not there. Why it is empty now, if it had been made by other code or was damaged."""
+        """Makes it if it is not there. Why it is empty now, if it had been made by other code or was damaged.
+
+        Raises `NoHistory`; `HistoryDown`, as every method may, after which it may be called again.
+        """
         ...
 
     def close(self) -> None:
@@ -128,7 +139,7 @@ class History(Protocol):
         ...
 
     def write(self, partition: int, changes: Changes, state: Writes, standing: Standing) -> None:
-        """In one transaction."""
+        """In one transaction. Raises `Overtaken`."""
         ...
 
     def lose_sight(self, partition: int) -> None:

@@ -3,19 +3,17 @@
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 from msgspec import Struct
 
 from perdure.cli.command import json_option
-from perdure.cli.exits import UsageProblem
-from perdure.cli.history.places import place_of, retention_ms
+from perdure.cli.history.places import Place, history_option, place_of, retention_ms, retention_option
 from perdure.cli.output import console, print_json, styled
-from perdure.cli.settings import Setting
 from perdure.cli.sharing import app_name, log_options, opened_any
 from perdure.history.projector import Projector, Told
-from perdure.history.sqlite import SqliteHistory
+from perdure.history.store import History
+from perdure.log.protocol import Log
 
 
 class Rebuilt(Struct):
@@ -29,16 +27,17 @@ class Rebuilt(Struct):
 
 @click.command()
 @log_options
-@click.option("--history-retention", cls=Setting, help="How long what is over stays: 90d, or forever.  [default: 30d]")
+@history_option
+@retention_option
 @json_option
-def rebuild(app: str, log: str, history_retention: str | None, as_json: bool) -> None:
+def rebuild(app: str, log: str, history: str, history_retention: str | None, as_json: bool) -> None:
     """Make the history of APP anew from its log.
 
     The one that is there stays until the new one is whole. No engine may have the log open if it is a folder; with one
-    on Kafka, no `perdure serve`. What was trimmed from the log cannot come back.
+    on Kafka and history in the data directory, no `perdure serve`. What was trimmed from the log cannot come back.
     """
     with _shown(as_json) as told:
-        rebuilt = asyncio.run(_rebuild(app_name(app), log, retention_ms(history_retention), told))
+        rebuilt = asyncio.run(_rebuild(app_name(app), log, history, retention_ms(history_retention), told))
     if as_json:
         print_json(rebuilt)
         return
@@ -51,29 +50,22 @@ def rebuild(app: str, log: str, history_retention: str | None, as_json: bool) ->
         screen.print(styled(f"partition {partition}: only up to a record that newer code must read: {why}", "yellow"))
 
 
-async def _rebuild(app: str, log: str, keeps_ms: int | None, told: Told) -> Rebuilt:
-    place = place_of(log, app)
-    if place is None:
-        raise UsageProblem("--log memory://: a log in memory is gone with its engine, and has no history")
+async def _rebuild(app: str, log: str, history: str, keeps_ms: int | None, told: Told) -> Rebuilt:
+    place = place_of(history, log, lambda: app)
     async with opened_any(log, app) as opened:
-        making = place.with_name(f"{place.name}.making")
-        _remove(making)
-        store = SqliteHistory(making)
-        projector = Projector(opened, store, retention_ms=keeps_ms)
-        await projector.open()
-        try:
-            records = await projector.catch_up(told)
-            gaps = [one for one in range(opened.partitions) if store.standing(one).gap]
-        finally:
-            await projector.close()
-    _remove(place)
-    making.rename(place)
-    return Rebuilt(str(place), records, gaps, projector.halted)
+        with place.anew() as store:
+            return await _filled(place, store, opened, keeps_ms, told)
 
 
-def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+async def _filled(place: Place, store: History, opened: Log, keeps_ms: int | None, told: Told) -> Rebuilt:
+    projector = Projector(opened, store, retention_ms=keeps_ms)
+    await projector.open()
+    try:
+        records = await projector.catch_up(told)
+        gaps = [one for one in range(opened.partitions) if store.standing(one).gap]
+    finally:
+        await projector.close()
+    return Rebuilt(place.shown, records, gaps, projector.halted)
 
 
 @contextmanager
