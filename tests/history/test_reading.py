@@ -211,7 +211,7 @@ async def test_it_goes_on_after_its_store_failed(
     while failures > -1:
         await asyncio.sleep(0.01)
     await write(app_log, *lived(RUNS[1]))
-    while store.standing(0).offset < app_log.end(0):
+    while reading._written.get(0) != app_log.end(0):
         await asyncio.sleep(0.01)
     reading.stop()
     await running
