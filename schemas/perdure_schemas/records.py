@@ -64,6 +64,21 @@ class AppActivated(_Kind, frozen=True, tag="app.activated", omit_defaults=True):
     number: int
 
 
+class PauseRequested(_Kind, frozen=True, tag="function.pause_requested", omit_defaults=True):
+    """Somebody pauses a function, or lets it go on; appended to partition 0."""
+
+    function: str
+    paused: bool
+    command: str
+
+
+class FunctionPaused(_Kind, frozen=True, tag="function.paused", omit_defaults=True):
+    """Partition 0 to all: from here on no run of the function starts, or all that wait do."""
+
+    function: str
+    paused: bool
+
+
 class OwnerStarted(_Kind, frozen=True, tag="owner.started", omit_defaults=True):
     owner: Owner
     code: str
@@ -531,6 +546,8 @@ AnyRecord = (
     | AppActivated
     | OwnerStarted
     | OwnerReleased
+    | PauseRequested
+    | FunctionPaused
     | EventReceived
     | EventKeyed
     | RunRequested

@@ -348,12 +348,24 @@ def check_all(journals: list[Journal], views: list[View]) -> None:
             source, n = msgspec.json.decode(raw)["from"]
             numbered[source, destination, n] = raw
         check_timers(view)
+        check_paused(view)
         check_wholes(view)
     for destination, journal in enumerate(journals):
         for _, raw in journal.records:
             origin = decode(raw).from_
             if origin is not None:
                 assert numbered[origin[0], destination, origin[1]] == raw, "I2: an effect was sent with other content"
+
+
+def check_paused(view: View) -> None:
+    """Whoever waits for a function is queued, and the function is paused."""
+    waiting = {run: state.function for run, state in view.paused.items()}
+    assert waiting == {run: state.function for run, state in view.runs.items() if state.paused}
+    for run, function in waiting.items():
+        state = view.live(run)
+        assert state is not None
+        assert state.status == "queued"
+        assert function in view.meta.paused
 
 
 def check_wholes(view: View) -> None:

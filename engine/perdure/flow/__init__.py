@@ -4,6 +4,7 @@
     -----  -----------  ----------------------  ---------------------------------------------------------------------
     0      definitions  app, owner, schedule    app.defined app.paths app.ready app.activated
                                                 owner.started owner.released cron.scheduled
+    0      pausing      function                function.pause_requested function.paused
     1      intake       event id                event.received
     3      run          run id                  run.requested run.cancel_requested run.rerun_requested run.unparked
                                                 run.parked run.errored run.finished run.watched
@@ -24,7 +25,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from perdure.flow import definitions, intake, matcher, ops, queues, run, timer
+from perdure.flow import definitions, intake, matcher, ops, pausing, queues, run, timer
 from perdure.flow.imported import without_orig
 from perdure.flow.view import View
 from perdure_schemas import records as r
@@ -40,6 +41,8 @@ FOLDS: dict[type[r.Record], Callable[[View, Any, int], None]] = {
     r.OwnerStarted: definitions.owner_started,
     r.OwnerReleased: definitions.owner_released,
     r.CronScheduled: definitions.cron_scheduled,
+    r.PauseRequested: pausing.pause_requested,
+    r.FunctionPaused: pausing.function_paused,
     r.EventReceived: intake.event_received,
     r.RunRequested: run.run_requested,
     r.RunCancelRequested: run.run_cancel_requested,

@@ -60,6 +60,8 @@ def end(
         _send_failed(view, run)
     if run.parent is not None or run.watchers:
         _tell(view, run)
+    if run.paused:
+        leave(view, run)
     if run.parked is not None:
         view.parked.delete(run.id)
         run.parked = None
@@ -71,6 +73,12 @@ def end(
     view.runs.touch(run.id)
     forget_later(view, run, at)
     view.effects.acts.append(Ended(run.id, status))
+
+
+def leave(view: View, run: RunState) -> None:
+    """It waits no more for its function to go on."""
+    run.paused = False
+    view.paused.delete(run.id)
 
 
 def _tell(view: View, run: RunState) -> None:

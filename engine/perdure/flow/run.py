@@ -11,7 +11,7 @@ from perdure.flow.definitions import timer_key, unpark
 from perdure.flow.effects import Parked, Start
 from perdure.flow.ending import answer, end, error_of, forget_later, heir_of, send_parked, watch_heir
 from perdure.flow.ops import close_op, shorten, successor_of
-from perdure.flow.states import COMMANDS_KEPT, TERMINAL, ParkedState, RunState, RunTimer, Watcher
+from perdure.flow.states import COMMANDS_KEPT, TERMINAL, ParkedState, PausedRun, RunState, RunTimer, Watcher
 from perdure.flow.view import View
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import (
@@ -117,7 +117,12 @@ def _subscribe_rule(view: View, run: RunState, index: int, rule: CancelRule) -> 
 
 
 def start(view: View, run: RunState, at: int) -> None:
-    """User code may run from here on; the run's own timeout begins."""
+    """User code may run from here on, unless its function is paused; the run's own timeout begins."""
+    if run.function in view.meta.paused:
+        run.paused = True
+        view.paused.put(run.id, PausedRun(run.function, view.offset, at))
+        view.runs.touch(run.id)
+        return
     run.status = "running"
     run.started_at = at
     view.runs.touch(run.id)

@@ -83,6 +83,14 @@ class ParkedState(Struct, omit_defaults=True, gc=False):
     message: str
 
 
+class PausedRun(Struct, omit_defaults=True, gc=False):
+    """A run that would have started at log time `due`, by the record at `offset`, were its function not paused."""
+
+    function: str
+    offset: int
+    due: int
+
+
 class RunState(Struct, omit_defaults=True, gc=False):
     """A run, but its outcomes: those stand in lines beside it, in log order (`View.lines`)."""
 
@@ -119,6 +127,8 @@ class RunState(Struct, omit_defaults=True, gc=False):
     crashes: dict[str, Crashes] = {}
     watchers: list[Watcher] = []
     timers: dict[str, RunTimer] = {}
+    paused: bool = False
+    """It stands in `View.paused`."""
     parked: ParkedState | None = None
     tried_from: int = -1
     """Offset at which it was last unparked: with what stands before that, any code may try to go on."""
@@ -203,6 +213,10 @@ class Meta(Struct, omit_defaults=True, gc=False):
     ready: dict[int, int] = {}
     paths: dict[str, dict[str, int]] = {}
     """Event name → match path → look-back in milliseconds, of all definitions ever seen."""
+    paused: dict[str, int] = {}
+    """Function → log time since which its runs do not start."""
+    pauses: tuple[str, ...] = ()
+    """Partition 0: commands to pause or to go on that have come, the last `COMMANDS_KEPT`: copies change nothing."""
     high: int = 0
     """The largest log timestamp of an event copy that came here."""
     moved: int = 0

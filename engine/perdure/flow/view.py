@@ -17,7 +17,7 @@ from perdure.flow.kept import Kept
 from perdure.flow.lines import Lines, StoredLine
 from perdure.flow.routes import Routes
 from perdure.flow.routing import partition_of, partition_of_run
-from perdure.flow.states import TERMINAL, CronState, MatchState, Meta, QueuedState, RunState
+from perdure.flow.states import TERMINAL, CronState, MatchState, Meta, PausedRun, QueuedState, RunState
 from perdure.flow.tables import Backing, EmptyBacking, Table
 from perdure.flow.wholes import Wholes, ending_in, payload_in
 from perdure_schemas.definition import Definition, FunctionDefined
@@ -49,6 +49,7 @@ class View:
         self.definitions = Table(b"d/", Definition, backing)
         self.crons = Table(b"c/", CronState, backing)
         self.parked = Table(b"p/", str, backing)
+        self.paused = Table(b"h/", PausedRun, backing)
         self.queued = Table(b"q/", QueuedState, backing)
         self.metas = Table(b"#", Meta, backing)
         self.kept = Kept(backing)
@@ -69,7 +70,8 @@ class View:
 
     def tables(self) -> tuple[Table[Any], ...]:
         return (
-            self.runs, self.seen, self.matches, self.definitions, self.crons, self.parked, self.queued, self.metas,
+            self.runs, self.seen, self.matches, self.definitions, self.crons, self.parked, self.paused, self.queued,
+            self.metas,
         )  # fmt: skip
 
     def live(self, run: str) -> RunState | None:
