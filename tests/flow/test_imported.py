@@ -66,7 +66,7 @@ def logical(view: View) -> dict[str, bytes]:
     return view.logical()
 
 
-@pytest.mark.parametrize("seed", seeds(6))
+@pytest.mark.parametrize("seed", seeds(12))
 def test_a_copy_folds_as_what_it_was_copied_from(seed: int) -> None:
     random = Random(seed)
     for owner in played(seed, forgetful=False).owners:
@@ -89,7 +89,7 @@ def test_a_copy_folds_as_what_it_was_copied_from(seed: int) -> None:
         assert logical(batched(View(owner.partition, 4), again, 0, random)) == whole.logical()
 
 
-@pytest.mark.parametrize("seed", seeds(6))
+@pytest.mark.parametrize("seed", seeds(12))
 def test_a_copy_of_what_was_trimmed_goes_on_from_its_state(seed: int) -> None:
     random = Random(seed)
     for owner in played(seed, forgetful=False).owners:

@@ -111,6 +111,7 @@ def fold(
     meta, orig = view.meta, record.orig
     if orig is not None:
         if orig.offset <= meta.imported:
+            meta.moved -= 1  # it takes no place: the next one's is what it would be without it
             return False
         meta.imported, meta.moved = orig.offset, orig.offset - offset
         stamp_ms, raw, record = orig.at, without_orig(raw, orig), replace(record, orig=None)

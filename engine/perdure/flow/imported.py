@@ -5,8 +5,9 @@
     folds see            700   701   702   703   704       `orig`, and from there on: this log's own offset + `moved`
 
 State refers to records by offset, and timers are told apart by it; so offsets go on where they were, and never come
-twice. Time goes on likewise: a record that was copied keeps the time that it had, whatever this log's clock said when
-it was written here. Whoever writes the copies may write one twice; the second changes nothing.
+twice. Whoever writes the copies may write one twice; the second changes nothing and has no place, so that a copy of
+this log has all else where it is here. Time goes on likewise: a record that was copied keeps the time that it had,
+whatever this log's clock said when it was written here.
 """
 
 import msgspec
@@ -61,5 +62,8 @@ class Origins:
         orig = orig_of(raw)
         if orig is None:
             return Orig(offset + self.moved, stamp_ms), raw.rstrip()
-        self.moved = orig.offset - offset
+        if orig.offset < offset + self.moved:
+            self.moved -= 1  # a repetition, which takes no place
+        else:
+            self.moved = orig.offset - offset
         return orig, without_orig(raw, orig)
