@@ -32,6 +32,7 @@ from perdure_schemas.records import (
     OwnerReleased,
     OwnerStarted,
     Parent,
+    PauseRequested,
     Record,
     RerunRun,
     RunCancelRequested,
@@ -128,6 +129,9 @@ class Anything(Storm):
         rng = self.random
         if rng.random() < 0.1:
             return 0, AppDefined(self._code(rng.randrange(3)), rng.random() < 0.3, v=V)
+        if rng.random() < 0.05:
+            function = rng.choice(["any", "one", "work", "rescue", "tick0"])
+            return 0, PauseRequested(function, rng.random() < 0.5, f"c{rng.randrange(50)}", v=V)
         if rng.random() < 0.7:
             body = self._event()
             return partition_of(body.id, self.partitions), EventReceived(body, v=V)
