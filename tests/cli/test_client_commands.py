@@ -8,7 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from perdure.cli import main
+from perdure.cli.output import moment
 from perdure.errors import LogError, LogFull
+from perdure.sdk.port import FunctionView
 from tests.cli.conftest import Perdure
 from tests.http.fake_port import FakePort
 
@@ -132,6 +134,29 @@ async def test_runs_unpark(port: FakePort, perdure: Perdure) -> None:
     done = await perdure("runs", "unpark", "r1")
     assert (done.exit_code, "run 'r1' is not parked: it is running" in done.output) == (1, True)
     assert (await perdure("runs", "unpark", "r9")).exit_code == 3
+
+
+async def test_pause_and_resume(port: FakePort, perdure: Perdure) -> None:
+    assert (await perdure("pause", "mail", "order")).output == (
+        "mail is paused: its runs wait until `perdure resume mail`\n"
+        "order is paused: its runs wait until `perdure resume order`\n"
+    )
+    assert (await perdure("resume", "mail")).output == "mail goes on\n"
+    assert json.loads((await perdure("pause", "mail", "--json")).output) == {"functions": ["mail"]}
+    assert port.pauses == [("mail", True), ("order", True), ("mail", False), ("mail", True)]
+    assert (await perdure("pause", "nobody")).exit_code == 3
+
+
+async def test_functions_says_what_is_paused(port: FakePort, perdure: Perdure, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def functions() -> list[FunctionView]:
+        return [FunctionView("mail", "background", paused_since=1_700_000_000_000, waiting=17)]
+
+    assert "paused" not in (await perdure("functions")).output
+    monkeypatch.setattr(port, "functions", functions)
+    shown = (await perdure("functions")).output
+    assert "paused since" in shown
+    assert moment(1_700_000_000_000) in shown
+    assert "17" in shown
 
 
 async def test_an_unknown_run(perdure: Perdure) -> None:

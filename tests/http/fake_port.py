@@ -32,6 +32,7 @@ class FakePort:
         self.outcomes: dict[str, asyncio.Future[RunOutcome]] = {}
         self.cancelled: list[tuple[str, str]] = []
         self.unparked: list[str] = []
+        self.pauses: list[tuple[str, bool]] = []
         self.logged: list[RunLogged] = []
         self.waiting: dict[str, str] = {}
         self.fail: Exception | None = None
@@ -87,6 +88,17 @@ class FakePort:
         if (status := await self.status(run_id)) != "parked":
             raise NotParked(f"run {run_id!r} is not parked: it is {status}")
         self.unparked.append(run_id)
+
+    async def pause(self, function: str) -> None:
+        await self._pause(function, True)
+
+    async def resume(self, function: str) -> None:
+        await self._pause(function, False)
+
+    async def _pause(self, function: str, on: bool) -> None:
+        if all(view.id != function for view in await self.functions()):
+            raise UnknownFunction(f"no function {function!r}")
+        self.pauses.append((function, on))
 
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""

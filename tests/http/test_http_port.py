@@ -134,6 +134,10 @@ async def test_runs(ports: tuple[FakePort, Any]) -> None:
         await client.unpark("r1")
     assert port.unparked == ["r4"]
     assert [view.id for view in await client.functions()] == ["order", "mail"]
+    assert (await client.pause("mail"), await client.resume("mail")) == (None, None)
+    assert port.pauses == [("mail", True), ("mail", False)]
+    with pytest.raises(UnknownFunction):
+        await client.pause("no/body")
     with pytest.raises(UnknownRun, match="no run 'a/b' is known"):
         await client.run("a/b")
 

@@ -86,6 +86,17 @@ async def test_a_parked_run_is_told_to_go_on(port: FakePort) -> None:
     assert port.unparked == ["r1"]
 
 
+async def test_a_function_is_paused_and_goes_on(port: FakePort) -> None:
+    async with client_of(port) as client:
+        paused = await client.post("/v1/functions/mail/pause")
+        goes_on = await client.post("/v1/functions/mail/resume")
+        unknown = [await client.post(f"/v1/functions/nobody/{what}") for what in ("pause", "resume")]
+    assert (paused.status_code, paused.json()) == (202, {"function": "mail", "paused": True})
+    assert (goes_on.status_code, goes_on.json()) == (202, {"function": "mail", "paused": False})
+    assert {answer.json()["type"] for answer in unknown} == {"urn:perdure:error:UnknownFunction"}
+    assert port.pauses == [("mail", True), ("mail", False)]
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -223,6 +234,8 @@ async def test_a_filter_that_cannot_be_right_cancels_nothing(port: FakePort, bod
         ("/v1/runs/r1/unpark", "POST"),
         ("/v1/cancellations", "POST"),
         ("/v1/functions/mail/runs", "POST"),
+        ("/v1/functions/mail/pause", "POST"),
+        ("/v1/functions/mail/resume", "POST"),
     ],
 )
 async def test_get_changes_nothing(port: FakePort, path: str, allowed: str) -> None:

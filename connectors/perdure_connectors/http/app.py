@@ -87,6 +87,14 @@ OPERATIONS = [
         refusals=FUNCTION,
     ),
     Operation(
+        *("POST", "/v1/functions/{function_id:path}/pause", functions.pause, "operate", {202: shapes.Pausing}),
+        refusals=FUNCTION,
+    ),
+    Operation(
+        *("POST", "/v1/functions/{function_id:path}/resume", functions.resume, "operate", {202: shapes.Pausing}),
+        refusals=FUNCTION,
+    ),
+    Operation(
         *("POST", "/v1/cancellations", cancellations.create, "operate", {200: shapes.Count}),
         body=cancellations.Filter,
     ),

@@ -1,4 +1,4 @@
-"""Functions, and runs of background functions by name."""
+"""Functions: listed, paused, let go on; and runs of background functions by name."""
 
 import msgspec
 from msgspec import Raw, Struct, field
@@ -12,6 +12,7 @@ from perdure_connectors.http.answers import json_answer, port_of
 from perdure_connectors.http.body import json_body
 from perdure_connectors.http.queries import duration_ms, only
 from perdure_connectors.http.runs import created
+from perdure_connectors.http.shapes import Pausing
 
 
 class Asked(Struct, forbid_unknown_fields=True):
@@ -51,6 +52,23 @@ async def enqueue(request: Request) -> Response:
         )
     )
     return created(request, run_id)
+
+
+async def pause(request: Request) -> Response:
+    """Its runs are requested as ever and wait, until it goes on; 202 once that is durable."""
+    return await _set_paused(request, paused=True)
+
+
+async def resume(request: Request) -> Response:
+    """All that wait start, in the order in which they came; 202 once that is durable."""
+    return await _set_paused(request, paused=False)
+
+
+async def _set_paused(request: Request, *, paused: bool) -> Response:
+    only(request)
+    function, port = request.path_params["function_id"], port_of(request)
+    await (port.pause(function) if paused else port.resume(function))
+    return json_answer(Pausing(function, paused), status=202)
 
 
 def _read(body: bytes) -> Asked:

@@ -57,6 +57,13 @@ class Functions(Struct):
     cursor: str
 
 
+class Pausing(Struct):
+    """Whether the function is to be paused from now on."""
+
+    function: str
+    paused: bool
+
+
 class RunId(Struct):
     """The run that it is about."""
 

@@ -12,6 +12,7 @@ from perdure.cli.keys import keys
 from perdure.cli.letters import dead_letters
 from perdure.cli.logs import logs
 from perdure.cli.output import release
+from perdure.cli.pausing import pause, resume
 from perdure.cli.runs import runs
 from perdure.cli.send import send
 from perdure.cli.serve import serve
@@ -37,5 +38,9 @@ def main() -> None:
     """Durable Python functions: they outlive the process they started in."""
 
 
-for command in (dev, serve, worker, gateway, keys, send, functions, runs, explain, logs, history, topics, dead_letters):
+for command in (
+    *(dev, serve, worker, gateway, keys),
+    *(send, functions, pause, resume, runs, explain, logs),
+    *(history, topics, dead_letters),
+):
     main.add_command(command)

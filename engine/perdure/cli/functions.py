@@ -19,11 +19,17 @@ def functions(ctx: click.Context, url: str | None, as_json: bool) -> None:
         return
     table = Table("function", "starts", "cancelled by", "retries", "running", box=None, header_style="bold")
     held = any(view.held for view in views)
+    paused = any(view.paused_since is not None for view in views)
     if held:
         table.add_column("held", style="magenta")
+    if paused:
+        table.add_column("paused since", style="yellow")
+        table.add_column("waiting", style="yellow")
     for view in views:
         row = [view.id, starts(view), ", ".join(view.cancel_on), str(view.retries), str(view.running or "")]
-        table.add_row(*map(styled, [*row, str(view.held or "")] if held else row))
+        row += [str(view.held or "")] if held else []
+        row += [moment(view.paused_since), str(view.waiting or "")] if paused else []
+        table.add_row(*map(styled, row))
     console().print(table)
     if held:
         console().print("held: runs of functions that this engine's code does not have; they go on when it does")

@@ -22,7 +22,7 @@ def keys() -> None:
     type=click.Choice(SCOPES),
     multiple=True,
     required=True,
-    help="send: events, calls · read: look, wait for results, metrics · operate: cancel, rerun, unpark. Several times.",
+    help="send: events, calls · read: look, wait for results, metrics · operate: cancel, rerun, pause … Several times.",
 )
 @json_option
 def new(name: str, scopes: tuple[Scope, ...], as_json: bool) -> None:

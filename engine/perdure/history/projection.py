@@ -26,6 +26,7 @@ from perdure_schemas.records import (
     AnyRecord,
     Call,
     EventReceived,
+    FunctionPaused,
     MatchOffered,
     Opening,
     OpOpened,
@@ -196,7 +197,7 @@ class Projection:
         self._touch(run)
         if isinstance(record, TimerFired) and record.timer == "retry":
             self._mark(run, OWN, "retried", {})
-        elif not isinstance(record, TimerFired | RunRequested):
+        elif not isinstance(record, TimerFired | RunRequested | FunctionPaused):
             self._mark(run, OWN, "unparked", {})
 
     def _ended(self, run: str, record: AnyRecord) -> None:

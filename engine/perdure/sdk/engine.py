@@ -182,10 +182,13 @@ class ManyPorts:
         return [event.id for event in events]
 
     async def enqueue(self, request: Enqueue) -> str:
+        return await (await self._with(request.function)).enqueue(request)
+
+    async def _with(self, function: str) -> Port:
         for port in self._ports.values():
-            if any(view.id == request.function for view in await port.functions()):
-                return await port.enqueue(request)
-        return await next(iter(self._ports.values())).enqueue(request)
+            if any(view.id == function for view in await port.functions()):
+                return port
+        return next(iter(self._ports.values()))
 
     async def _of(self, run_id: str) -> Port:
         for port in self._ports.values():
@@ -210,6 +213,12 @@ class ManyPorts:
 
     async def unpark(self, run_id: str) -> None:
         await (await self._of(run_id)).unpark(run_id)
+
+    async def pause(self, function: str) -> None:
+        await (await self._with(function)).pause(function)
+
+    async def resume(self, function: str) -> None:
+        await (await self._with(function)).resume(function)
 
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""

@@ -90,6 +90,12 @@ class HttpPort:
     async def unpark(self, run_id: str) -> None:
         await self._ask(wire.unpark(run_id))
 
+    async def pause(self, function: str) -> None:
+        await self._ask(wire.pause(function))
+
+    async def resume(self, function: str) -> None:
+        await self._ask(wire.resume(function))
+
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:

@@ -89,6 +89,14 @@ class SyncHttpPort:
         """Accepted once durable. Raises `UnknownRun`, `NotParked`."""
         self._ask(wire.unpark(run_id))
 
+    def pause(self, function: str) -> None:
+        """Accepted once durable. Raises `UnknownFunction`."""
+        self._ask(wire.pause(function))
+
+    def resume(self, function: str) -> None:
+        """Accepted once durable. Raises `UnknownFunction`."""
+        self._ask(wire.resume(function))
+
     def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:

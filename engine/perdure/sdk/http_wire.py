@@ -172,8 +172,7 @@ def enqueue(request: Enqueue) -> Call[str]:
         body["discard_after"] = f"{request.discard_after_ms}ms"
     if request.rerun_of:
         body["rerun_of"] = request.rerun_of
-    path = f"/v1/functions/{quote(request.function, safe='')}/runs"
-    return Call("POST", path, _run_id, _encode(body))
+    return Call("POST", f"{_function(request.function)}/runs", _run_id, _encode(body))
 
 
 def result(run_id: str, timeout_ms: int) -> Call[RunOutcome | None]:
@@ -203,6 +202,14 @@ def rerun(run_id: str) -> Call[str]:
 def unpark(run_id: str) -> Call[None]:
     """Not sent again by itself: by then the run may go on, and the answer would be that it is not parked."""
     return Call("POST", f"{_run(run_id)}/unpark", lambda answer: None, b"", again=False)
+
+
+def pause(function: str) -> Call[None]:
+    return Call("POST", f"{_function(function)}/pause", lambda answer: None, b"")
+
+
+def resume(function: str) -> Call[None]:
+    return Call("POST", f"{_function(function)}/resume", lambda answer: None, b"")
 
 
 def runs(wanted: RunFilter, limit: int, cursor: str) -> Call[tuple[list[RunSummary], str]]:
@@ -299,6 +306,10 @@ def _decode(answer: Answer, kind: type[R]) -> R:
 
 def _run_id(answer: Answer) -> str:
     return _decode(answer, _RunId).run_id
+
+
+def _function(function: str) -> str:
+    return f"/v1/functions/{quote(function, safe='')}"
 
 
 def _run(run_id: str) -> str:

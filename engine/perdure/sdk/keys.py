@@ -19,7 +19,7 @@ from perdure.sdk.environment import from_environment, read_text
 Scope = Literal["send", "read", "operate"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """`send`: events in, background functions called. `read`: look, and wait for results. `operate`: cancel,
-run again, unpark."""
+run again, unpark, pause, resume."""
 
 PREFIX = "perdure_"
 """So that people, and what looks for secrets in repositories, know what they have found."""

@@ -30,6 +30,7 @@ from perdure_schemas.payload import Payload
 from perdure_schemas.records import (
     EventReceived,
     LogLevel,
+    PauseRequested,
     RunAnswered,
     RunCancelRequested,
     RunRequested,
@@ -91,9 +92,12 @@ class LocalPort:
     def _spec(self, function: str) -> FunctionSpec:
         spec = self._node.specs.get(function)
         if spec is None or spec.kind == "handler":
-            known = ", ".join(sorted(one.id for one in self._node.specs.values() if one.kind != "handler"))
-            raise UnknownFunction(f"no function {function!r} in app {self._node.app.name!r} (has {known})")
+            raise self._unknown(function)
         return spec
+
+    def _unknown(self, function: str) -> UnknownFunction:
+        known = ", ".join(sorted(one.id for one in self._node.specs.values() if one.kind != "handler"))
+        return UnknownFunction(f"no function {function!r} in app {self._node.app.name!r} (has {known})")
 
     def _start(
         self, spec: FunctionSpec, arguments: Raw, options: Enqueue | CallOptions, rerun_of: str = ""
@@ -238,6 +242,22 @@ class LocalPort:
         await self._write(run_id, RunUnparked(run_id, command or secrets.token_hex(8), v=V))
         await self._node.effects()
 
+    async def pause(self, function: str, command: str = "") -> None:
+        await self._set_paused(function, paused=True, command=command)
+
+    async def resume(self, function: str, command: str = "") -> None:
+        await self._set_paused(function, paused=False, command=command)
+
+    async def _set_paused(self, function: str, *, paused: bool, command: str) -> None:
+        """`command`: the same one said again, by whatever pod, changes nothing."""
+        self._refuse_while_failing()
+        node = self._node
+        if function not in node.specs or is_own(function):
+            raise self._unknown(function)
+        record = PauseRequested(function, paused, command or secrets.token_hex(8), v=V)
+        await node.log.acknowledge(node.append(0, record))
+        await node.effects()
+
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:
@@ -353,23 +373,26 @@ class LocalPort:
         node = self._node
         running: dict[str, int] = {}
         held: dict[str, int] = {}
+        waiting: dict[str, int] = {}
         for processor in node.processors:
             for state in processor.view.runs.values():
                 if state.status not in TERMINAL:
                     running[state.function] = running.get(state.function, 0) + 1
+                    waiting[state.function] = waiting.get(state.function, 0) + state.paused
                     # All of them: those that sleep as well, and would be held only once they wake.
                     if state.function not in node.specs or processor.ahead(state):
                         held[state.function] = held.get(state.function, 0) + 1
         shown = sorted(name for name in node.specs if not is_own(name))
-        views = [self._view(one, running.get(one, 0), held.get(one, 0)) for one in shown]
+        views = [self._view(one, running.get(one, 0), held.get(one, 0), waiting.get(one, 0)) for one in shown]
         missing = sorted(name for name in running if name not in node.specs)
         return views + [FunctionView(name, "missing", held=held[name]) for name in missing]
 
-    def _view(self, function: str, running: int, held: int) -> FunctionView:
+    def _view(self, function: str, running: int, held: int, waiting: int) -> FunctionView:
         node = self._node
         spec = node.specs[function]
         defined = spec.defined
         where = partition_of(CRON + function, node.log.partitions)
+        paused = [since for one in node.processors if (since := one.view.meta.paused.get(function)) is not None]
         schedule = next((one.view.crons.get(function) for one in node.processors if one.partition == where), None)
         return FunctionView(
             function,
@@ -381,6 +404,8 @@ class LocalPort:
             spec.retries.limit,
             running,
             held,
+            min(paused, default=None),
+            waiting,
         )
 
     async def lag(self) -> Mapping[str, int]:

@@ -241,6 +241,9 @@ class FunctionView(Struct, frozen=True, omit_defaults=True):
     retries: int = 4
     running: int = 0
     held: int = 0
+    paused_since: int | None = None
+    waiting: int = 0
+    """Runs that would have started, were it not paused; they are among the running ones."""
 
 
 class Work(Struct, frozen=True):
@@ -306,6 +309,17 @@ class Port(Protocol):
 
     async def unpark(self, run_id: str) -> None:
         """A parked run tries to go on, under the code that is there now; durable. Raises `UnknownRun`, `NotParked`."""
+        ...
+
+    async def pause(self, function: str) -> None:
+        """Its runs are requested as ever and wait, until `resume`; those that have started go on. Durable.
+
+        Raises `UnknownFunction`.
+        """
+        ...
+
+    async def resume(self, function: str) -> None:
+        """All that wait start, in the order in which they came. A function that is not paused is left as it is."""
         ...
 
     async def runs(

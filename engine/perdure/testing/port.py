@@ -74,6 +74,14 @@ class TestPort:
         command = self._engine.next_id("unpark")
         await self._engine.through(lambda: self._local().unpark(run_id, command))
 
+    async def pause(self, function: str) -> None:
+        command = self._engine.next_id("pause")
+        await self._engine.through(lambda: self._local().pause(function, command))
+
+    async def resume(self, function: str) -> None:
+        command = self._engine.next_id("resume")
+        await self._engine.through(lambda: self._local().resume(function, command))
+
     async def runs(
         self, *, function: str = "", status: str = "", event_id: str = "", limit: int = 50, cursor: str = ""
     ) -> tuple[list[RunSummary], str]:
