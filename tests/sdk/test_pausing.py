@@ -102,7 +102,7 @@ async def test_it_stays_paused_when_the_engine_starts_again(app: App, durable_ur
         await engine.port.pause("work")
         waiting = await work.enqueue(7)
     async with Engine(app, log=durable_url) as engine:
-        assert (await view_of(engine, "work")).waiting == 1
         assert await engine.port.status(waiting.id) == "queued"
+        assert (await view_of(engine, "work")).waiting == 1
         await engine.port.resume("work")
         assert await waiting.result() == 7
