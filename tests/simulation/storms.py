@@ -18,7 +18,7 @@ from tests.simulation.checks.replaying import check_replays
 from tests.simulation.control import Patches
 from tests.simulation.programs.aimed import aimed_plan, moves, parted
 from tests.simulation.programs.ledger import Ledger
-from tests.simulation.programs.plan import Crash, Plan, random_plan, whole_plan
+from tests.simulation.programs.plan import Crash, Plan, random_plan, whole_plan, with_pauses
 from tests.simulation.programs.together import Together, apps
 from tests.simulation.swarm import WHOLE_FROM, Swarm, drawn, move, part
 from tests.simulation.world import World
@@ -27,6 +27,8 @@ AIMED = 0.25
 """So many of the plans are no chance alone."""
 PARTED = 0.06
 """In so many of the worlds the paths of new code come late to some partitions: they draw from streams of their own."""
+PAUSES = 0.1
+"""In so many of the plans by chance alone functions are paused: from a stream of their own, too."""
 MOVES = 0.06
 """In so many of the others partitions go to and fro while pods get new code: from streams of their own, too."""
 
@@ -58,6 +60,9 @@ def plan_of(seed: int) -> Plan:
     plan = random_plan(rng, rng.randint(5, 20))
     if seed >= WHOLE_FROM:
         plan = whole_plan(plan, Random(f"{seed}/whole"), pools=drawn(seed).pools)
+        pauses = Random(f"{seed}/pauses")
+        if pauses.random() < PAUSES:
+            plan = with_pauses(plan, pauses)
     return tuple(move for move in plan if not isinstance(move, Crash) or move.version is not None)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 import perdure.flow as flow
-from perdure.flow import FOLDS, ending, intake, matcher, ops, queues
+from perdure.flow import FOLDS, ending, intake, matcher, ops, pausing, queues
 from perdure.flow.due import DueIndex
 from perdure.flow.lines import Lines
 from perdure.flow.routes import Routes, Trigger
@@ -257,3 +257,28 @@ def a_claim_is_granted_to_two(patch: Patch) -> None:
         right(view, record, at)
 
     refold(patch, r.StepClaimed, claimed)
+
+
+@bug("no run of a paused function starts")
+def paused_functions_start_runs(patch: Patch) -> None:
+    refold(patch, r.FunctionPaused, _nothing)
+
+
+@bug("what waits for a paused function starts when that goes on")
+def some_of_a_paused_function_wait_on(patch: Patch) -> None:
+    starts = pausing.start
+
+    def start(view: View, run: RunState, at: int) -> None:
+        if run.requested_offset % 3:
+            starts(view, run, at)
+
+    patch.setattr(pausing, "start", start)
+
+
+@bug("a command to pause that comes again changes nothing")
+def pauses_that_come_again_count(patch: Patch) -> None:
+    def requested(right: Fold, view: View, record: r.PauseRequested, at: int) -> None:
+        view.meta.pauses = ()
+        right(view, record, at)
+
+    refold(patch, r.PauseRequested, requested)

@@ -29,6 +29,7 @@ def check_invariants(evidence: Evidence) -> None:
     i4_results_have_been_made(evidence)
     i9_time_is_kept(evidence)
     i10_one_run_per_event_and_function(evidence)
+    i13_all_partitions_are_paused_alike(evidence)
     check_matching(evidence.effective, evidence.tales)
     i12_nobody_is_passed_over(evidence)
     ends_have_causes(evidence)
@@ -44,6 +45,18 @@ def i1_nothing_acknowledged_is_missing(evidence: Evidence) -> None:
     assert evidence.cancelled <= cancels, f"I1: acknowledged cancels are not in the log: {evidence.cancelled - cancels}"
     requested = {entry.record["run"] for entry in evidence.every("run.requested")}
     assert evidence.asked <= requested, f"I1: acknowledged runs are not in the log: {evidence.asked - requested}"
+
+
+def i13_all_partitions_are_paused_alike(evidence: Evidence) -> None:
+    """Each command once, in the order in which the first of its copies stands in partition 0."""
+    asked: dict[str, Entry] = {}
+    for entry in evidence.effective[0]:
+        if entry.kind == "function.pause_requested":
+            asked.setdefault(entry.record["command"], entry)
+    commands = [(one.record["function"], one.record["paused"]) for one in asked.values()]
+    for partition, entries in evidence.effective.items():
+        told = [(one.record["function"], one.record["paused"]) for one in entries if one.kind == "function.paused"]
+        assert told == commands, f"I13: partition {partition} is told {told}, and {commands} was asked for"
 
 
 def i5_runs_are_as_the_log_says(evidence: Evidence) -> None:

@@ -123,6 +123,8 @@ class Tale:
     """Op → how often its process died with it, for steps that have no outcome."""
     ignored: list[Entry] = field(default_factory=list[Entry])
     """Records of this run that changed nothing."""
+    waits: bool = False
+    """It would have started, and its function is paused."""
 
     @property
     def function(self) -> str:
@@ -166,6 +168,7 @@ class Teller:
         self.numbers: dict[str, list[tuple[int, int]]] = {}
         """Of each code that is known here: (offset, its number from there on)."""
         self.receipts: dict[str, Receipt] = {}
+        self.paused: set[str] = set()
 
     def read(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -214,6 +217,7 @@ class Teller:
 
     def _said(self, tale: Tale, entry: Entry) -> None:
         """The run's code took it further, whoever wrote it: by the code that owns the partition."""
+        assert not tale.waits, f"{entry.raw!r}: its function is paused, and it had not started"
         tale.words.append((entry.offset, self.code))
 
     def _function(self, tale: Tale) -> dict[str, Any]:
@@ -243,7 +247,21 @@ class Teller:
         else:
             self._start(tale, entry)
 
+    def _function_paused(self, entry: Entry, record: dict[str, Any]) -> None:
+        function = record["function"]
+        if record["paused"]:
+            self.paused.add(function)
+            return
+        self.paused.discard(function)
+        for tale in self.tales.values():
+            if tale.live and tale.waits and tale.function == function:
+                tale.waits = False
+                self._start(tale, entry)
+
     def _start(self, tale: Tale, entry: Entry) -> None:
+        tale.waits = tale.function in self.paused
+        if tale.waits:
+            return
         tale.status = "running"
         timeout_ms = self._function(tale).get("timeout_ms")
         if timeout_ms is not None:

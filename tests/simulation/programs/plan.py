@@ -69,8 +69,18 @@ class Crash(Move, frozen=True, tag="crash"):
     version: int | None = None
 
 
-AnyMove = Enqueue | Begin | Tell | Meddle | Pass | Crash
+class Pause(Move, frozen=True, tag="pause"):
+    """A function is paused, or goes on."""
+
+    function: str
+    paused: bool
+    key: str
+
+
+AnyMove = Enqueue | Begin | Tell | Meddle | Pass | Crash | Pause
 Plan = tuple[AnyMove, ...]
+PAUSED = ("play", "play", "begun", "abandoned", "basket")
+"""Functions that are paused: some of all versions of the app."""
 PASSING_MS = (1, 50, 1_000, 120_000, 3_600_000)
 
 
@@ -143,6 +153,16 @@ def whole_plan(plan: Plan, rng: random.Random, *, pools: bool) -> Plan:
         if fickle and rng.random() < 0.25:
             version = min(version + 1, 2) if forward else rng.randrange(3)
             found.append(Crash(version))
+    return tuple(found)
+
+
+def with_pauses(plan: Plan, rng: random.Random) -> Plan:
+    """The same with functions that are paused now and then, and go on or not."""
+    found: list[AnyMove] = []
+    for n, move in enumerate(plan):
+        found.append(move)
+        if rng.random() < 0.3:
+            found.append(Pause(rng.choice(PAUSED), rng.random() < 0.6, f"pause-{n}"))
     return tuple(found)
 
 

@@ -18,7 +18,7 @@ from tests.simulation.checks.ways import ways_of
 from tests.simulation.programs.app import Troupe, begin_data
 from tests.simulation.programs.generate import KEYS, USERS
 from tests.simulation.programs.ledger import Ledger
-from tests.simulation.programs.plan import AnyMove, Begin, Crash, Enqueue, Meddle, Pass, Plan, Tell
+from tests.simulation.programs.plan import AnyMove, Begin, Crash, Enqueue, Meddle, Pass, Pause, Plan, Tell
 from tests.simulation.programs.player import Scene
 from tests.simulation.swarm import Swarm
 from tests.simulation.world import World, world
@@ -69,6 +69,7 @@ class Together:
         self.events: set[str] = set()
         self._tries = here.draw("plan")
         self._deployed: dict[str, None] = {here.version: None}
+        self._paused: dict[str, None] = {}
 
     async def play(self, plan: Plan) -> None:
         """Clients do not wait for each other's answers, now and then."""
@@ -100,6 +101,8 @@ class Together:
                 await self._meddle(move)
             case Pass():
                 await self._pass(move.ms)
+            case Pause():
+                await self._set_paused(move.function, move.key, paused=move.paused)
             case Crash():
                 if move.version is not None:
                     self._deployed.setdefault(f"v{move.version}")
@@ -129,6 +132,13 @@ class Together:
             # Its request is on its way from another partition.
             return
 
+    async def _set_paused(self, function: str, key: str, *, paused: bool) -> None:
+        if paused:
+            self._paused[function] = None
+            await self.here.ask(lambda port: port.pause(function, key))
+        else:
+            await self.here.ask(lambda port: port.resume(function, key))
+
     async def _pass(self, ms: int) -> None:
         if ms > LIVED_MS:
             self.here.leap(self.here.loop.wall_ms() + ms - LIVED_MS)
@@ -142,6 +152,8 @@ class Together:
         # Code that came later holds what it took further: older code would leave it alone for ever.
         here.odd.clear()
         here.heal([*self._deployed][-1])
+        for function in self._paused:
+            await self._set_paused(function, f"{function} goes on", paused=False)
         for n in range(ROUNDS):
             await here.finish(days=30)
             if not self._waiting() and not self._parked():
