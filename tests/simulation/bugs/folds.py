@@ -6,7 +6,8 @@ from typing import Any
 from msgspec.structs import replace
 
 import perdure.flow as flow
-from perdure.flow import FOLDS, ending, intake, matcher, ops, pausing, queues
+from perdure.flow import FOLDS, ending, intake, matcher, ops, queues
+from perdure.flow import run as run_fold
 from perdure.flow.due import DueIndex
 from perdure.flow.lines import Lines
 from perdure.flow.routes import Routes, Trigger
@@ -266,13 +267,13 @@ def paused_functions_start_runs(patch: Patch) -> None:
 
 @bug("what waits for a paused function starts when that goes on")
 def some_of_a_paused_function_wait_on(patch: Patch) -> None:
-    starts = pausing.start
+    starts = run_fold.start
 
     def start(view: View, run: RunState, at: int) -> None:
         if run.requested_offset % 3:
             starts(view, run, at)
 
-    patch.setattr(pausing, "start", start)
+    patch.setattr("perdure.flow.pausing.start", start)
 
 
 @bug("a command to pause that comes again changes nothing")
