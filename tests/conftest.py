@@ -9,6 +9,7 @@ from types import FunctionType
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from perdure.log.kafka.client import Client
 from perdure.log.kafka.topics import Topics
@@ -17,6 +18,12 @@ from tests.history.server import NoPostgres, shared_server
 from tests.kafka.broker import NoKafka, shared_broker
 from tests.kafka.virtual import put_under
 from tests.on_each_log import has_one_log, names_any
+
+# The same examples each time, however slow the machine is: a test never asserts a time.
+settings.register_profile(
+    "perdure", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("perdure")
 
 
 @pytest.fixture(scope="session")

@@ -499,7 +499,7 @@ WORDS = st.sampled_from(
 
 
 @given(st.lists(WORDS, max_size=14).map(" ".join) | st.lists(WORDS, max_size=14).map("".join) | st.text(max_size=20))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_text_raises_anything_but_a_definition_error(source):
     with suppress(DefinitionError):
         assert compile_where(source).matches(EVENT, INCOMING) in (True, False)

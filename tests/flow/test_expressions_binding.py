@@ -141,7 +141,7 @@ def test_large_values_are_written_out_and_read_back():
 
 
 @given(conditions(), events(), events())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_binding_first_matches_the_same(source, event, incoming):
     whole = compile_where(source).matches(event, incoming)
     bound = bind(source, event)
@@ -150,7 +150,7 @@ def test_binding_first_matches_the_same(source, event, incoming):
 
 
 @given(conditions(), events(), events())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_rendered_reads_back_as_the_same(source, event, incoming):
     text = render(parse(source, EVENTS))
     assert render(parse(text, EVENTS)) == text

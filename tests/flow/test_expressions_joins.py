@@ -280,7 +280,7 @@ joins = st.one_of(
 
 
 @given(joins, conditions(), events(), events(), json_values(), st.booleans())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_a_join_and_what_remains_are_the_whole_condition(join, more, event, incoming, shared, same):
     if same:
         event["data"]["a"] = incoming["data"]["a"] = shared

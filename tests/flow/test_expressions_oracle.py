@@ -69,13 +69,13 @@ halves = st.sampled_from([0, 1, 2, 3, -1, 0.0, 1.0, 0.5, -2.5, 2.0])
 
 
 @given(conditions(arithmetic=False), events(halves | others), events(halves | others))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_made_conditions(environment, source, event, incoming):
     check(environment, source, event, incoming)
 
 
 @given(conditions(arithmetic=True), events(plain), events(plain))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_made_conditions_with_arithmetic_of_ints(environment, source, event, incoming):
     # Ints and doubles may not meet in CEL's arithmetic.
     assume(not any(double in source for double in ("2.0", "0.5", "double(")))

@@ -110,7 +110,7 @@ made = st.recursive(
 
 
 @given(made, st.lists(st.text(st.sampled_from("ab \n"), max_size=8), max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example("(^)*a", ["ba"])
 @example("(a*)*b", ["aaa"])
 def test_made_patterns_match_what_they_match_in_python(pattern, texts):
@@ -161,7 +161,7 @@ def test_what_is_refused(pattern, why):
 
 
 @given(st.text(st.sampled_from("ab(){}[]*+?|^$.\\-,:=<>!dDxPi0123"), max_size=12), st.text(max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_pattern_raises_anything_else(pattern, text):
     with suppress(ValueError):
         assert Regex(pattern).search(text) in (True, False)

@@ -109,7 +109,7 @@ def test_unknown_time_zones_come_with_a_hint(tz, hint):
 
 
 @given(st.text(st.sampled_from("0123456789*/,-#LRHWsunmoj @?x"), max_size=24))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_line_raises_anything_else(line):
     try:
         check(line)
@@ -195,7 +195,7 @@ def test_every_hour_is_each_moment_whose_local_time_fits(tz, day):
     st.sampled_from([NEW_YORK, ROME, LORD_HOWE, "America/Sao_Paulo", "Asia/Kathmandu", "UTC"]),
     st.datetimes(datetime(2010, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_next_fire_does_not_depend_on_where_one_asks_from(line, tz, start):
     at = int(start.timestamp() * 1_000)
     fire = next_fire(line, tz, at)
@@ -210,7 +210,7 @@ def test_the_next_fire_does_not_depend_on_where_one_asks_from(line, tz, start):
     st.datetimes(datetime(2010, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
     st.integers(0, 20 * 86_400_000),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_last_fire_of_many_is_that_after_which_the_next_lies_ahead(line, tz, start, later_ms):
     due = next_fire(line, tz, int(start.timestamp() * 1_000))
     now = due + later_ms
