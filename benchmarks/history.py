@@ -20,6 +20,8 @@ from perdure.flow.routing import run_id
 from perdure.history.rows import Changes, EventRow, OpRow, RunData, RunRow, Standing
 from perdure.history.sqlite import FILE, SqliteHistory
 from perdure.history.store import RunQuery
+from perdure.history.tallies import size_of, tally_end, tally_start
+from perdure.sdk.hindsight.numbers import numbers_of
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import Payload
 
@@ -53,7 +55,7 @@ def fill(history: SqliteHistory, runs: int) -> None:
 def _add(changes: Changes, number: int, runs: int, rng: Random) -> None:
     run, at = _id(number), NOW_MS - WEEK_MS + number * WEEK_MS // runs
     status = rng.choice(STATUSES)
-    ended = None if status == "running" else at + 1_000
+    ended = None if status == "running" else at + rng.randrange(1, 60_000)
     total = rng.randrange(10_000)
     data = _ENCODE({"order": f"o{number}", "total": total, "items": [{"sku": "a-1", "count": 2}], "note": "x" * 100})
     body = _ENCODE(EventBody(f"e{number}", "order/placed", msgspec.Raw(data)))
@@ -66,6 +68,9 @@ def _add(changes: Changes, number: int, runs: int, rng: Random) -> None:
     changes.ops[run, "0/charge#1"] = OpRow(
         run, "0/charge#1", 2, "step", at, "completed", ended, took_us=900_000, input=b"[[1],{}]", result=b'{"inline":1}'
     )
+    tally_start(changes.tallies, changes.runs[run].function, at)
+    if ended is not None:
+        tally_end(changes.tallies, changes.runs[run].function, status, ended, ended - at)
     changes.events.append(EventRow(f"e{number}", 0, "order/placed", at, body))
 
 
@@ -107,7 +112,20 @@ def questions(history: SqliteHistory, runs: int, rng: Random) -> Iterator[tuple[
     yield "by an expression over the last hour", expressed
     yield "by one that nothing matches there", nowhere
     yield "a run's page", lambda: history.run(_id(rng.randrange(runs)))
+    yield "tallies of a day, by the hour", lambda: history.tallies(HOUR_MS, NOW_MS - 24 * HOUR_MS)
+    yield "tallies of a week", lambda: history.tallies(HOUR_MS, NOW_MS - WEEK_MS)
+    yield "tallies of six hours, by five minutes", lambda: history.tallies(300_000, NOW_MS - 6 * HOUR_MS)
+    yield "a day's overview", lambda: overview(history, NOW_MS - 24 * HOUR_MS)
+    yield "the last that failed", lambda: history.last_failed(f"function{rng.randrange(FUNCTIONS)}", NOW_MS - WEEK_MS)
+    yield "how many run", lambda: history.live("running", 100_000)
     yield "an event's page", lambda: history.event(f"e{rng.randrange(runs)}")
+
+
+def overview(history: SqliteHistory, since: int) -> object:
+    """All that `GET /v1/overview` asks."""
+    functions = numbers_of(history.tallies(size_of(NOW_MS - since), since))
+    failing = [history.last_failed(one.function, since) for one in functions[:5]]
+    return functions, failing, [history.live(status, 100_000) for status in ("queued", "running", "parked")]
 
 
 def ask(history: SqliteHistory, runs: int) -> None:

@@ -137,6 +137,7 @@ _TABLES = {
     "marks": "SELECT r.id, m.op, m.offset, m.at, m.kind, m.detail FROM runs r JOIN marks m ON m.n = r.n",
     "events": "SELECT e.id, e.partition, e.name, e.received_at, e.body FROM events e",
     "uses": "SELECT r.id, u.op, u.event_id, u.what, u.at FROM runs r JOIN uses u ON u.n = r.n",
+    "tallies": "SELECT t.size, t.at, t.function, t.what, t.runs FROM tallies t",
     "standing": "SELECT s.partition, s.offset, s.at, s.stamp, s.gap FROM standing s",
     "state": "SELECT s.partition, s.key, s.value FROM state s",
 }

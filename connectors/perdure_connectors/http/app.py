@@ -16,9 +16,9 @@ from starlette.responses import Response
 from perdure.errors import PerdureError
 from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.keys import Keyring
-from perdure.sdk.port import EventDetail, EventList, LinePage, Port, RunDetail, RunList, RunOutcome
+from perdure.sdk.port import EventDetail, EventList, LinePage, Overview, Port, RunDetail, RunList, RunOutcome
 from perdure_connectors import dashboard
-from perdure_connectors.http import cancellations, events, functions, health, live, queries, runs, shapes
+from perdure_connectors.http import cancellations, events, functions, health, live, overview, queries, runs, shapes
 from perdure_connectors.http.access import Gate, rules_of
 from perdure_connectors.http.answers import json_answer
 from perdure_connectors.http.openapi import document
@@ -79,6 +79,7 @@ OPERATIONS = [
         query={"reason": {"type": "string"}},
         refusals=RUN,
     ),
+    Operation("GET", "/v1/overview", overview.show, "read", {200: Overview}, query={"since": queries.MOMENT}),
     Operation("GET", "/v1/live", live.changes, "read", {200: EventStream}, query={"timeout": queries.DURATION}),
     Operation("GET", "/v1/functions", functions.listing, "read", {200: shapes.Functions}),
     Operation(

@@ -17,9 +17,11 @@ from perdure.history.store import (
     EventPage,
     EventQuery,
     EventsPage,
+    LastFailed,
     RunPage,
     RunQuery,
     RunsPage,
+    Tallied,
     body_of,
     decode_body,
     matches,
@@ -127,6 +129,28 @@ class Asking(ABC):
             )
             return EventPage(EventRow(*found), runs, [Use(*use) for use in uses])
         return None
+
+    def tallies(self, size: int, since: int) -> list[Tallied]:
+        where = "FROM tallies t WHERE t.size = ? AND t.at >= ? AND substr(t.what, 1, 4)"
+        given = [size, since - since % size]
+        apart = self._rows(f"SELECT t.function, t.at, t.what, t.runs {where} <> 'took'", given)
+        counted = f"SELECT t.function, 0, t.what, CAST(sum(t.runs) AS BIGINT) {where} = 'took'"
+        return [Tallied(*row) for row in [*apart, *self._rows(f"{counted} GROUP BY t.function, t.what", given)]]
+
+    def last_failed(self, function: str, since: int) -> LastFailed | None:
+        by = _asked(self._by("runs r", "runs_by_both"), "r.function = ? AND r.status = 'failed'", function)
+        by = _asked(by, "r.requested_at >= ?", since)
+        rows = self._rows(
+            f"SELECT r.id, r.ended_at, d.error FROM {by.table} LEFT JOIN run_data d ON d.n = r.n "
+            f"WHERE {' AND '.join(by.conditions)} ORDER BY r.requested_at DESC, r.n DESC LIMIT 1",
+            by.values,
+        )
+        return LastFailed(*rows[0]) if rows else None
+
+    def live(self, status: str, limit: int) -> int:
+        by = _asked(self._by("runs r", "runs_by_status"), "r.status = ?", status)
+        some = f"SELECT 1 FROM {by.table} WHERE {' AND '.join(by.conditions)} LIMIT ?"
+        return int(self._rows(f"SELECT count(*) FROM ({some}) AS found", [*by.values, limit])[0][0])
 
     def _runs_of(self, index: str, column: str, value: str) -> list[RunRow]:
         """Of a run, or an event; so many as a page shows."""

@@ -20,6 +20,7 @@ from perdure.history.projection import Writes
 from perdure.history.rows import Changes, Standing
 from perdure.history.schema import VERSION
 from perdure.history.store import HistoryDown, NoHistory, Overtaken
+from perdure.history.tallies import SIZES_MS
 from perdure.log.embedded_store import successor
 
 _MAKING = 0x50455244
@@ -188,6 +189,7 @@ class PostgresHistory(Asking):
                 "AND ended_at < %s ORDER BY requested_at LIMIT %s".encode(),
                 (since_ms, since_ms, limit),
             ).fetchall()
+            connection.execute("DELETE FROM tallies WHERE at < %s", [since_ms - max(SIZES_MS)])
             delete_runs(connection, [(n, at, metadata) for n, at, metadata in found])
             gone = connection.execute(
                 f"DELETE FROM events WHERE n IN (SELECT n FROM events WHERE {SAID['events_by_time']} "

@@ -79,6 +79,10 @@ _PUT_USE = f"""
 INSERT INTO uses SELECT * FROM {_given("bigint text text text bigint")}
 ON CONFLICT (n, op, event_id) DO UPDATE SET what = excluded.what, at = excluded.at
 """
+_PUT_TALLY = f"""
+INSERT INTO tallies AS t SELECT * FROM {_given("bigint bigint text text bigint")}
+ON CONFLICT (size, at, function, what) DO UPDATE SET runs = t.runs + excluded.runs
+"""
 _DELETE_METADATA = f"""
 DELETE FROM run_metadata m USING {_given("text text bigint bigint")} AS p (key, value, requested_at, n)
 WHERE m.key = p.key AND m.value = p.value AND m.requested_at = p.requested_at AND m.n = p.n
@@ -129,6 +133,8 @@ def write_rows(connection: Connection, changes: Changes) -> None:
             (numbers[one.run], one.op, one.event_id): (one.what, one.at) for one in changes.uses if one.run in numbers
         }
         _send(connection, _PUT_USE, (key + row for key, row in uses.items()))
+        # Others add to the same rows: all in one order, and last, since they wait for each other until the end.
+        _send(connection, _PUT_TALLY, ((*tally, runs) for tally, runs in sorted(changes.tallies.items())))
 
 
 def _put_runs(connection: Connection, changes: Changes, numbers: dict[str, int]) -> None:

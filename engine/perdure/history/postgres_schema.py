@@ -56,8 +56,13 @@ CREATE TABLE uses (
     at BIGINT NOT NULL, PRIMARY KEY (n, op, event_id)
 );
 CREATE INDEX uses_by_event ON uses (event_id, at);
+
+CREATE TABLE tallies (
+    size BIGINT NOT NULL, at BIGINT NOT NULL, function TEXT COLLATE "C" NOT NULL, what TEXT COLLATE "C" NOT NULL,
+    runs BIGINT NOT NULL, PRIMARY KEY (size, at, function, what)
+);
 """
-NAMES = ("about", "standing", "state", "runs", "run_data", "run_metadata", "ops", "marks", "events", "uses")
+NAMES = ("about", "standing", "state", "runs", "run_data", "run_metadata", "ops", "marks", "events", "uses", "tallies")
 
 SAID: Mapping[str, str] = {
     "runs_by_time": "n > 0",

@@ -20,6 +20,7 @@ from perdure.flow.tables import Backing
 from perdure.history.after_gap import bridged, lose_sight
 from perdure.history.onlooker import ONLOOKING, Onlooker
 from perdure.history.rows import OWN, Changes, EventRow, Mark, OpPatch, OpRow, RunData, RunRow, Standing, Use
+from perdure.history.tallies import tally_end, tally_start
 from perdure.log.protocol import Batch
 from perdure_schemas.payload import ErrorInfo, Payload, Ref
 from perdure_schemas.records import (
@@ -164,6 +165,7 @@ class Projection:
         if state is None or state.requested_offset != self.view.offset or not state.function:
             return
         self._new(state, RunData(self._json(record.event), self._json(record.arguments)))
+        tally_start(self._changes.tallies, state.function, state.requested_at)
 
     def _new(self, state: RunState, data: RunData) -> None:
         if state.id in self._touched:
@@ -203,6 +205,8 @@ class Projection:
     def _ended(self, run: str, record: AnyRecord) -> None:
         state, changes = self._touch(run), self._changes
         changes.ended[run] = self.view.at
+        began = state.started_at or state.requested_at
+        tally_end(changes.tallies, state.function, shown_status(state), self.view.at, self.view.at - began)
         data = changes.data.setdefault(run, RunData())
         data.error = _error(state.error)
         if isinstance(record, RunFinished):
@@ -346,6 +350,11 @@ def merge(row: OpRow | OpPatch, patch: OpPatch) -> None:
             setattr(row, name, value)
 
 
+def shown_status(run: RunState) -> str:
+    """A run that went on as another one has done its work."""
+    return "completed" if run.status == "continued" else run.status
+
+
 def _run_row(partition: int, run: RunState) -> RunRow:
     parent = run.parent
     timer = run.timers.get("start") or run.timers.get("retry")
@@ -353,7 +362,7 @@ def _run_row(partition: int, run: RunState) -> RunRow:
         run.id,
         partition,
         run.function,
-        "completed" if run.status == "continued" else run.status,
+        shown_status(run),
         run.cause,
         run.requested_at,
         run.started_at or None,

@@ -4,6 +4,9 @@ A run's page is drawn from its run, data, ops and marks: an op lasts from `opene
 attempts failed, when the next one was due and began, and who had it. What a call started is the run with that `parent`.
 """
 
+from collections import Counter
+from typing import NamedTuple
+
 from msgspec import Struct, field
 
 OWN = ""
@@ -110,6 +113,15 @@ class Use(Struct, gc=False):
     at: int
 
 
+class Tally(NamedTuple):
+    """What is counted together: see `tallies.py`."""
+
+    size: int
+    at: int
+    function: str
+    what: str
+
+
 class Standing(Struct, gc=False):
     """How far a partition has been read: all below `offset`."""
 
@@ -138,6 +150,8 @@ class Changes(Struct, gc=False):
     given_back: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """Ops, by run and op: if a wait among them has used an event, it is closed now, and the event not used."""
     uses: list[Use] = field(default_factory=list[Use])
+    tallies: Counter[Tally] = field(default_factory=Counter[Tally])
+    """What is to be added to each."""
 
     def named(self) -> set[str]:
         """Runs that anything is said of."""

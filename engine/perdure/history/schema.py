@@ -2,7 +2,7 @@
 
 from perdure.flow import FOLD_VERSION
 
-SCHEMA = 1
+SCHEMA = 2
 VERSION = SCHEMA * 1_000 + FOLD_VERSION
 """In the file. The state in it is the folds', so that another version of them makes it anew, too."""
 APPLICATION = 0x50455244
@@ -59,5 +59,10 @@ CREATE TABLE uses (
     PRIMARY KEY (n, op, event_id)
 ) WITHOUT ROWID;
 CREATE INDEX uses_by_event ON uses (event_id, at);
+
+CREATE TABLE tallies (
+    size INTEGER NOT NULL, at INTEGER NOT NULL, function TEXT NOT NULL, what TEXT NOT NULL, runs INTEGER NOT NULL,
+    PRIMARY KEY (size, at, function, what)
+) WITHOUT ROWID;
 """
 """Payloads are BLOBs of JSON, as the log has it."""

@@ -16,6 +16,7 @@ from perdure.history.rows import Changes, Standing
 from perdure.history.schema import APPLICATION, TABLES, VERSION
 from perdure.history.sqlite_rows import OF_A_RUN, after, delete_runs, write_rows, write_state
 from perdure.history.store import NoHistory
+from perdure.history.tallies import SIZES_MS
 
 FILE = "history.db"
 """In the data directory."""
@@ -166,11 +167,12 @@ class SqliteHistory(Asking):
                 "WHERE received_at < ? ORDER BY received_at LIMIT ?)",
                 (since_ms, limit),
             )
+            connection.execute("DELETE FROM tallies WHERE at < ?", (since_ms - max(SIZES_MS),))
             return len(found) + gone.rowcount
 
     def clear(self) -> None:
         with self._transaction() as connection:
-            for table in ("standing", "state", "runs", "run_metadata", "events", *OF_A_RUN):
+            for table in ("standing", "state", "runs", "run_metadata", "events", "tallies", *OF_A_RUN):
                 connection.execute(f"DELETE FROM {table}")
 
     # Asking

@@ -107,6 +107,11 @@ def write_rows(connection: sqlite3.Connection, changes: Changes) -> None:
         "INSERT OR IGNORE INTO events (id, partition, name, received_at, body) VALUES (?, ?, ?, ?, ?)",
         ((one.id, one.partition, one.name, one.received_at, one.body) for one in changes.events),
     )
+    run_many(
+        "INSERT INTO tallies VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (size, at, function, what) DO UPDATE SET runs = runs + excluded.runs",
+        ((*tally, count) for tally, count in changes.tallies.items()),
+    )
     for (run, op), at in changes.given_back.items():
         if run in numbers:
             _give_back(connection, numbers[run], op, at)

@@ -116,6 +116,23 @@ class EventPage(NamedTuple):
     uses: list[Use]
 
 
+class Tallied(NamedTuple):
+    """How many runs of a function: see `tallies.py`; `at` 0: in all."""
+
+    function: str
+    at: int
+    what: str
+    runs: int
+
+
+class LastFailed(NamedTuple):
+    """The last run of a function that failed, and its error as JSON."""
+
+    run: str
+    ended_at: int
+    error: bytes | None
+
+
 class History(Protocol):
     """See the module's text."""
 
@@ -161,6 +178,18 @@ class History(Protocol):
     def events(self, query: EventQuery) -> EventsPage: ...
 
     def event(self, event: str) -> EventPage | None: ...
+
+    def tallies(self, size: int, since: int) -> list[Tallied]:
+        """From the one on in which `since` lies: by function and time, but lengths by function alone."""
+        ...
+
+    def last_failed(self, function: str, since: int) -> LastFailed | None:
+        """Of those that were requested since then."""
+        ...
+
+    def live(self, status: str, limit: int) -> int:
+        """How many runs are so now; counted up to `limit`."""
+        ...
 
 
 class _Trigger(Struct):

@@ -119,6 +119,54 @@ class EventDetail(Struct, frozen=True, omit_defaults=True):
     behind: int = 0
 
 
+class Bucket(Struct, frozen=True):
+    """Runs of a function that were requested, and that ended, within `bucket_ms` from `at` on."""
+
+    at: int
+    started: int
+    finished: int
+    failed: int
+
+
+class FunctionNumbers(Struct, frozen=True, omit_defaults=True):
+    """How a function did. `finished` in any way; lengths are from the start to the end, a fifth too long at most."""
+
+    function: str
+    started: int = 0
+    finished: int = 0
+    completed: int = 0
+    failed: int = 0
+    success_rate: float | None = None
+    """Of those that completed or failed."""
+    p50_ms: int | None = None
+    p95_ms: int | None = None
+    buckets: tuple[Bucket, ...] = ()
+    """Those in which there was something, by time."""
+
+
+class Failing(Struct, frozen=True, omit_defaults=True):
+    """A function that failed most, and how it did last."""
+
+    function: str
+    failed: int
+    run: str = ""
+    at: int | None = None
+    error: ErrorInfo | None = None
+
+
+class Overview(Struct, frozen=True):
+    """How an app does. `live`: runs by status, counted up to 100,000; `lag`: by partition, records not folded yet."""
+
+    since: int
+    until: int
+    bucket_ms: int
+    functions: list[FunctionNumbers]
+    failing: list[Failing]
+    live: dict[str, int]
+    lag: dict[str, int]
+    behind: int
+
+
 class RunFilter(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which runs: all that is given must hold. Times are of the request, in ms; `until` is not included.
 

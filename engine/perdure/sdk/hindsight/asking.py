@@ -12,16 +12,34 @@ from perdure.flow.lines import op_name
 from perdure.flow.patterns import is_own
 from perdure.history.rows import RunRow
 from perdure.history.store import SCANNED_ROWS, EventQuery, History, decode_body
+from perdure.history.tallies import size_of
 from perdure.sdk.hindsight.explaining import decisions_of, why_nothing
 from perdure.sdk.hindsight.filters import fits, query_of
 from perdure.sdk.hindsight.live import Change, Watched
-from perdure.sdk.hindsight.pages import detail_of, event_line, summary_of
+from perdure.sdk.hindsight.numbers import numbers_of
+from perdure.sdk.hindsight.pages import detail_of, error_of, event_line, summary_of
 from perdure.sdk.hindsight.waiting import why_waiting
 from perdure.sdk.local_port import LocalPort, RunNow
-from perdure.sdk.port import EventDetail, EventList, EventUse, OpDetail, RunDetail, RunFilter, RunList, RunSummary
+from perdure.sdk.port import (
+    EventDetail,
+    EventList,
+    EventUse,
+    Failing,
+    FunctionNumbers,
+    OpDetail,
+    Overview,
+    RunDetail,
+    RunFilter,
+    RunList,
+    RunSummary,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+WORST = 5
+"""Functions that fail most, with their last error."""
+LIVE = ("queued", "running", "parked")
+COUNTED = 100_000
 PATIENCE_S = 2.0
 """How long a question waits for history to come to where the log was when it was asked."""
 
@@ -119,6 +137,23 @@ class Hindsight:
             "" if uses else why_nothing(body, code, decisions),
             behind,
         )
+
+    async def overview(self, since: int, until: int) -> Overview:
+        """From `since` to `until`, which is now."""
+        behind = await self._follower.reach(PATIENCE_S)
+        size = size_of(until - since)
+        tallied = await self._ask(self._store.tallies, size, since)
+        functions = numbers_of(tallied)
+        worst = sorted((one for one in functions if one.failed), key=lambda one: -one.failed)[:WORST]
+        failing = [await self._failing(one, since) for one in worst]
+        live = {status: await self._ask(self._store.live, status, COUNTED) for status in LIVE}
+        return Overview(since, until, size, functions, failing, live, dict(await self._port.lag()), behind)
+
+    async def _failing(self, one: FunctionNumbers, since: int) -> Failing:
+        last = await self._ask(self._store.last_failed, one.function, since)
+        if last is None:
+            return Failing(one.function, one.failed)
+        return Failing(one.function, one.failed, last.run, last.ended_at, error_of(last.error))
 
     async def _function_of(self, run_id: str) -> str:
         now = self._port.now(run_id)

@@ -50,6 +50,11 @@ _CLAIMED = msgspec.json.Decoder(_Claimed).decode
 _SENT = msgspec.json.Decoder(_Sent).decode
 
 
+def error_of(raw: bytes | None) -> ErrorInfo | None:
+    """As rows have it."""
+    return None if raw is None else _ERROR(raw)
+
+
 def summary_of(row: RunRow) -> RunSummary:
     """A line of a list."""
     return RunSummary(
@@ -80,7 +85,7 @@ def detail_of(page: RunPage, readable: Readable) -> RunDetail:
         value(data.event),
         value(data.arguments),
         value(data.result),
-        None if data.error is None else _ERROR(data.error),
+        error_of(data.error),
         tuple(_op(op, marks.get(op.op, ()), value) for op in page.ops),
         parked=_PARKED(data.parked).message if parked and data.parked is not None else "",
         trimmed=page.blind,
@@ -101,7 +106,7 @@ def _op(row: OpRow, marks: Sequence[Mark], value: Callable[[bytes | None], Raw |
         _attempts(row, marks),
         value(row.input),
         value(row.result),
-        None if row.error is None else _ERROR(row.error),
+        error_of(row.error),
         due=row.due if row.status == "open" else None,
         moments=tuple(_moment(mark) for mark in marks),
     )

@@ -1,0 +1,131 @@
+"""`/v1/overview`, and what it is made of."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure import App, Engine, NonRetriable
+from perdure.history.rows import Changes, Standing, Tally
+from perdure.history.store import Tallied
+from perdure.history.tallies import (
+    FINE_MS,
+    SIZES_MS,
+    class_of,
+    length_of,
+    lengths,
+    quantile_of,
+    size_of,
+    tally_end,
+    tally_start,
+)
+from perdure.sdk.hindsight.numbers import numbers_of
+from perdure.sdk.port import Bucket
+from tests.history.beside import beside
+from tests.history.tools import opened
+from tests.http.serving import client_of
+
+
+def shop() -> App:
+    app = App("shop")
+
+    @app.background
+    async def mail(to: str) -> str:
+        if to == "nobody":
+            raise NonRetriable("no such address")
+        return to
+
+    @app.background
+    async def sleeper() -> None:
+        await asyncio.Event().wait()
+
+    return app
+
+
+async def test_how_an_app_does(tmp_path: Path) -> None:
+    async with beside(shop(), tmp_path) as running:
+        for to in ("ada", "bob", "eve", "nobody"):
+            run = (await running.api.post("/v1/functions/mail/runs", json={"args": [to]})).json()["run_id"]
+            await running.api.get(f"/v1/runs/{run}/result")
+        await running.api.post("/v1/functions/sleeper/runs", json={})
+        told: dict[str, Any] = (await running.api.get("/v1/overview")).json()
+        fine: dict[str, Any] = (await running.api.get("/v1/overview", params={"since": "1h"})).json()
+        for refused in ("40d", "9999999999999", "soon"):
+            assert (await running.api.get("/v1/overview", params={"since": refused})).status_code == 400
+    mail, sleeper = told["functions"]
+    assert (mail["function"], mail["started"], mail["finished"], mail["failed"]) == ("mail", 4, 4, 1)
+    assert (mail["completed"], mail["success_rate"]) == (3, 0.75)
+    assert 0 < mail["p50_ms"] <= mail["p95_ms"]
+    assert sum(bucket["started"] for bucket in mail["buckets"]) == 4
+    assert (sleeper["started"], "success_rate" in sleeper, "p50_ms" in sleeper) == (1, False, False)
+    (failing,) = told["failing"]
+    assert (failing["function"], failing["failed"], failing["run"]) == ("mail", 1, run)
+    assert failing["error"]["message"] == "no such address"
+    assert told["live"]["running"] == 1
+    assert (told["behind"], set(told["lag"].values())) == (0, {0})
+    assert (told["bucket_ms"], fine["bucket_ms"]) == (3_600_000, 300_000)
+    assert fine["functions"][0]["started"] == 4
+
+
+async def test_without_history_there_is_no_overview() -> None:
+    async with Engine(shop(), log="memory://") as engine, client_of(engine.port) as api:
+        assert (await api.get("/v1/overview")).status_code == 501
+
+
+def test_tallies_add_up_and_go_by_age(tmp_path: Path) -> None:
+    history = opened(tmp_path)
+    hour = SIZES_MS[1]
+    for number in range(3):
+        changes = Changes()
+        tally_start(changes.tallies, "f", hour * 10 + 1)
+        tally_end(changes.tallies, "f", "completed" if number else "discarded", hour * (10 + number), 100)
+        history.write(0, changes, ([], [], []), Standing(number))
+    assert sorted(history.tallies(hour, hour * 11 + 5)) == [
+        Tallied("f", 0, f"took{class_of(100)}", 2),
+        Tallied("f", hour * 11, "completed", 1),
+        Tallied("f", hour * 12, "completed", 1),
+    ]
+    assert Tallied("f", hour * 10, "started", 3) in history.tallies(hour, 0)
+    assert Tallied("f", hour * 10, "discarded", 1) in history.tallies(hour, 0)
+    history.retain(hour * 13)
+    assert {one.at for one in history.tallies(hour, 0) if one.at} == {hour * 12}
+    history.close()
+
+
+def test_numbers_of_tallies() -> None:
+    tallied = [
+        Tallied("f", 100, "started", 3),
+        Tallied("f", 200, "started", 1),
+        Tallied("f", 200, "completed", 2),
+        Tallied("f", 200, "failed", 1),
+        Tallied("f", 200, "cancelled", 1),
+        Tallied("f", 0, "took0", 1),
+        Tallied("f", 0, f"took{class_of(8_000)}", 3),
+        Tallied("perdure/notice", 100, "started", 9),
+        Tallied("discarded", 100, "started", 5),
+        Tallied("discarded", 100, "discarded", 2),
+    ]
+    many, one = numbers_of(tallied)
+    assert (many.function, many.started, many.finished) == ("discarded", 5, 2)
+    assert (one.started, one.finished, one.completed, one.failed, one.success_rate) == (4, 4, 2, 1, 0.6667)
+    assert (one.p50_ms, one.p95_ms) == (length_of(class_of(8_000)), length_of(class_of(8_000)))
+    assert one.buckets == (Bucket(100, 3, 0, 0), Bucket(200, 1, 4, 1))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 9, 100, 1_000, 59_999, 86_400_000, 10**12])
+def test_a_length_is_a_fifth_too_long_at_most(length: int) -> None:
+    told = quantile_of({class_of(length): 1}, 0.5)
+    assert told is not None
+    assert length * 0.99 - 1 <= told <= length * 1.2 + 1
+
+
+def test_lengths_and_sizes() -> None:
+    assert quantile_of({}, 0.5) is None
+    assert (class_of(-5), class_of(0), class_of(1)) == (0, 0, 0)
+    assert lengths([("took12", 2), ("discarded", 9), ("started", 1)]) == {12: 2}
+    assert (size_of(FINE_MS), size_of(FINE_MS + 1)) == SIZES_MS
+    tallies: Counter[Tally] = Counter()
+    tally_start(tallies, "f", 3_600_001)
+    assert tallies == {Tally(300_000, 3_600_000, "f", "started"): 1, Tally(3_600_000, 3_600_000, "f", "started"): 1}
