@@ -112,10 +112,9 @@ def questions(history: SqliteHistory, runs: int, rng: Random) -> Iterator[tuple[
     yield "by an expression over the last hour", expressed
     yield "by one that nothing matches there", nowhere
     yield "a run's page", lambda: history.run(_id(rng.randrange(runs)))
-    yield "tallies of a day, by the hour", lambda: history.tallies(HOUR_MS, NOW_MS - 24 * HOUR_MS)
-    yield "tallies of a week", lambda: history.tallies(HOUR_MS, NOW_MS - WEEK_MS)
-    yield "tallies of six hours, by five minutes", lambda: history.tallies(300_000, NOW_MS - 6 * HOUR_MS)
+    yield "six hours' overview", lambda: overview(history, NOW_MS - 6 * HOUR_MS)
     yield "a day's overview", lambda: overview(history, NOW_MS - 24 * HOUR_MS)
+    yield "a week's overview", lambda: overview(history, NOW_MS - WEEK_MS)
     yield "the last that failed", lambda: history.last_failed(f"function{rng.randrange(FUNCTIONS)}", NOW_MS - WEEK_MS)
     yield "how many run", lambda: history.live("running", 100_000)
     yield "an event's page", lambda: history.event(f"e{rng.randrange(runs)}")

@@ -46,6 +46,10 @@ class UnknownEvent(PerdureError):
     """No event of this id is known: it never came, or longer ago than the window."""
 
 
+class UnknownJob(PerdureError):
+    """No bulk job of this id is kept."""
+
+
 class UnknownFunction(PerdureError):
     """No function of this id is in the app."""
 

@@ -67,3 +67,20 @@ async def test_watch_goes_on_with_what_changes(tmp_path: Path, monkeypatch: pyte
     assert {one["event_id"] for one in told} == {"e1"}
     assert told[-1]["status"] == "suspended"
     assert (await perdure("runs", "list", "--watch", "--cursor", "1-1")).exit_code == 2
+
+
+async def test_bulk_is_a_job_that_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("perdure.cli.runs.bulk"), "LOOK_SECONDS", 0.0)
+    async with (
+        beside(shop(), tmp_path) as running,
+        served(running.port, hindsight=running.hindsight, bulk=running.jobs) as url,
+    ):
+        monkeypatch.setenv("PERDURE_URL", url)
+        for number in range(3):
+            await running.engine.send("order/placed", {"order": f"o{number}", "total": 7}, id=f"e{number}")
+        done = await perdure("runs", "cancel", "--where", "event.data.order != 'o1'", "--yes")
+        assert (done.exit_code, done.stdout) == (0, "cancelled 2 runs\n"), done.output
+        again = json.loads((await perdure("runs", "rerun", "--status", "cancelled", "--json")).stdout)
+        assert (again["state"], again["count"], again["done"]) == ("finished", 2, 2)
+        assert (await perdure("runs", "cancel")).exit_code == 2
+        assert (await perdure("runs", "rerun", "r1", "--status", "failed")).exit_code == 2

@@ -12,6 +12,7 @@ from perdure import App, Engine
 from perdure.history.projector import Projector
 from perdure.history.sqlite import SqliteHistory
 from perdure.sdk.hindsight import Hindsight
+from perdure.sdk.hindsight.jobs import Jobs
 from perdure.sdk.local_port import LocalPort
 from tests.http.serving import client_of
 
@@ -24,6 +25,7 @@ class Beside(NamedTuple):
     store: SqliteHistory
     projector: Projector
     hindsight: Hindsight
+    jobs: Jobs
     api: httpx.AsyncClient
 
 
@@ -38,10 +40,13 @@ async def beside(app: App, folder: Path, log: str = "memory://") -> AsyncGenerat
         port = engine.port_of(app.name)
         assert isinstance(port, LocalPort)
         hindsight = Hindsight(port, store, projector)
+        jobs = Jobs(hindsight, port, folder / "jobs")
+        jobs.open()
         try:
-            async with client_of(port, hindsight=hindsight) as api:
-                yield Beside(engine, port, store, projector, hindsight, api)
+            async with client_of(port, hindsight=hindsight, bulk=jobs) as api:
+                yield Beside(engine, port, store, projector, hindsight, jobs, api)
         finally:
+            await jobs.close()
             projector.stop()
             await running
             await projector.close()

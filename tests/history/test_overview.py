@@ -11,8 +11,8 @@ from perdure import App, Engine, NonRetriable
 from perdure.history.rows import Changes, Standing, Tally
 from perdure.history.store import Tallied
 from perdure.history.tallies import (
-    FINE_MS,
     SIZES_MS,
+    UPTO_MS,
     class_of,
     length_of,
     lengths,
@@ -89,7 +89,7 @@ def test_tallies_add_up_and_go_by_age(tmp_path: Path) -> None:
     ]
     assert Tallied("f", hour * 10, "started", 3) in history.tallies(hour, 0)
     assert Tallied("f", hour * 10, "discarded", 1) in history.tallies(hour, 0)
-    history.retain(hour * 13)
+    history.retain(hour * 18)
     assert {one.at for one in history.tallies(hour, 0) if one.at} == {hour * 12}
     history.close()
 
@@ -125,7 +125,7 @@ def test_lengths_and_sizes() -> None:
     assert quantile_of({}, 0.5) is None
     assert (class_of(-5), class_of(0), class_of(1)) == (0, 0, 0)
     assert lengths([("took12", 2), ("discarded", 9), ("started", 1)]) == {12: 2}
-    assert (size_of(FINE_MS), size_of(FINE_MS + 1)) == SIZES_MS
+    assert (size_of(UPTO_MS[0]), size_of(UPTO_MS[1]), size_of(UPTO_MS[1] + 1)) == SIZES_MS
     tallies: Counter[Tally] = Counter()
     tally_start(tallies, "f", 3_600_001)
-    assert tallies == {Tally(300_000, 3_600_000, "f", "started"): 1, Tally(3_600_000, 3_600_000, "f", "started"): 1}
+    assert tallies == {Tally(size, 3_600_000 // size * size, "f", "started"): 1 for size in SIZES_MS}

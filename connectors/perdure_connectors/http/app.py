@@ -15,10 +15,22 @@ from starlette.responses import Response
 
 from perdure.errors import PerdureError
 from perdure.sdk.hindsight import Hindsight
+from perdure.sdk.hindsight.jobs import Jobs
 from perdure.sdk.keys import Keyring
-from perdure.sdk.port import EventDetail, EventList, LinePage, Overview, Port, RunDetail, RunList, RunOutcome
+from perdure.sdk.port import EventDetail, EventList, Job, LinePage, Overview, Port, RunDetail, RunList, RunOutcome
 from perdure_connectors import dashboard
-from perdure_connectors.http import cancellations, events, functions, health, live, overview, queries, runs, shapes
+from perdure_connectors.http import (
+    cancellations,
+    events,
+    functions,
+    health,
+    jobs,
+    live,
+    overview,
+    queries,
+    runs,
+    shapes,
+)
 from perdure_connectors.http.access import Gate, rules_of
 from perdure_connectors.http.answers import json_answer
 from perdure_connectors.http.openapi import document
@@ -99,6 +111,9 @@ OPERATIONS = [
         *("POST", "/v1/cancellations", cancellations.create, "operate", {200: shapes.Count}),
         body=cancellations.Filter,
     ),
+    Operation("GET", "/v1/jobs", jobs.listing, "read", {200: jobs.JobList}),
+    Operation("POST", "/v1/jobs", jobs.create, "operate", {200: Job, 202: Job}, body=jobs.Asked),
+    Operation("GET", "/v1/jobs/{job_id}", jobs.show, "read", {200: Job}, refusals={404: ("UnknownJob",)}),
     *health.OPERATIONS,
     Operation("GET", "/v1", index, None, {200: shapes.Index}, asks_engine=False),
     Operation("GET", "/openapi.json", description, None, {200: dict[str, Any]}, asks_engine=False),
@@ -112,6 +127,7 @@ def gateway(
     keys: Keyring | None = None,
     webhooks: Iterable[Source] = (),
     hindsight: Hindsight | None = None,
+    bulk: Jobs | None = None,
 ) -> Starlette:
     """An ASGI app that speaks for `port`, with the dashboard at `/`. It mounts under any path.
 
@@ -132,6 +148,7 @@ def gateway(
     app.router.redirect_slashes = False
     app.state.port = port
     app.state.hindsight = hindsight
+    app.state.jobs = bulk
     app.state.keys = keys or Keyring()
     app.state.app_name = app_name
     app.state.closing = asyncio.Event()

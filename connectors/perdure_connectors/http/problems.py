@@ -23,6 +23,7 @@ from perdure.errors import (
     ScopeMissing,
     UnknownEvent,
     UnknownFunction,
+    UnknownJob,
     UnknownRun,
 )
 from perdure.sdk.http_wire import PROBLEM_TYPE
@@ -40,6 +41,7 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (UnknownEvent, 404),
     (UnknownRun, 404),
     (UnknownFunction, 404),
+    (UnknownJob, 404),
     (NotParked, 409),
     (KeepsNothing, 501),
     (LogFull, 507),

@@ -1,6 +1,14 @@
 """Exit codes, which scripts may rely on."""
 
-from perdure.errors import DefinitionError, LogError, PerdureError, UnknownEvent, UnknownFunction, UnknownRun
+from perdure.errors import (
+    DefinitionError,
+    LogError,
+    PerdureError,
+    UnknownEvent,
+    UnknownFunction,
+    UnknownJob,
+    UnknownRun,
+)
 from perdure.sdk.http_wire import EngineUnreachable
 
 OK = 0
@@ -21,7 +29,7 @@ KILLED = 130
 
 def code_of(error: PerdureError) -> int:
     """What a command that ended in this error exits with."""
-    if isinstance(error, UnknownRun | UnknownEvent | UnknownFunction):
+    if isinstance(error, UnknownRun | UnknownEvent | UnknownFunction | UnknownJob):
         return NOT_FOUND
     if isinstance(error, EngineUnreachable):
         return UNREACHABLE

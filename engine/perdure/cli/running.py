@@ -13,6 +13,7 @@ import uvicorn
 
 from perdure.cli import exits
 from perdure.cli.bounded import BoundedHead
+from perdure.cli.history.bulk import bulk_jobs
 from perdure.cli.history.recording import recorded
 from perdure.cli.listening import url_of
 from perdure.cli.orders import Ready, Served
@@ -94,8 +95,9 @@ async def _run(
     async with (
         Engine(app, log=served.log, partitions=served.partitions) as engine,
         recorded(engine, served) as hindsight,
+        bulk_jobs(engine, served.log, hindsight) as bulk,
     ):
-        gateway = http_gateway(engine.late, app.name, keys=keys, webhooks=webhooks, hindsight=hindsight)
+        gateway = http_gateway(engine.late, app.name, keys=keys, webhooks=webhooks, hindsight=hindsight, bulk=bulk)
         server = server_of(gateway)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         functions = await engine.port.functions()

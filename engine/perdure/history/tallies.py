@@ -1,20 +1,22 @@
 """Numbers of runs by function and time, kept as rows, so that an overview of a million runs reads a few thousand. Pure.
 
-    (5 minutes or an hour, its beginning, function, what) → how many
+    (5 minutes, an hour or six, their beginning, function, what) → how many
 
 `what` is `started`, how runs ended, or `took12`: ended runs by their length, in classes that are a fifth wide.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from math import ceil, log2
 
 from perdure.history.rows import Tally
 
-SIZES_MS = (300_000, 3_600_000)
+HOUR_MS = 3_600_000
+SIZES_MS = (HOUR_MS // 12, HOUR_MS, 6 * HOUR_MS)
 """Of what is counted together."""
-FINE_MS = 6 * 3_600_000
-"""An overview of longer than this is made of hours."""
+UPTO_MS = (6 * HOUR_MS, 48 * HOUR_MS)
+"""How long an overview may be that is made of the first, of the second."""
 TOOK = "took"
 _CLASSES = 4
 """For each doubling."""
@@ -32,7 +34,7 @@ def tally_end(tallies: Counter[Tally], function: str, status: str, at: int, leng
 
 def size_of(length_ms: int) -> int:
     """What an overview of this length is made of."""
-    return SIZES_MS[length_ms > FINE_MS]
+    return SIZES_MS[bisect_left(UPTO_MS, length_ms)]
 
 
 def class_of(length_ms: int) -> int:

@@ -15,6 +15,7 @@ from perdure.sdk.port import (
     Enqueue,
     EventDetail,
     FunctionView,
+    Job,
     LinePage,
     RunDetail,
     RunFilter,
@@ -80,6 +81,16 @@ class SyncHttpPort:
     def cancel_all(self, *, function: str = "", event_id: str = "", status: str = "", reason: str = "") -> int:
         """Cancels the runs that fit all of the filters; how many."""
         return self._ask(wire.cancel_all(function, event_id, status, reason))
+
+    def make_job(
+        self, action: str, wanted: RunFilter, *, reason: str = "", job: str = "", dry_run: bool = False
+    ) -> Job:
+        """Cancels the runs that fit, or runs them again, in the background; with `dry_run` it only counts them."""
+        return self._ask(wire.make_job(action, wanted, reason=reason, job=job, dry_run=dry_run))
+
+    def job(self, job_id: str) -> Job:
+        """How far it is. Raises `UnknownJob`."""
+        return self._ask(wire.job(job_id))
 
     def rerun(self, run_id: str) -> str:
         """Id of the new run."""

@@ -17,6 +17,7 @@ from perdure.sdk.port import (
     Enqueue,
     EventDetail,
     FunctionView,
+    Job,
     LinePage,
     RunDetail,
     RunFilter,
@@ -102,7 +103,7 @@ _REBUILT: dict[str, type[PerdureError]] = {
         *(errors.UnknownRun, errors.NotParked, errors.UnknownFunction, errors.LogError, errors.LogFull),
         *(errors.LogCorrupt, errors.LogInUse, errors.LogMismatch, errors.NotOwned, errors.PartitionHalted),
         *(errors.KeepsNothing, PayloadTooLarge, errors.PayloadUnavailable, errors.KeyRefused, errors.ScopeMissing),
-        *(errors.UnknownEvent, errors.EngineClosed),
+        *(errors.UnknownEvent, errors.UnknownJob, errors.EngineClosed),
     )
 }
 
@@ -256,6 +257,16 @@ def cancel_all(function: str, event_id: str, status: str, reason: str) -> Call[i
     given = {"function": function, "event_id": event_id, "status": status, "reason": reason}
     body = _encode({name: value for name, value in given.items() if value})
     return Call("POST", "/v1/cancellations", lambda answer: _decode(answer, _Count).count, body)
+
+
+def make_job(action: str, wanted: RunFilter, *, reason: str = "", job: str = "", dry_run: bool = False) -> Call[Job]:
+    """Beyond the Port. A job of this id that was made before is answered again."""
+    body = {**msgspec.to_builtins(wanted), "action": action, "reason": reason, "id": job, "dry_run": dry_run}
+    return Call("POST", "/v1/jobs", lambda answer: _decode(answer, Job), _encode(body), again=bool(job or dry_run))
+
+
+def job(job_id: str) -> Call[Job]:
+    return Call("GET", f"/v1/jobs/{quote(job_id, safe='')}", lambda answer: _decode(answer, Job))
 
 
 def receive(call: Call[R], answer: Answer, base: str) -> R:

@@ -215,9 +215,9 @@ class LocalPort:
         held = any(state.id in runs for runs in worker.held.values())
         return "suspended" if (execution is None or execution.idle) and not held else "running"
 
-    async def cancel(self, run_id: str, reason: str = "") -> None:
+    async def cancel(self, run_id: str, reason: str = "", command: str = "") -> None:
         self._refuse_while_failing()
-        await self._write(run_id, RunCancelRequested(run_id, secrets.token_hex(8), reason, v=V))
+        await self._write(run_id, RunCancelRequested(run_id, command or secrets.token_hex(8), reason, v=V))
 
     async def _write(self, run: str, record: RunCancelRequested | RunRerunRequested | RunUnparked) -> None:
         """Any pod may: where the run is not at hand, whoever owns it finds out whether there is such a run."""

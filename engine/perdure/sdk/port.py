@@ -187,6 +187,27 @@ class RunFilter(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         return self.since is not None or self.until is not None or bool(self.metadata or self.where)
 
 
+Action = Literal["cancel", "rerun"]
+
+
+class Job(Struct, frozen=True, omit_defaults=True):
+    """Many runs cancelled, or run again. `done` of `count` runs were asked for, `failed` of them in vain.
+
+    `counted`: nothing was made, it was only asked how many runs that would be.
+    """
+
+    id: str
+    action: Action
+    state: Literal["counted", "running", "finished"]
+    count: int
+    made_at: int = 0
+    done: int = 0
+    failed: int = 0
+    reason: str = ""
+    error: str = ""
+    """Why the first was in vain."""
+
+
 class Attempt(Struct, frozen=True, omit_defaults=True):
     """One recorded attempt of a step."""
 
