@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from perdure import App, Engine, NonRetriable
-from perdure.history.rows import Changes, Standing, Tally
-from perdure.history.store import Tallied
+from perdure.history.rows import Changes, RunData, RunRow, Standing, Tally
+from perdure.history.store import LastFailed, Tallied
 from perdure.history.tallies import (
     SIZES_MS,
     UPTO_MS,
@@ -24,7 +24,7 @@ from perdure.history.tallies import (
 from perdure.sdk.hindsight.numbers import numbers_of
 from perdure.sdk.port import Bucket
 from tests.history.beside import beside
-from tests.history.tools import opened
+from tests.history.tools import Shelf
 from tests.http.serving import client_of
 
 
@@ -74,8 +74,8 @@ async def test_without_history_there_is_no_overview() -> None:
         assert (await api.get("/v1/overview")).status_code == 501
 
 
-def test_tallies_add_up_and_go_by_age(tmp_path: Path) -> None:
-    history = opened(tmp_path)
+def test_tallies_add_up_and_go_by_age(shelf: Shelf) -> None:
+    history = shelf.opened()
     hour = SIZES_MS[1]
     for number in range(3):
         changes = Changes()
@@ -91,6 +91,23 @@ def test_tallies_add_up_and_go_by_age(tmp_path: Path) -> None:
     assert Tallied("f", hour * 10, "discarded", 1) in history.tallies(hour, 0)
     history.retain(hour * 18)
     assert {one.at for one in history.tallies(hour, 0) if one.at} == {hour * 12}
+    history.close()
+
+
+def test_the_last_that_failed_and_how_many_run(shelf: Shelf) -> None:
+    history, changes = shelf.opened(), Changes()
+    for number, status in enumerate(["failed", "failed", "running", "completed"]):
+        run = f"r{number}"
+        changes.new[run] = None
+        ended = None if status == "running" else number + 100
+        changes.runs[run] = RunRow(
+            run, 0, "f", status, "event", number, number, ended, None, 1, "", "", "", "", None, {}
+        )
+        changes.data[run] = RunData(error=b'{"type":"E","message":"no"}')
+    history.write(0, changes, ([], [], []), Standing(1))
+    assert history.last_failed("f", 0) == LastFailed("r1", 101, b'{"type":"E","message":"no"}')
+    assert history.last_failed("f", 2) is None
+    assert (history.live("running", 9), history.live("failed", 1), history.live("queued", 9)) == (1, 1, 0)
     history.close()
 
 

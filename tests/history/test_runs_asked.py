@@ -10,7 +10,7 @@ import pytest
 
 from perdure import App, Context, Engine, Event
 from perdure.history.rows import Mark, OpRow, RunData, RunRow
-from perdure.history.store import RunPage
+from perdure.history.store import HistoryDown, RunPage
 from perdure.sdk.hindsight.pages import detail_of
 from perdure.sdk.hindsight.waiting import why_waiting
 from perdure.sdk.port import OpDetail, RunDetail, RunStatus, RunSummary
@@ -144,6 +144,15 @@ async def test_without_history_it_says_what_needs_one() -> None:
             answer = await api.get("/v1/runs", params={name: value})
             assert answer.status_code == 501
             assert "perdure serve" in answer.json()["detail"]
+
+
+async def test_a_history_that_does_not_answer_is_asked_later(running: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(query: object) -> None:
+        raise HistoryDown("the database is away")
+
+    monkeypatch.setattr(running.store, "runs", down)
+    answer = await running.api.get("/v1/runs")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 async def _run(running: Beside, event: str) -> dict[str, Any]:

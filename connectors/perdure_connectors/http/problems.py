@@ -26,6 +26,7 @@ from perdure.errors import (
     UnknownJob,
     UnknownRun,
 )
+from perdure.history.store import HistoryDown
 from perdure.sdk.http_wire import PROBLEM_TYPE
 from perdure.sdk.keys import PREFIX
 from perdure_connectors.http.answers import json_answer
@@ -46,6 +47,7 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (KeepsNothing, 501),
     (LogFull, 507),
     (LogError, 503),
+    (HistoryDown, 503),
     (PayloadUnavailable, 503),
     (OutsideRun, 503),
     (EngineClosed, 503),
