@@ -66,6 +66,13 @@ ONE_LOG = {
         "tests/history/test_sqlite.py",
         "tests/history/test_store.py",
     ),
+    "the API and the dashboard ask history, which `perdure dev` and `serve` keep of an embedded log": (
+        "tests/cli/test_explain.py",
+        "tests/dashboard",
+        "tests/history/test_events_asked.py",
+        "tests/history/test_live_changes.py",
+        "tests/history/test_runs_asked.py",
+    ),
     "the logs themselves; what is true of all of them is the conformance suite, which runs on each": ("tests/log",),
     "simulated brokers in virtual time, with faults that a real one cannot be made to have at will": (
         "tests/partition",
