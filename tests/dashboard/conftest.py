@@ -15,7 +15,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.system.engine_process import EngineProcess
 
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 SHOP = Path(__file__).parent / "shop.py"
 expect.set_options(timeout=PATIENCE_MS)
 

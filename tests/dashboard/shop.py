@@ -38,5 +38,10 @@ async def fulfil(ctx: Context, event: Event) -> dict[str, Any]:
     return {"paid": paid, "label": made}
 
 
+@app.background
+async def mail(to: str) -> str:
+    return to
+
+
 @app.cron("0 6 * * *")
 async def sweep() -> None: ...

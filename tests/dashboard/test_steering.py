@@ -152,6 +152,19 @@ async def test_an_event_says_what_it_did(page: Page, url: str, engine: EnginePro
     await expect(page.get_by_text("no function has a trigger")).to_be_visible()
 
 
+async def test_the_overview_counts_what_ran(page: Page, url: str, engine: EngineProcess) -> None:
+    engine.ask("/v1/functions/label/runs", {"args": ["x"]})
+    await page.goto(f"{url}#/")
+    functions = page.get_by_role("region", name="Functions")
+    await expect(functions.get_by_role("listitem").filter(has_text="label")).to_contain_text("succeeded")
+    await expect(page.get_by_role("region", name="Runs over time").get_by_role("img")).to_have_attribute(
+        "aria-label", re.compile("[1-9][0-9]* started")
+    )
+    await page.get_by_role("link", name=re.compile("^Completed")).click()
+    await expect(page).to_have_url(re.compile("status=completed"))
+    await expect(page.get_by_role("list", name="Runs").get_by_role("listitem").first).to_contain_text("completed")
+
+
 async def test_the_history_is_searched_by_metadata_and_condition(page: Page, url: str, engine: EngineProcess) -> None:
     body = {"args": ["x"], "metadata": {"tenant": "acme"}}
     made = engine.ask("/v1/functions/label/runs", body)["run_id"]
@@ -166,3 +179,52 @@ async def test_the_history_is_searched_by_metadata_and_condition(page: Page, url
     await expect(page.get_by_role("heading", name="This search cannot be read")).to_be_visible()
     await page.get_by_role("button", name="Show all runs").click()
     await expect(rows.first).to_be_visible()
+
+
+async def test_all_that_fit_are_cancelled_and_run_again(page: Page, url: str, engine: EngineProcess) -> None:
+    body = {"metadata": {"batch": "b1"}}
+    event = {"name": "order/placed", "data": {"order": "many"}}
+    for _ in range(3):
+        engine.ask("/v1/functions/fulfil/runs", {"args": [event], **body})
+    await page.goto(f"{url}#/runs?metadata=batch%3Db1")
+    rows = page.get_by_role("list", name="Runs").get_by_role("listitem")
+    await expect(rows).to_have_count(3)
+    await page.get_by_role("button", name="Cancel all").click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text("3 runs")
+    await dialog.get_by_role("button", name="Cancel them").click()
+    await expect(dialog).to_contain_text("3 of 3 runs cancelled. Done.")
+    await page.keyboard.press("Escape")
+    await expect(rows.filter(has_text="cancelled")).to_have_count(3)
+    await page.get_by_role("button", name="Re-run all").click()
+    await dialog.get_by_role("button", name="Re-run them").click()
+    await expect(dialog).to_contain_text("3 of 3 runs begun again. Done.")
+    await page.keyboard.press("Escape")
+    await expect(rows.filter(has_text="re-run of")).to_have_count(3)
+
+
+def until_one_waits(engine: EngineProcess) -> str:
+    """Some partitions hear of a pause a moment later than others."""
+    while True:
+        made = str(engine.ask("/v1/functions/mail/runs", {"args": ["ada"]})["run_id"])
+        if engine.ask(f"/v1/runs/{made}/result?timeout=1s")["status"] == "queued":
+            return made
+
+
+async def test_a_function_is_paused_and_what_came_meanwhile_runs_later(
+    page: Page, url: str, engine: EngineProcess
+) -> None:
+    await page.goto(f"{url}#/functions")
+    card = page.get_by_role("listitem").filter(has=page.get_by_role("button", name=re.compile("(Pause|Resume) mail")))
+    await card.get_by_role("button", name="Pause mail").click()
+    await page.get_by_role("button", name="Pause it").click()
+    await expect(card.locator(".chip")).to_contain_text("paused")
+    made = until_one_waits(engine)
+    await expect(card).to_contain_text("Waiting to start1 run")
+    await page.goto(f"{url}#/runs/{made}")
+    await status(page, "queued")
+    await page.goto(f"{url}#/functions")
+    await card.get_by_role("button", name="Resume mail").click()
+    await expect(card.get_by_role("button", name="Pause mail")).to_be_visible()
+    await page.goto(f"{url}#/runs/{made}")
+    await status(page, "completed")

@@ -107,7 +107,7 @@ async def test_on_every_page_and_in_every_dialog(page: Page) -> None:
 
 
 async def test_from_events_to_errors_in_a_real_engine(page: Page, url: str, engine: EngineProcess) -> None:
-    """What came in by HTTP, from the list of events to a failure."""
+    """What came in by HTTP, from the list of events to what fails most."""
     data = {"order": EVIL, "cents": -1, EVIL: EVIL}
     (event,) = engine.ask("/e/key", {"name": "order/placed", "data": data, "user": {"email": EVIL}})["ids"]
     # Names are printable, and without a star.
@@ -122,6 +122,9 @@ async def test_from_events_to_errors_in_a_real_engine(page: Page, url: str, engi
     await page.goto(f"{url}#/events/{event}")
     await page.get_by_role("region", name="What it did").get_by_role("link", name="fulfil").first.click()
     await expect(page.locator(".failure").first).to_contain_text("CardDeclined: order <script>alert(1)</script>")
+    await nothing_came_of_it(page)
+    await page.goto(f"{url}#/")
+    await expect(page.get_by_role("region", name="What fails most")).to_contain_text("<script>alert(1)</script>")
     await nothing_came_of_it(page)
 
 

@@ -61,6 +61,11 @@ export function parse(text) {
   });
 }
 
+/** A number of the engine's own, which may have come as `1.0`. */
+export function number(value) {
+  return typeof value === "object" && value !== null ? Number(value.rawJSON) : value;
+}
+
 /** A path's part that may hold anything. */
 export const part = encodeURIComponent;
 

@@ -6,17 +6,19 @@ import { events, oneEvent } from "./events.js";
 import { ago } from "./format.js";
 import { functions } from "./functions.js";
 import { heard, isLive, listen } from "./live.js";
+import { overview } from "./overview.js";
 import { run } from "./run.js";
 import { runs } from "./runs.js";
 
 const PAGES = [
-  { path: /^(?:runs)?$/, nav: "runs", title: "Runs", show: runs },
+  { path: /^$/, nav: "", title: "Overview", show: overview },
+  { path: /^runs$/, nav: "runs", title: "Runs", show: runs },
   { path: /^runs\/(.+)$/, nav: "runs", title: "Run", show: run },
   { path: /^functions$/, nav: "functions", title: "Functions", show: functions },
   { path: /^events$/, nav: "events", title: "Events", show: events },
   { path: /^events\/(.+)$/, nav: "events", title: "Event", show: oneEvent },
 ];
-const NAV = [["runs", "Runs"], ["functions", "Functions"], ["events", "Events"]]; // prettier-ignore
+const NAV = [["", "Overview"], ["runs", "Runs"], ["functions", "Functions"], ["events", "Events"]]; // prettier-ignore
 const EVERY_MS = 1000;
 const TOLD_EVERY_MS = 15_000;
 const AGAIN_MS = 3000;

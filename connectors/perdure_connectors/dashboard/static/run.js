@@ -2,7 +2,7 @@
 
 import { Problem, ask, part } from "./api.js";
 import { bdi, copy, dialog, fill, h } from "./dom.js";
-import { ENDED, ago, chip, clock, errorName, json, moment, plural, short, span, when } from "./format.js";
+import { ENDED, chip, clock, errorName, json, moment, plural, short, span, when } from "./format.js";
 import { row } from "./runs.js";
 import { cancelRun, commands, editAndRerun, rerun, unpark } from "./steer.js";
 import { NAMES, lines, waterfall } from "./waterfall.js";
@@ -99,7 +99,7 @@ function facts(detail) {
     run.parent ? fact("Called by", of(run.parent)) : null,
     run.rerun_of ? fact("Re-run of", of(run.rerun_of)) : null,
     Object.entries(run.metadata ?? {}).map(([name, value]) => fact(bdi(name), bdi(value))),
-    Object.entries(detail.progress ?? {}).map(([name, value]) => fact(bdi(name), bdi(String(value)))),
+    Object.entries(detail.progress ?? {}).map(([name, value]) => fact(bdi(name), bdi(typeof value === "string" ? value : JSON.stringify(value)))),
   ); // prettier-ignore
 }
 
@@ -122,7 +122,7 @@ function nowOf(detail, look) {
       h("p.hint", null, "Put the code back, or change it so that it fits, and let the run go on; or run it again from its beginning."));
   } // prettier-ignore
   if (!told.length) return null;
-  return h("div.now", null, h("h2", null, "Now"), h("ul", null, told.map((one) => h("li", null, bdi(words(one.why)), one.until ? h("span.until", null, " ", ago(one.until)) : null))));
+  return h("div.now", null, h("h2", null, "Now"), h("ul", null, told.map((one) => h("li", null, bdi(words(one.why)), one.until ? h("span.until", null, " · ", when(one.until)) : null))));
 }
 
 /** A join key reads as a condition: ["paid","data.id","s:7"] is paid where data.id is "7". */

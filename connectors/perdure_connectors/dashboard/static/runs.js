@@ -1,6 +1,7 @@
 // Runs: what runs and what ran, newest first, by filters that stand in the URL.
 
 import { Problem, ask, part } from "./api.js";
+import { bulk } from "./bulk.js";
 import { bdi, dialog, fill, h } from "./dom.js";
 import { ENDED, STATUSES, chip, short, span, when } from "./format.js";
 import { cancelRun, rerun } from "./steer.js";
@@ -36,6 +37,7 @@ export function runs(view) {
     bar();
     look();
   };
+  const all = (action) => bulk(action, Object.fromEntries(FILTERS.map((name) => [name, view.query.get(name)]).filter(([, value]) => value)), look);
   const turn = (cursor) => {
     view.set({ cursor }, { push: true });
     look();
@@ -52,6 +54,7 @@ export function runs(view) {
       rows.length
         ? h("ul.list", { "data-key": "list", "data-loaded": true, "aria-label": "Runs" })
         : nothing(view, filter, functions, page.cursor),
+      rows.length && FILTERS.some((name) => view.query.get(name)) ? together(all) : null,
       back || more ? h("nav.pager", { "aria-label": "Pages of runs" }, back, more) : null,
     );
     if (rows.length) fill(list.querySelector("ul"), rows);
@@ -65,6 +68,12 @@ export function runs(view) {
     },
     () => {}, // the list says what is wrong
   );
+}
+
+/** What may be done with all that fit the filters: without any, nobody does something with everything. */
+function together(all) {
+  const button = (name, action) => h("button", { type: "button", on: { click: () => all(action) } }, name);
+  return h("p.together", { "data-key": "together" }, "All that fit: ", button("Cancel all …", "cancel"), " ", button("Re-run all …", "rerun"));
 }
 
 /** A field that finds a run or an event by its id. */

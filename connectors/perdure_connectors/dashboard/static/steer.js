@@ -32,6 +32,28 @@ export async function unpark(id, look) {
   look();
 }
 
+/** Its runs are kept and wait; those that have begun go on. */
+export function pause(id, look) {
+  dialog(`Pause ${id}?`, (close) => {
+    const submit = async (event) => {
+      event.preventDefault();
+      if (!(await attempt(() => ask(`v1/functions/${part(id)}/pause`, { method: "POST" })))) return;
+      close();
+      toast("Paused: its new runs wait");
+      look();
+    };
+    return h("form", { on: { submit } },
+      h("p", null, "Events and schedules still ask for runs of it. They wait until you resume it, and none is lost; what has begun goes on."),
+      h("p.actions", null, h("button", { type: "button", on: { click: close } }, "Leave it"), h("button.primary", null, "Pause it")),
+    ); // prettier-ignore
+  });
+}
+
+export async function resume(id, look) {
+  if (await attempt(() => ask(`v1/functions/${part(id)}/resume`, { method: "POST" }))) toast("Resumed: what waits begins, in its order");
+  look();
+}
+
 export function cancelRun(run, look) {
   dialog("Cancel this run?", (close) => {
     const reason = h("input", { "aria-label": "Reason", placeholder: "Reason (others will see it)", maxlength: 1000 });
