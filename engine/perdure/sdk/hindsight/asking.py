@@ -69,7 +69,8 @@ class Hindsight:
     def _changed(self, rows: Mapping[str, RunRow]) -> None:
         shown = [row for row in rows.values() if not is_own(row.function)]
         # Numbers go on where nobody watches, so that who comes back knows that it missed something.
-        self.watched.tell([self._change(row) for row in shown] if self.watched else [])
+        if shown:
+            self.watched.tell([self._change(row) for row in shown] if self.watched else [])
 
     def _change(self, row: RunRow) -> Change:
         run = self._as_now(summary_of(row))
