@@ -131,12 +131,12 @@ async def test_a_narrow_window_shows_it_all(browser: Browser, url: str, scheme: 
     await page.get_by_label("Arguments in order").fill('["a very long one ' + "x" * 200 + '"]')
     await page.get_by_role("button", name="Start").click()
     await expect(page.get_by_role("region", name="Selected")).to_contain_text("xxx")
-    for place in (page.url, f"{url}#/runs", f"{url}#/functions"):
+    for place in (page.url, f"{url}#/", f"{url}#/runs?function=label", f"{url}#/events", f"{url}#/functions"):
         await page.goto(place)
         await expect(page.locator("[data-loaded]").first).to_be_visible()
         wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide == 0, place
-    assert await page.evaluate(CONTRASTS) == []
+        assert await page.evaluate(CONTRASTS) == [], place
     await context.close()
 
 

@@ -1,7 +1,7 @@
 // Times, lengths, statuses and JSON, as people read them.
 
 import { h } from "./dom.js";
-import { pretty } from "./api.js";
+import { number, pretty } from "./api.js";
 
 export const ENDED = new Set(["completed", "failed", "cancelled", "discarded"]);
 export const STATUSES = ["queued", "running", "suspended", "parked", "completed", "failed", "cancelled", "discarded"];
@@ -93,6 +93,12 @@ export function json(value) {
 /** The last part of a Python class's name, and the whole of it for who points at it. */
 export function errorName(type) {
   return h("bdi", { title: type }, String(type).replace(/^.*\./s, ""));
+}
+
+/** Of 1; only what is whole is 100 %. */
+export function percent(share) {
+  const value = number(share);
+  return `${(value * 100).toFixed(value > 0.99 && value < 1 ? 2 : 0)} %`;
 }
 
 export function plural(count, word) {

@@ -1,18 +1,25 @@
 // Functions: what starts them, how they are retried, when they fire next; and a way to try them.
 
-import { ask, part } from "./api.js";
+import { Problem, ask, number, part } from "./api.js";
 import { bdi, fill, h } from "./dom.js";
-import { chip, plural, when } from "./format.js";
+import { chip, percent, plural, span, when } from "./format.js";
 import { callFunction, pause, resume, sendEvent } from "./steer.js";
 
+const RATES_EVERY_MS = 15_000;
 const KINDS = { event: "by event", background: "by name", cron: "by schedule", missing: "no code here" };
 
 export function functions(view) {
   const list = h("div");
   fill(view.root, h("header.head", null, h("h1", null, "Functions")), list);
+  let rates = new Map();
+  let counted = 0;
   const look = view.watch(async (signal) => {
+    if (Date.now() - counted > RATES_EVERY_MS) {
+      counted = Date.now();
+      rates = await ratesOf(signal);
+    }
     const { data } = await ask("v1/functions", { signal });
-    fill(list, data.length ? h("ul.cards", { "data-key": "cards", "data-loaded": true }, data.map((one) => card(one, look))) : none());
+    fill(list, data.length ? h("ul.cards", { "data-key": "cards", "data-loaded": true }, data.map((one) => card(one, rates.get(one.id), look))) : none());
   });
 }
 
@@ -20,7 +27,18 @@ function none() {
   return h("div.empty", { "data-loaded": true }, h("h2", null, "No functions yet"), h("p", null, "Add one to your app; this page shows it after the reload:"), h("pre.block", { tabindex: 0 }, '@app.function(on="cart/product.added")\nasync def abandoned_cart(ctx: Context, event: Event) -> str: ...'));
 }
 
-function card(one, look) {
+/** How each did in the last day; nothing where there is no history to ask. */
+async function ratesOf(signal) {
+  try {
+    const told = await ask("v1/overview", { query: [["since", "24h"]], signal });
+    return new Map(told.functions.map((one) => [one.function, one]));
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 501) throw error;
+    return new Map();
+  }
+}
+
+function card(one, rate, look) {
   const triggers = one.triggers ?? [];
   const pills = (names) => names.map((name) => h("span.tag", null, bdi(name)));
   const fact = (name, ...value) => h("div", null, h("dt", null, name), h("dd", null, ...value));
@@ -35,6 +53,8 @@ function card(one, look) {
       one.next_fire ? fact("Next", when(one.next_fire)) : null,
       one.cancel_on?.length ? fact("Cancelled by", ...pills(one.cancel_on)) : null,
       one.kind === "missing" ? null : fact("Retries", String(one.retries ?? 4)),
+      rate?.finished && rate.success_rate !== undefined && rate.success_rate !== null ? fact("Succeeded, 24 h", percent(rate.success_rate)) : null,
+      rate?.p50_ms !== undefined && rate?.p50_ms !== null ? fact("p50 · p95", `${span(number(rate.p50_ms))} · ${span(number(rate.p95_ms))}`) : null,
       fact("Under way", one.running ? h("a", { href: `#/runs?function=${part(one.id)}` }, plural(one.running, "run")) : "none"),
       one.held ? fact("Held", plural(one.held, "run")) : null,
       one.paused_since ? fact("Paused", when(one.paused_since)) : null,

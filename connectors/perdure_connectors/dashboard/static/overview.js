@@ -2,7 +2,7 @@
 
 import { Problem, ask, number, part } from "./api.js";
 import { bdi, fill, h } from "./dom.js";
-import { ago, errorName, moment, plural, span, when } from "./format.js";
+import { ago, errorName, moment, percent, plural, span, when } from "./format.js";
 
 const TIMES = [["1h", "1 hour"], ["24h", "24 hours"], ["7d", "7 days"], ["30d", "30 days"]]; // prettier-ignore
 const USUAL = "24h";
@@ -109,8 +109,7 @@ function chart(buckets, told, size) {
 function table(functions, told) {
   if (!functions.length) return h("p.hint", null, "None has run in this time.");
   return h("ul.rates", null, functions.map((one) => {
-    const share = number(one.success_rate);
-    const rate = share === undefined || share === null ? "–" : `${(share * 100).toFixed(share > 0.99 && share < 1 ? 2 : 0)} %`;
+    const rate = one.success_rate === undefined || one.success_rate === null ? "–" : percent(one.success_rate);
     const took = one.p50_ms === undefined || one.p50_ms === null ? "" : `p50 ${span(number(one.p50_ms))} · p95 ${span(number(one.p95_ms))}`;
     return h("li", { "data-key": one.function },
       h("a", { href: `#/runs?function=${part(one.function)}`, "data-row": true }, bdi(one.function, "b")),
