@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from perdure import App, Context, Engine, Event
+from perdure.history.projector import Projector
 from perdure.history.rows import Mark, OpRow, RunData, RunRow
 from perdure.history.store import HistoryDown, RunPage
 from perdure.sdk.hindsight.pages import detail_of
@@ -81,6 +82,13 @@ async def test_what_was_acknowledged_is_in_the_first_page(running: Beside) -> No
         page = await _page(running, limit=1)
         assert page["behind"] == 0
         assert [run["event_id"] for run in page["data"]] == [f"e{number}"]
+
+
+async def test_what_others_keep_up_is_not_waited_for(running: Beside) -> None:
+    await _placed(running, 1, "waits")
+    log = running.engine.nodes[0].log
+    assert await Projector(log, running.store).reach(0.0) > 0
+    assert await Projector(log, running.store, owned=lambda partition: False).reach(60.0) == 0
 
 
 async def test_filters(running: Beside) -> None:

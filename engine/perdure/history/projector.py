@@ -122,7 +122,10 @@ class Projector:
         self._asked.set()
 
     async def reach(self, patience_s: float) -> int:
-        """How many records the log has at this moment that the store does not show. Waits while they may yet come."""
+        """How many records the log has at this moment that the store does not show. Waits while they may yet come.
+
+        Of the partitions that this process keeps up: how far others are, nobody here knows.
+        """
         ends = {one: await self._log.latest(one) for one in range(self._log.partitions)}
         self._asked.set()
         with suppress(TimeoutError):
@@ -132,8 +135,8 @@ class Projector:
         return self._unread(ends)
 
     def _unread(self, ends: Mapping[int, int]) -> int:
-        written = self._written
-        return sum(max(0, end - written.get(one, 0)) for one, end in ends.items() if one not in self.halted)
+        ours = {one: end for one, end in ends.items() if self._owned(one) and one not in self.halted}
+        return sum(max(0, end - self._written.get(one, 0)) for one, end in ours.items())
 
     async def close(self) -> None:
         """After `run` has ended. Idempotent."""
@@ -228,6 +231,7 @@ class Projector:
             end,
         )
         self._projections.clear()
+        self._written.clear()
         await self._in_thread(self.store.clear)
 
     async def _skip(self, projection: Projection, start: int) -> None:
