@@ -83,7 +83,7 @@ def test_tallies_add_up_and_go_by_age(shelf: Shelf) -> None:
         tally_end(changes.tallies, "f", "completed" if number else "discarded", hour * (10 + number), 100)
         history.write(0, changes, ([], [], []), Standing(number))
     assert sorted(history.tallies(hour, hour * 11 + 5)) == [
-        Tallied("f", 0, f"took{class_of(100)}", 2),
+        Tallied("f", 0, f"took{class_of(100)}", 3),
         Tallied("f", hour * 11, "completed", 1),
         Tallied("f", hour * 12, "completed", 1),
     ]

@@ -17,7 +17,7 @@ async def show(request: Request) -> Response:
     """Runs by function and time, success rate, lengths, what fails most, lag; `?since=24h`, 31 days at most.
 
     Up to six hours in parts of five minutes, up to two days of an hour, else of six: `since` is moved back to the
-    beginning of one. Asked of history: 501 where the engine keeps none.
+    beginning of one. Lengths are of whole hours, from six hours on of six. Asked of history: 501 where there is none.
     """
     only(request, "since")
     hindsight = history_of(request)

@@ -26,6 +26,7 @@ from perdure.history.store import (
     decode_body,
     matches,
 )
+from perdure.history.tallies import LENGTHS_MS
 
 T = TypeVar("T")
 RUN_COLUMNS = (
@@ -131,11 +132,14 @@ class Asking(ABC):
         return None
 
     def tallies(self, size: int, since: int) -> list[Tallied]:
+        def since_in(size: int) -> list[int]:
+            return [size, since - since % size]
+
         where = "FROM tallies t WHERE t.size = ? AND t.at >= ? AND substr(t.what, 1, 4)"
-        given = [size, since - since % size]
-        apart = self._rows(f"SELECT t.function, t.at, t.what, t.runs {where} <> 'took'", given)
+        apart = self._rows(f"SELECT t.function, t.at, t.what, t.runs {where} <> 'took'", since_in(size))
         counted = f"SELECT t.function, 0, t.what, CAST(sum(t.runs) AS BIGINT) {where} = 'took'"
-        return [Tallied(*row) for row in [*apart, *self._rows(f"{counted} GROUP BY t.function, t.what", given)]]
+        took = self._rows(f"{counted} GROUP BY t.function, t.what", since_in(LENGTHS_MS[size]))
+        return [Tallied(*row) for row in [*apart, *took]]
 
     def last_failed(self, function: str, since: int) -> LastFailed | None:
         by = _asked(self._by("runs r", "runs_by_both"), "r.function = ? AND r.status = 'failed'", function)

@@ -180,7 +180,10 @@ class History(Protocol):
     def event(self, event: str) -> EventPage | None: ...
 
     def tallies(self, size: int, since: int) -> list[Tallied]:
-        """From the one on in which `since` lies: by function and time, but lengths by function alone."""
+        """From the one on in which `since` lies: by function and time, but lengths by function alone.
+
+        Those are counted in larger parts, and so from a little before.
+        """
         ...
 
     def last_failed(self, function: str, since: int) -> LastFailed | None:

@@ -17,6 +17,8 @@ SIZES_MS = (HOUR_MS // 12, HOUR_MS, 6 * HOUR_MS)
 """Of what is counted together."""
 UPTO_MS = (6 * HOUR_MS, 48 * HOUR_MS)
 """How long an overview may be that is made of the first, of the second."""
+LENGTHS_MS = {SIZES_MS[0]: SIZES_MS[1], SIZES_MS[1]: SIZES_MS[2], SIZES_MS[2]: SIZES_MS[2]}
+"""Where the lengths are counted that belong to a size: there are many classes of them."""
 TOOK = "took"
 _CLASSES = 4
 """For each doubling."""
@@ -29,7 +31,8 @@ def tally_start(tallies: Counter[Tally], function: str, at: int) -> None:
 
 def tally_end(tallies: Counter[Tally], function: str, status: str, at: int, length_ms: int) -> None:
     """A run has ended."""
-    _count(tallies, at, function, status, f"{TOOK}{class_of(length_ms)}")
+    _count(tallies, at, function, status)
+    _count(tallies, at, function, f"{TOOK}{class_of(length_ms)}", LENGTHS_MS.values())
 
 
 def size_of(length_ms: int) -> int:
@@ -63,5 +66,5 @@ def lengths(counts: Iterable[tuple[str, int]]) -> dict[int, int]:
     return {int(what.removeprefix(TOOK)): count for what, count in counts if what.startswith(TOOK)}
 
 
-def _count(tallies: Counter[Tally], at: int, function: str, *what: str) -> None:
-    tallies.update(Tally(size, at - at % size, function, one) for size in SIZES_MS for one in what)
+def _count(tallies: Counter[Tally], at: int, function: str, what: str, sizes: Iterable[int] = SIZES_MS) -> None:
+    tallies.update({Tally(size, at - at % size, function, what) for size in sizes})

@@ -68,6 +68,8 @@ class Hindsight:
 
     def _changed(self, rows: Mapping[str, RunRow]) -> None:
         shown = [row for row in rows.values() if not is_own(row.function)]
+        if not shown:
+            return
         # Numbers go on where nobody watches, so that who comes back knows that it missed something.
         if shown:
             self.watched.tell([self._change(row) for row in shown] if self.watched else [])
