@@ -92,6 +92,14 @@ async def test_a_function_is_called_with_arguments(page: Page, url: str) -> None
     await expect(page.get_by_role("region", name="Selected")).to_contain_text('"copies": 12345678901234567')
 
 
+async def test_a_run_goes_again_for_one_that_is_there(engine: EngineProcess) -> None:
+    first = engine.ask("/v1/functions/label/runs", {"args": ["x"]})["run_id"]
+    second = engine.ask("/v1/functions/label/runs", {"args": ["y"], "rerun_of": first})["run_id"]
+    assert engine.ask(f"/v1/runs/{second}")["run"]["rerun_of"] == first
+    refused = engine.ask("/v1/functions/label/runs", {"args": ["y"], "rerun_of": "nope"})
+    assert (refused["status"], refused["type"]) == (404, "urn:perdure:error:UnknownRun")
+
+
 async def test_runs_are_filtered_by_what_stands_in_the_url(page: Page, url: str, engine: EngineProcess) -> None:
     engine.ask("/v1/functions/label/runs", {"args": ["x"]})
     rows = page.get_by_role("list", name="Runs").get_by_role("listitem")

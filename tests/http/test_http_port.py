@@ -104,10 +104,11 @@ async def test_refused_events(ports: tuple[FakePort, Any]) -> None:
 
 async def test_enqueue(ports: tuple[FakePort, Any]) -> None:
     port, client = ports
-    request = Enqueue("mail", Raw(b'[["ada"],{"n":1}]'), "k", 5, 7, {"a": "b"})
+    request = Enqueue("mail", Raw(b'[["ada"],{"n":1}]'), "k", 5, 7, {"a": "b"}, "r1")
     assert await client.enqueue(request) == "run-k"
     (asked,) = port.enqueued
     assert bytes(asked.arguments) == b'[["ada"],{"n":1}]'
+    assert asked.rerun_of == "r1"
     assert (asked.idempotency_key, asked.delay_ms, asked.discard_after_ms, asked.metadata) == ("k", 5, 7, {"a": "b"})
     assert await client.enqueue(Enqueue("api/mail", Raw(b"[[],{}]"))) != await client.enqueue(
         Enqueue("mail", Raw(b"[[],{}]"))
