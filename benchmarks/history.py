@@ -1,8 +1,8 @@
-"""How long each question to a history of a million runs takes: `python -m benchmarks.history [RUNS] [FOLDER]`.
+"""How long each question to a history of a million runs takes: `python -m benchmarks.history [RUNS] [PLACE]`.
 
 A week of runs: each with an event, a step and a tenant. Filled through the store, as the projector fills it, then asked
-over and over, each time for something else. Without FOLDER it is made in a temporary one; in a FOLDER it is kept, and
-asked again without filling.
+over and over, each time for something else. PLACE is a folder, or postgresql://…: there it is kept, and asked again
+without filling. Without PLACE it is made in a temporary folder.
 """
 
 import sys
@@ -19,7 +19,7 @@ from perdure.flow.expressions import compile_where
 from perdure.flow.routing import run_id
 from perdure.history.rows import Changes, EventRow, OpRow, RunData, RunRow, Standing
 from perdure.history.sqlite import FILE, SqliteHistory
-from perdure.history.store import RunQuery
+from perdure.history.store import History, RunQuery
 from perdure.history.tallies import size_of, tally_end, tally_start
 from perdure.sdk.hindsight.numbers import numbers_of
 from perdure_schemas.event import EventBody
@@ -37,7 +37,7 @@ STATUSES = ("completed",) * 94 + ("failed",) * 4 + ("cancelled", "running")
 _ENCODE = msgspec.json.Encoder().encode
 
 
-def fill(history: SqliteHistory, runs: int) -> None:
+def fill(history: History, runs: int) -> None:
     began, cpu = perf_counter(), process_time()
     rows, rng, place = iter(range(runs)), Random(1), 0
     while some := list(islice(rows, AT_ONCE)):
@@ -78,7 +78,7 @@ def _id(number: int) -> str:
     return run_id("bench", str(number))
 
 
-def questions(history: SqliteHistory, runs: int, rng: Random) -> Iterator[tuple[str, Callable[[], object]]]:
+def questions(history: History, runs: int, rng: Random) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each with something else to ask for every time."""
 
     def filtered() -> object:
@@ -120,14 +120,14 @@ def questions(history: SqliteHistory, runs: int, rng: Random) -> Iterator[tuple[
     yield "an event's page", lambda: history.event(f"e{rng.randrange(runs)}")
 
 
-def overview(history: SqliteHistory, since: int) -> object:
+def overview(history: History, since: int) -> object:
     """All that `GET /v1/overview` asks."""
     functions = numbers_of(history.tallies(size_of(NOW_MS - since), since))
     failing = [history.last_failed(one.function, since) for one in functions[:5]]
     return functions, failing, [history.live(status, 100_000) for status in ("queued", "running", "parked")]
 
 
-def ask(history: SqliteHistory, runs: int) -> None:
+def ask(history: History, runs: int) -> None:
     print(f"{'':40}{'p50':>10}{'p95':>10}{'longest':>10}  ms of {ASKED}")
     for name, question in questions(history, runs, Random(2)):
         took: list[float] = []
@@ -139,8 +139,8 @@ def ask(history: SqliteHistory, runs: int) -> None:
         print(f"{name:40}{took[ASKED // 2]:10.1f}{took[ASKED * 95 // 100]:10.1f}{took[-1]:10.1f}", flush=True)
 
 
-def main(runs: int, folder: Path) -> None:
-    history = SqliteHistory(folder / FILE)
+def main(runs: int, place: str) -> None:
+    history = _at(place)
     history.open()
     try:
         if history.standing(0).offset == 0:
@@ -148,13 +148,20 @@ def main(runs: int, folder: Path) -> None:
         ask(history, history.standing(0).offset)
     finally:
         history.close()
-    print(f"{(folder / FILE).stat().st_size / 1e6:.0f} MB")
+
+
+def _at(place: str) -> History:
+    if place.startswith("postgresql://"):
+        from perdure.history.postgres import PostgresHistory
+
+        return PostgresHistory(place, "perdure_bench")
+    return SqliteHistory(Path(place) / FILE)
 
 
 if __name__ == "__main__":
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else RUNS
     if len(sys.argv) > 2:
-        main(wanted, Path(sys.argv[2]))
+        main(wanted, sys.argv[2])
     else:
         with tempfile.TemporaryDirectory() as made:
-            main(wanted, Path(made))
+            main(wanted, made)
