@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import alone, floor, measure, pinned, saturated, suspended, waiting
+from benchmarks import alone, beside, floor, measure, pinned, saturated, suspended, waiting
 
 MEASUREMENTS: dict[str, Callable[..., Coroutine[Any, Any, measure.Result]]] = {
     "steps10": saturated.steps10,
@@ -20,6 +20,7 @@ MEASUREMENTS: dict[str, Callable[..., Coroutine[Any, Any, measure.Result]]] = {
     "long": alone.long,
     "events": saturated.events,
     "pinned": pinned.pinned,
+    "history": beside.history,
 }
 
 

@@ -26,12 +26,14 @@ class Sizes:
     longs: int = 3
     events: int = 50_000
     pinned_pairs: int = 5
+    history_pairs: int = 9
+    history_runs: int = 3_000
     burning_runs: int = 500
     log: str = ""
     """A broker; without it logs are embedded."""
 
 
-QUICK = Sizes(2, 1_000, 300, 100, (200, 1_000), ((100, 3), (1_000, 1)), 1, 5_000, 3_000, 1, 5_000, 1, 50)
+QUICK = Sizes(2, 1_000, 300, 100, (200, 1_000), ((100, 3), (1_000, 1)), 1, 5_000, 3_000, 1, 5_000, 1, 2, 500, 50)
 
 
 def steps10(sizes: Sizes) -> Result:
@@ -120,6 +122,10 @@ def pinned(sizes: Sizes) -> Result:
     }
 
 
+def history(sizes: Sizes) -> Result:
+    return measured("history", runs=sizes.history_runs, in_flight=sizes.in_flight, pairs=sizes.history_pairs)
+
+
 WORKLOADS: dict[str, Callable[[Sizes], Result]] = {
     "steps10": steps10,
     "floor": floor,
@@ -130,6 +136,7 @@ WORKLOADS: dict[str, Callable[[Sizes], Result]] = {
     "long": long,
     "events": events,
     "pinned": pinned,
+    "history": history,
 }
 
 ON_KAFKA = ("steps10", "floor", "latency", "pinned")
@@ -147,6 +154,7 @@ TARGETS: tuple[tuple[str, Callable[[Result], float], str, float], ...] = (
     ("suspended", lambda r: r["pss_bytes_run"], "<=", 2048),
     ("suspended", lambda r: r["after_sigkill"]["ready_s"], "<=", 5),
     ("long", lambda r: r["last_over_first_cpu"], "<=", 1.2),
+    ("history", lambda r: r["beside_over_alone"], ">=", 0.85),
 )
 
 

@@ -245,6 +245,13 @@ async def _set(event: asyncio.Event) -> None:
     event.set()
 
 
+async def test_batches_of_any_length_are_read_in_parts(app_log: MemoryLog, shelf: Shelf) -> None:
+    await write(app_log, *(record for run in RUNS[:20] for record in lived(run)))
+    assert len((await app_log.fetch(0, 0))[0].values) > projector.AT_ONCE
+    await caught_up(app_log, shelf)
+    assert status_of(shelf) == dict.fromkeys(RUNS[:20], "completed")
+
+
 async def test_what_is_over_for_long_goes(app_log: MemoryLog, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs stays, whatever its age."""
     event = EventReceived(EventBody("e1", "x", msgspec.Raw(b"{}")), v=V)
