@@ -17,7 +17,10 @@ from perdure.cli.history.recording import recorded
 from perdure.cli.orders import Served
 from perdure.history.postgres import PostgresHistory, schema_named
 from perdure.history.rows import RunRow
-from perdure.history.store import RunQuery
+from perdure.history.store import HistoryDown, RunQuery
+from perdure.sdk.hindsight import asking
+from perdure.sdk.port import RunFilter
+from perdure_connectors.http.problems import problem_of
 
 app = App("shop")
 
@@ -98,14 +101,22 @@ async def test_on_postgresql(log: str, database: str, monkeypatch: pytest.Monkey
 async def test_an_engine_keeps_it_up_wherever_it_is(
     clean: Path, database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A database that does not answer holds nobody up."""
+    """A database that does not answer holds nobody up, and who asks for what lies there is told so."""
+    monkeypatch.setattr(asking, "PATIENCE_S", 0.01)
     for url in (database, "postgresql://nobody:s3cret@127.0.0.1:1/none"):
-        async with Engine(app, log="embedded://log") as engine, recorded(engine, Served("", "embedded://log", 4, url)):
+        served = Served("", "embedded://log", 4, url)
+        async with Engine(app, log="embedded://log") as engine, recorded(engine, served) as hindsight:
             run = await order.enqueue(Event("shop/order.placed", {"order": "o1"}))
             assert await run.result() == "o1 shipped"
             found: list[RunRow] = []
             while url == database and not found:
                 found = await asyncio.to_thread(_completed, url)
+            assert hindsight is not None
+            if url != database:
+                with pytest.raises(HistoryDown) as down:
+                    await hindsight.runs(RunFilter(), 10, "")
+                assert problem_of(down.value).status_code == 503
+                assert "s3cret" not in str(down.value)
     assert "history stands still (HistoryDown" in caplog.text
     assert "s3cret" not in caplog.text
 

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg.sql import SQL, Identifier
 
 from perdure.history.asking import Asking, Source
-from perdure.history.postgres_link import Address, Connection, Link
+from perdure.history.postgres_link import Address, Connection, Link, meant
 from perdure.history.postgres_rows import delete_runs, write_rows, write_state
 from perdure.history.postgres_schema import NAMES, SAID, TABLES
 from perdure.history.projection import Writes
@@ -244,7 +244,7 @@ class PostgresHistory(Asking):
 
     def _asked(self, sql: str, values: Sequence[Any]) -> list[Any]:
         with self._reader.answering() as connection:
-            return connection.execute(sql.replace("?", "%s").encode(), values).fetchall()
+            return meant(connection.execute(sql.replace("?", "%s").encode(), values).fetchall())
 
     def _by(self, table: str, index: str) -> Source:
         said = SAID.get(index)

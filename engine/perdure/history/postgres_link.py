@@ -4,7 +4,7 @@ Names that users chose become TEXT, which takes no NUL and, in an index, no more
 escaped here, for every statement alike. Payloads are BYTEA.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.types.string import StrDumper, TextLoader
+from psycopg.types.string import StrDumper
 
 from perdure.history.store import HistoryDown, NoHistory
 
@@ -49,20 +49,21 @@ def stored(text: str) -> str:
     return text
 
 
-def _meant(text: str) -> str:
-    return text.replace(_ESCAPE + "0", "\0").replace(_ESCAPE + "1", _ESCAPE) if _ESCAPE in text else text
+def meant(rows: list[Any]) -> list[Any]:
+    """Rows as they were before they were stored. Hardly any is another: a page may look at ten thousand of them."""
+    return [_meant(row) if any(value.__class__ is str and _ESCAPE in value for value in row) else row for row in rows]
+
+
+def _meant(row: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(
+        value.replace(_ESCAPE + "0", "\0").replace(_ESCAPE + "1", _ESCAPE) if isinstance(value, str) else value
+        for value in row
+    )
 
 
 class _Dumper(StrDumper):
     def dump(self, obj: str) -> Buffer | None:
         return super().dump(stored(obj))
-
-
-class _Loader(TextLoader):
-    def load(self, data: Buffer) -> str:
-        text = super().load(data)
-        assert isinstance(text, str)
-        return _meant(text)
 
 
 class Address:
@@ -126,7 +127,6 @@ class Link:
         connection = psycopg.connect(self.address.conninfo, autocommit=True)
         try:
             connection.adapters.register_dumper(str, _Dumper)
-            connection.adapters.register_loader("text", _Loader)
             for setting in _SESSION:
                 connection.execute(setting.encode())
             connection.execute("SELECT set_config('search_path', quote_ident(%s), false)", [self._schema])

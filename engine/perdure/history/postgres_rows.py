@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from perdure.history.asking import RUN_COLUMNS
-from perdure.history.postgres_link import Connection
+from perdure.history.postgres_link import Connection, meant
 from perdure.history.projection import Writes
 from perdure.history.rows import Changes
 from perdure.log.embedded_store import successor
@@ -201,12 +201,10 @@ def _put_ops(connection: Connection, changes: Changes, numbers: dict[str, int]) 
 
 def _numbers(connection: Connection, changes: Changes) -> dict[str, int]:
     """Run → its number, of all that the changes name. Those that were deleted by age have none, and nothing is kept."""
-    known = {
-        run: (n, at, metadata)
-        for run, n, at, metadata in connection.execute(
-            "SELECT id, n, requested_at, metadata FROM runs WHERE id = ANY(%s::text[])", [list(changes.named())]
-        )
-    }
+    rows = connection.execute(
+        "SELECT id, n, requested_at, metadata FROM runs WHERE id = ANY(%s::text[])", [list(changes.named())]
+    ).fetchall()
+    known = {run: (n, at, metadata) for run, n, at, metadata in meant(rows)}
     delete_runs(connection, [known.pop(run) for run in changes.new if run in known])
     numbers = {run: row[0] for run, row in known.items()}
     new = connection.execute(

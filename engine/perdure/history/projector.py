@@ -13,11 +13,11 @@ from contextlib import suppress
 from time import monotonic, sleep, thread_time
 from typing import ParamSpec, TypeVar
 
-from perdure.errors import LogError, NoHistory
+from perdure.errors import LogError
 from perdure.flow import UnreadableRecord
 from perdure.history.projection import Projection
 from perdure.history.rows import RunRow
-from perdure.history.store import History, Overtaken
+from perdure.history.store import History, NoHistory, Overtaken
 from perdure.log.protocol import Batch, Log
 
 P = ParamSpec("P")
