@@ -1,10 +1,11 @@
 """Copies of logs that are, or were just now, open.
 
 RocksDB removes old tables on threads of its own, also for a while after a close, and for as long as something that was
-raised holds a handle. A walk over the directory may so find that a file has gone meanwhile.
+raised holds a handle. A walk over the directory may so find that a file has gone meanwhile, or has come.
 """
 
 import shutil
+from errno import ENOENT, ENOTEMPTY
 from pathlib import Path
 
 _TRIES = 20
@@ -27,8 +28,8 @@ def remove_log(log: Path) -> None:
     for last in (*[False] * (_TRIES - 1), True):
         try:
             shutil.rmtree(log)
-        except FileNotFoundError:
-            if last:
+        except OSError as error:
+            if last or error.errno not in (ENOENT, ENOTEMPTY):
                 raise
         else:
             return

@@ -187,7 +187,7 @@ class Topics:
             await _seen(admin, [topic])
 
     async def _create(self, admin: Any, wanted: Mapping[str, tuple[str, int]]) -> None:
-        copies = self._address.replication or min(COPIES, len((await admin.describe_cluster())["brokers"]))
+        copies = self._address.replication or min(COPIES, await _brokers(admin))
         # One copy may be missing, and what is acknowledged stands in two at least.
         least = {"min.insync.replicas": str(max(1, copies - 1))}
         new = [
@@ -223,6 +223,15 @@ class Topics:
 def _away() -> tuple[type[Exception], ...]:
     known = errors()
     return known.KafkaConnectionError, known.RequestTimedOutError, known.NodeNotReadyError, TimeoutError
+
+
+async def _brokers(admin: Any) -> int:
+    """How many there are. Waits for one: who is busy or has just begun may answer and not be counted yet."""
+    while True:
+        known = (await admin.describe_cluster())["brokers"]
+        if known:
+            return len(known)
+        await asyncio.sleep(0.1)
 
 
 async def _partitions(admin: Any, topics: list[str]) -> dict[str, int]:
