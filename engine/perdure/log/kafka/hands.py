@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from perdure.log.kafka.client import (
+    STOP_SECONDS,
     Client,
     Consumer,
     Partition,
@@ -225,7 +226,8 @@ class Hands:
         if consumer is None or not offsets or self._abandoned:
             return
         try:
-            await consumer.commit(offsets)
+            async with asyncio.timeout(STOP_SECONDS):
+                await consumer.commit(offsets)
         except Exception as error:
             # What was not committed is given out again, and refused by whoever leased it: nothing is lost.
             log.warning("%s: %s", self._what, error)
