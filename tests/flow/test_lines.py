@@ -6,12 +6,27 @@ import msgspec
 import pytest
 
 from perdure.flow.effects import Line
-from perdure.flow.lines import Lines, NewLine, is_immediate, op_name
+from perdure.flow.lines import Lines, NewLine, is_immediate, kind_of, op_name
 from perdure.flow.routing import run_id
 from perdure.flow.tables import EmptyBacking
-from perdure_schemas.records import CancelRun, OpClosed, OpOpened, RerunRun, Send, StepFailed, TimerFired, V, Watch
+from perdure_schemas.records import (
+    Call,
+    CancelRun,
+    OpClosed,
+    Opening,
+    OpOpened,
+    Queued,
+    RerunRun,
+    RetryRule,
+    Send,
+    Sleep,
+    StepFailed,
+    TimerFired,
+    V,
+    Watch,
+)
 from tests.flow.storm import seeds
-from tests.flow.world import ERROR, DictStore, called, completed, slept, waited
+from tests.flow.world import ERROR, DictStore, called, completed, payload, slept, waited
 
 RUN = run_id("r")
 _ENCODE = msgspec.json.Encoder().encode
@@ -282,3 +297,16 @@ def test_where_owners_change_each_line_has_a_row_of_its_own() -> None:
     assert at_once.store.values == one_by_one.store.values
     assert len(at_once.store.values) == 3
     assert [line.op for line in Lines(at_once.store, apart=True).load(RUN)] == ["0/a#1", "0/b#1", "0/c#1"]
+
+
+@pytest.mark.parametrize(
+    ("opening", "kind"),
+    [
+        (Queued("gpu", "render", payload([[], {}]), RetryRule(4, 1_000, 2.0, 60_000), 1_000), "step"),
+        (Call("child", "r1", payload([[], {}]), awaited=True), "call"),
+        (Call("child", "r1", payload([[], {}]), awaited=False), "enqueue"),
+        (Sleep(5), "sleep"),
+    ],
+)
+def test_what_people_call_an_op(opening: Opening, kind: str) -> None:
+    assert kind_of(opening) == kind

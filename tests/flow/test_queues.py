@@ -6,13 +6,15 @@ import pytest
 
 from perdure.flow import decode, fold_batch
 from perdure.flow.effects import Answer, Deliver
-from perdure.flow.queues import LONGEST_WAIT_MS, key_of
+from perdure.flow.queues import LONGEST_WAIT_MS, key_of, waits
 from perdure.flow.routing import run_id
 from perdure.flow.states import QueuedState
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, Ref
 from perdure_schemas.records import (
     OpClosed,
+    Queued,
     Record,
+    RetryRule,
     RunCancelRequested,
     RunFinished,
     StepAnswered,
@@ -351,3 +353,10 @@ def test_batches_fold_as_records_do(world: World, run: str, known: bool) -> None
     fold_batch(other, [raw for _, raw in records], 0, records[0][0], own)
     assert not own, "taken out as it is met"
     assert other.logical() == world.view_of(run).logical()
+
+
+def test_a_step_waits_for_a_member_until_somebody_has_it_or_it_rests() -> None:
+    opening = Queued("gpu", "render", payload([[], {}]), RetryRule(4, 1_000, 2.0, 60_000), 1_000)
+    assert waits(QueuedState(opening, "d"))
+    assert not waits(QueuedState(opening, "d", claim="c"))
+    assert not waits(QueuedState(opening, "d", resting=True))
