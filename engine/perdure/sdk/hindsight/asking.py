@@ -71,8 +71,7 @@ class Hindsight:
         if not shown:
             return
         # Numbers go on where nobody watches, so that who comes back knows that it missed something.
-        if shown:
-            self.watched.tell([self._change(row) for row in shown] if self.watched else [])
+        self.watched.tell([self._change(row) for row in shown] if self.watched else [])
 
     def _change(self, row: RunRow) -> Change:
         run = self._as_now(summary_of(row))
