@@ -8,8 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
-
 from perdure.history.rows import EventRow, Mark, OpRow, RunData, RunRow, Use
 from perdure.history.store import (
     SCANNED_ROWS,
@@ -27,6 +25,7 @@ from perdure.history.store import (
     matches,
 )
 from perdure.history.tallies import LENGTHS_MS
+from perdure.history.values import decode_metadata
 
 T = TypeVar("T")
 RUN_COLUMNS = (
@@ -39,7 +38,6 @@ _SHOWN = 1_000
 """So many of what belongs to a run or an event are on its page."""
 _AT_ONCE = 500
 """Rows that are read in one go, where not all of them are wanted."""
-_DECODE_METADATA = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Source(NamedTuple):
@@ -231,5 +229,5 @@ def _asked(source: Source, condition: str, *values: Any) -> Source:
 
 def _run_row(row: Sequence[Any]) -> RunRow:
     values = [*row]
-    values[15] = _DECODE_METADATA(row[15])
+    values[15] = decode_metadata(row[15])
     return RunRow(*values)

@@ -6,18 +6,12 @@ Rows go as one array a column: what a statement costs on its way there and back 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from perdure.history.asking import RUN_COLUMNS
 from perdure.history.postgres_link import Connection, meant
 from perdure.history.projection import Writes
 from perdure.history.rows import Changes
+from perdure.history.values import OF_A_RUN, decode_metadata, of_data, of_metadata, of_ops, of_runs
 from perdure.log.embedded_store import successor
-
-OF_A_RUN = ("run_data", "ops", "marks", "uses")
-"""Tables that go with a run, by its number."""
-_ENCODE = msgspec.json.Encoder().encode
-_DECODE_METADATA = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def _given(types: str) -> str:
@@ -138,52 +132,13 @@ def write_rows(connection: Connection, changes: Changes) -> None:
 
 
 def _put_runs(connection: Connection, changes: Changes, numbers: dict[str, int]) -> None:
-    _send(
-        connection,
-        _PUT_RUN,
-        (
-            (
-                numbers[row.id], row.id, row.partition, row.function, row.status, row.cause, row.requested_at,
-                row.started_at, row.ended_at, row.due, row.attempt, row.event_id, row.parent, row.parent_op,
-                row.rerun_of, row.scheduled, _ENCODE(row.metadata),
-            )
-            for row in changes.runs.values()
-            if row.id in numbers
-        ),
-    )  # fmt: skip
-    _send(
-        connection,
-        _PUT_METADATA,
-        (
-            (key, value, changes.runs[run].requested_at, numbers[run])
-            for run in changes.new
-            for key, value in changes.runs[run].metadata.items()
-        ),
-    )
-    _send(
-        connection,
-        _PUT_DATA,
-        (
-            (numbers[run], one.event, one.arguments, one.result, one.error, one.parked)
-            for run, one in changes.data.items()
-            if run in numbers
-        ),
-    )
+    _send(connection, _PUT_RUN, of_runs(changes, numbers))
+    _send(connection, _PUT_METADATA, of_metadata(changes, numbers))
+    _send(connection, _PUT_DATA, of_data(changes, numbers))
 
 
 def _put_ops(connection: Connection, changes: Changes, numbers: dict[str, int]) -> None:
-    _send(
-        connection,
-        _PUT_OP,
-        (
-            (
-                numbers[row.run], row.op, row.position, row.type, row.opened_at, row.status, row.ended_at, row.due,
-                row.attempt, row.took_us, row.about, row.input, row.result, row.error,
-            )
-            for row in changes.ops.values()
-            if row.run in numbers
-        ),
-    )  # fmt: skip
+    _send(connection, _PUT_OP, of_ops(changes, numbers))
     _send(
         connection,
         _PATCH_OP,
@@ -217,7 +172,7 @@ def delete_runs(connection: Connection, found: Sequence[tuple[int, int, bytes]])
     """Of (number, requested at, metadata)."""
     if not found:
         return
-    metadata = ((pair, at, n) for n, at, raw in found for pair in _DECODE_METADATA(raw).items())
+    metadata = ((pair, at, n) for n, at, raw in found for pair in decode_metadata(raw).items())
     _send(connection, _DELETE_METADATA, ((key, value, at, n) for (key, value), at, n in metadata))
     for table in ("runs", *OF_A_RUN):
         connection.execute(f"DELETE FROM {table} WHERE n = ANY(%s)".encode(), [[n for n, _, _ in found]])

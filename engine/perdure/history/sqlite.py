@@ -14,9 +14,11 @@ from perdure.history.asking import Asking, Source
 from perdure.history.projection import Writes
 from perdure.history.rows import Changes, Standing
 from perdure.history.schema import APPLICATION, TABLES, VERSION
-from perdure.history.sqlite_rows import OF_A_RUN, after, delete_runs, write_rows, write_state
+from perdure.history.sqlite_rows import delete_runs, write_rows, write_state
 from perdure.history.store import NoHistory
 from perdure.history.tallies import SIZES_MS
+from perdure.history.values import OF_A_RUN
+from perdure.log.embedded_store import successor
 
 FILE = "history.db"
 """In the data directory."""
@@ -40,7 +42,7 @@ class SqliteState:
     def scan(self, prefix: bytes, /, start: bytes = b"", limit: int = 0) -> list[tuple[bytes, bytes]]:
         return self._connection.execute(
             "SELECT key, value FROM state WHERE partition = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?",
-            (self._partition, max(prefix, start), after(prefix), limit or -1),
+            (self._partition, max(prefix, start), successor(prefix), limit or -1),
         ).fetchall()
 
 

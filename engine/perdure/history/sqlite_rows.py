@@ -3,17 +3,13 @@
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from perdure.history.asking import RUN_COLUMNS
 from perdure.history.projection import Writes
 from perdure.history.rows import Changes
+from perdure.history.values import OF_A_RUN, decode_metadata, of_data, of_metadata, of_ops, of_runs
+from perdure.log.embedded_store import successor
 
-OF_A_RUN = ("run_data", "ops", "marks", "uses")
-"""Tables that go with a run, by its number."""
 _IDS_AT_ONCE = 500
-_ENCODE = msgspec.json.Encoder().encode
-_DECODE_METADATA = msgspec.json.Decoder(dict[str, str]).decode
 _PUT_RUN = f"""
 INSERT INTO runs (n, {RUN_COLUMNS}) VALUES ({", ".join("?" * 17)})
 ON CONFLICT (n) DO UPDATE SET status = excluded.status, started_at = excluded.started_at,
@@ -40,16 +36,11 @@ UPDATE ops SET status = ?, ended_at = ?, due = ?, attempt = coalesce(?, attempt)
 """
 
 
-def after(prefix: bytes) -> bytes:
-    """The first key beyond all that begin with it, which is ASCII."""
-    return prefix[:-1] + bytes([prefix[-1] + 1])
-
-
 def write_state(connection: sqlite3.Connection, partition: int, state: Writes) -> None:
     puts, deletes, clears = state
     for prefix in clears:
         connection.execute(
-            "DELETE FROM state WHERE partition = ? AND key >= ? AND key < ?", (partition, prefix, after(prefix))
+            "DELETE FROM state WHERE partition = ? AND key >= ? AND key < ?", (partition, prefix, successor(prefix))
         )
     connection.executemany("DELETE FROM state WHERE partition = ? AND key = ?", ((partition, key) for key in deletes))
     connection.executemany(
@@ -60,26 +51,10 @@ def write_state(connection: sqlite3.Connection, partition: int, state: Writes) -
 def write_rows(connection: sqlite3.Connection, changes: Changes) -> None:
     numbers = _numbers(connection, changes)
     run_many = connection.executemany
-    _put_runs(connection, changes, numbers)
-    run_many(
-        _PUT_DATA,
-        (
-            (numbers[run], one.event, one.arguments, one.result, one.error, one.parked)
-            for run, one in changes.data.items()
-            if run in numbers
-        ),
-    )
-    run_many(
-        _PUT_OP,
-        (
-            (
-                numbers[row.run], row.op, row.position, row.type, row.opened_at, row.status, row.ended_at, row.due,
-                row.attempt, row.took_us, row.about, row.input, row.result, row.error,
-            )
-            for row in changes.ops.values()
-            if row.run in numbers
-        ),
-    )  # fmt: skip
+    run_many(_PUT_RUN, of_runs(changes, numbers))
+    run_many("INSERT OR REPLACE INTO run_metadata VALUES (?, ?, ?, ?)", of_metadata(changes, numbers))
+    run_many(_PUT_DATA, of_data(changes, numbers))
+    run_many(_PUT_OP, of_ops(changes, numbers))
     run_many(
         _PATCH_OP,
         (
@@ -148,35 +123,12 @@ def _known(connection: sqlite3.Connection, runs: Iterable[str]) -> dict[str, tup
     return found
 
 
-def _put_runs(connection: sqlite3.Connection, changes: Changes, numbers: dict[str, int]) -> None:
-    connection.executemany(
-        _PUT_RUN,
-        (
-            (
-                numbers[row.id], row.id, row.partition, row.function, row.status, row.cause, row.requested_at,
-                row.started_at, row.ended_at, row.due, row.attempt, row.event_id, row.parent, row.parent_op,
-                row.rerun_of, row.scheduled, _ENCODE(row.metadata),
-            )
-            for row in changes.runs.values()
-            if row.id in numbers
-        ),
-    )  # fmt: skip
-    connection.executemany(
-        "INSERT OR REPLACE INTO run_metadata VALUES (?, ?, ?, ?)",
-        (
-            (key, value, changes.runs[run].requested_at, numbers[run])
-            for run in changes.new
-            for key, value in changes.runs[run].metadata.items()
-        ),
-    )
-
-
 def delete_runs(connection: sqlite3.Connection, found: Sequence[tuple[int, int, bytes]]) -> None:
     """Of (number, requested at, metadata)."""
     for n, at, metadata in found:
         connection.executemany(
             "DELETE FROM run_metadata WHERE key = ? AND value = ? AND requested_at = ? AND n = ?",
-            ((key, value, at, n) for key, value in _DECODE_METADATA(metadata).items()),
+            ((key, value, at, n) for key, value in decode_metadata(metadata).items()),
         )
     for table in ("runs", *OF_A_RUN):
         connection.executemany(f"DELETE FROM {table} WHERE n = ?", ((n,) for n, _, _ in found))
