@@ -199,7 +199,7 @@ async def begin(made: Consumer | Producer) -> None:
         raise
 
 
-async def stop(made: "Consumer | Producer") -> None:
+async def stop(made: Consumer | Producer) -> None:
     """Whatever comes of it: brokers may be away."""
     await close(made.stop())
 
@@ -210,7 +210,7 @@ async def close(closing: Coroutine[Any, Any, None]) -> None:
     In a task of its own, since it swallows a cancel of who waits for it, and a timeout's with that.
     """
     task = spawn(closing)
-    task.add_done_callback(_unasked)
+    task.add_done_callback(unasked)
     try:
         await asyncio.wait({task}, timeout=STOP_SECONDS)
     except asyncio.CancelledError:
@@ -231,10 +231,10 @@ async def end(task: "asyncio.Task[None]") -> None:
         task.result()
 
 
-def _unasked(task: "asyncio.Task[None]") -> None:
+def unasked(answer: "asyncio.Future[Any]") -> None:
     """What became of it is nobody's concern; an error that nobody asks for would be shown as one."""
-    if not task.cancelled():
-        task.exception()
+    if not answer.cancelled():
+        answer.exception()
 
 
 def spawn(coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -16,7 +16,18 @@ from contextvars import Context
 from functools import partial
 
 from perdure.errors import LogError
-from perdure.log.kafka.client import BATCH_BYTES, Appended, Client, Partition, Producer, begin, end, spawn, stop
+from perdure.log.kafka.client import (
+    BATCH_BYTES,
+    Appended,
+    Client,
+    Partition,
+    Producer,
+    begin,
+    end,
+    spawn,
+    stop,
+    unasked,
+)
 from perdure.log.kafka.lanes import Lane, Lanes
 from perdure.log.kafka.packing import fill
 
@@ -125,7 +136,7 @@ class Writer:
             batch = producer.create_batch()
             fill(batch, values)
             answer = await producer.send_batch(batch, place.topic, partition=place.partition)
-            answer.add_done_callback(_heard, context=self._empty)
+            answer.add_done_callback(unasked, context=self._empty)
 
     async def _send(self, producer: Producer, lane: Lane) -> None:
         batch = producer.create_batch()
@@ -193,9 +204,3 @@ class Writer:
         task = spawn(stop(producer))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
-
-
-def _heard(answer: "asyncio.Future[object]") -> None:
-    """Of what is best effort; an error that nobody asks for would be shown as one."""
-    if not answer.cancelled():
-        answer.exception()
