@@ -2,13 +2,16 @@
 
 import asyncio
 import zlib
+from typing import TypeVar
 
+import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from perdure.errors import PayloadError, PayloadTooLarge
 from perdure.sdk.json_guard import REQUEST_LIMIT_BYTES, guard
 
+T = TypeVar("T", bound=msgspec.Struct)
 _IN_THREAD_BYTES = 64 << 10
 """Judging takes about 0.1 s a megabyte: larger bodies must not hold up the loop that runs the user's code."""
 
@@ -27,6 +30,15 @@ async def json_body(request: Request, *, limit: int = REQUEST_LIMIT_BYTES) -> by
         body = await asyncio.to_thread(_unpacked, body, limit)
     await judge(body, limit=limit)
     return body
+
+
+def fitting(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The body as the struct that the decoder makes. Raises `PayloadError`, with the fields that there are."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        fields = ", ".join(decoder.type.__struct_fields__)
+        raise PayloadError(f"the body does not fit: {error}; it may have {fields}") from None
 
 
 async def raw_body(request: Request, *, limit: int = REQUEST_LIMIT_BYTES) -> bytes:

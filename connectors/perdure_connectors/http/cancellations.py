@@ -8,7 +8,7 @@ from starlette.responses import Response
 from perdure.errors import PayloadError
 from perdure.sdk.port import Port
 from perdure_connectors.http.answers import json_answer, port_of
-from perdure_connectors.http.body import json_body
+from perdure_connectors.http.body import fitting, json_body
 from perdure_connectors.http.queries import LONGEST_PAGE, check_status, only
 
 LIVE = ("queued", "running", "suspended", "parked")
@@ -23,7 +23,7 @@ class Filter(Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
-_decode = msgspec.json.Decoder(Filter).decode
+_DECODER = msgspec.json.Decoder(Filter)
 
 
 async def create(request: Request) -> Response:
@@ -41,11 +41,7 @@ async def create(request: Request) -> Response:
 
 
 def _read(body: bytes) -> Filter:
-    try:
-        wanted = _decode(body)
-    except msgspec.ValidationError as error:
-        fields = ", ".join(Filter.__struct_fields__)
-        raise PayloadError(f"the body does not fit: {error}; it may have {fields}") from None
+    wanted = fitting(_DECODER, body)
     check_status(wanted.status)
     if wanted.status and wanted.status not in LIVE:
         raise PayloadError(f"runs that are {wanted.status} are over: cancel those that are {', '.join(LIVE)}")

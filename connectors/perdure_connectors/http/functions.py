@@ -9,7 +9,7 @@ from perdure.errors import PayloadError
 from perdure.sdk.json_guard import compact
 from perdure.sdk.port import Enqueue
 from perdure_connectors.http.answers import json_answer, port_of
-from perdure_connectors.http.body import json_body
+from perdure_connectors.http.body import fitting, json_body
 from perdure_connectors.http.queries import duration_ms, only
 from perdure_connectors.http.runs import created
 from perdure_connectors.http.shapes import Pausing
@@ -27,7 +27,7 @@ class Asked(Struct, forbid_unknown_fields=True):
     rerun_of: str = ""
 
 
-_decode = msgspec.json.Decoder(Asked).decode
+_DECODER = msgspec.json.Decoder(Asked)
 
 
 async def listing(request: Request) -> Response:
@@ -39,7 +39,7 @@ async def listing(request: Request) -> Response:
 async def enqueue(request: Request) -> Response:
     """`{"args": […], "kwargs": {…}, "delay": "5m", …}`: 201 with the run's id, once it is durable."""
     only(request)
-    asked = _read(await json_body(request))
+    asked = fitting(_DECODER, await json_body(request))
     run_id = await port_of(request).enqueue(
         Enqueue(
             request.path_params["function_id"],
@@ -69,14 +69,6 @@ async def _set_paused(request: Request, *, paused: bool) -> Response:
     function, port = request.path_params["function_id"], port_of(request)
     await (port.pause(function) if paused else port.resume(function))
     return json_answer(Pausing(function, paused), status=202)
-
-
-def _read(body: bytes) -> Asked:
-    try:
-        return _decode(body)
-    except msgspec.ValidationError as error:
-        fields = ", ".join(Asked.__struct_fields__)
-        raise PayloadError(f"the body does not fit: {error}; it may have {fields}") from None
 
 
 def _arguments(asked: Asked) -> Raw:

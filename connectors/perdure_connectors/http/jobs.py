@@ -9,7 +9,7 @@ from perdure.errors import KeepsNothing, PayloadError
 from perdure.sdk.hindsight.jobs import Jobs
 from perdure.sdk.port import Action, Job, RunFilter
 from perdure_connectors.http.answers import NO_HISTORY, json_answer
-from perdure_connectors.http.body import json_body
+from perdure_connectors.http.body import fitting, json_body
 from perdure_connectors.http.queries import check_status, only
 
 
@@ -39,7 +39,7 @@ class JobList(Struct):
     cursor: str
 
 
-_decode = msgspec.json.Decoder(Asked).decode
+_DECODER = msgspec.json.Decoder(Asked)
 
 
 async def create(request: Request) -> Response:
@@ -84,11 +84,7 @@ def _jobs(request: Request) -> Jobs:
 
 
 def _read(body: bytes) -> Asked:
-    try:
-        asked = _decode(body)
-    except msgspec.ValidationError as error:
-        fields = ", ".join(Asked.__struct_fields__)
-        raise PayloadError(f"the body does not fit: {error}; it may have {fields}") from None
+    asked = fitting(_DECODER, body)
     for name in ("since", "until"):
         at = getattr(asked, name)
         if at is not None and not 0 <= at < 1 << 53:
