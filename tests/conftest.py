@@ -1,7 +1,9 @@
 """A broker that all tests share, and tests that run on each kind of log."""
 
 import asyncio
+import faulthandler
 import gc
+import sys
 from collections.abc import AsyncGenerator, Generator
 from io import StringIO
 from pathlib import Path
@@ -18,6 +20,9 @@ from tests.history.server import NoPostgres, shared_server
 from tests.kafka.broker import NoKafka, shared_broker
 from tests.kafka.virtual import put_under
 from tests.on_each_log import has_one_log, names_any
+
+_TIMED_OUT = pytest.StashKey[bool]()
+_TEARDOWN_SECONDS = 60
 
 # The same examples each time, however slow the machine is: a test never asserts a time.
 settings.register_profile(
@@ -101,12 +106,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that ran into its timeout says what its tasks waited for: the stack is that of the loop alone."""
     report = yield
     if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
+        item.stash[_TIMED_OUT] = True
         report.sections.append(("tasks", _stacks()))
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """What held up the test may hold up its teardown, which has no limit of its own: then the process ends."""
+    if not item.stash.get(_TIMED_OUT, False):
+        return (yield)
+    faulthandler.dump_traceback_later(_TEARDOWN_SECONDS, exit=True, file=sys.__stderr__)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _stacks() -> str:

@@ -1,5 +1,6 @@
 """A disk that really fills up: a file system of its own."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -16,10 +17,15 @@ class SmallDisk:
         self._filler = path / "filler"
 
     def fill(self, leave: int) -> None:
-        with self._filler.open("ab") as file:
+        """Fill it but for `leave` bytes, while others may write to it too and take the room first."""
+        with self._filler.open("ab", buffering=0) as file:
             while (room := self._room() - leave) > 0:
-                file.write(b"\0" * min(room, 1 << 16))
-                file.flush()
+                try:
+                    file.write(b"\0" * min(room, 1 << 16))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    return
 
     def free(self) -> None:
         self._filler.unlink()
