@@ -34,7 +34,16 @@ def shared(folder: Path, keeper: str, failed: type[Exception]) -> str:
         return address.read_text()
 
 
-def lives(pid: int) -> bool:
+def serve_while(pid: int, folder: Path, address: str) -> None:
+    """For a keeper: say the address, at once and whole, and return when the process is gone."""
+    part = folder / "address.part"
+    part.write_text(address)
+    part.rename(folder / "address")
+    while _lives(pid):
+        time.sleep(0.5)
+
+
+def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.shared import lives, shared
+from tests.shared import serve_while, shared
 
 START_SECONDS = 60
 _SETTINGS = {
@@ -130,11 +130,7 @@ def _keep(folder: Path, pid: int) -> None:
     server = Server()
     try:
         server.start()
-        part = folder / "address.part"
-        part.write_text(server.url)
-        part.rename(folder / "address")
-        while lives(pid):
-            time.sleep(0.5)
+        serve_while(pid, folder, server.url)
     finally:
         server.close()
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-from tests.shared import lives, locked, shared
+from tests.shared import locked, serve_while, shared
 
 VERSION = "4.1.0"
 START_SECONDS = 90
@@ -168,11 +168,7 @@ def _keep(folder: Path, pid: int) -> None:
     broker = Broker(folder / "broker", data)
     try:
         broker.start()
-        part = folder / "address.part"
-        part.write_text(broker.bootstrap)
-        part.rename(folder / "address")
-        while lives(pid):
-            time.sleep(0.5)
+        serve_while(pid, folder, broker.bootstrap)
     finally:
         broker.kill()
         shutil.rmtree(data, ignore_errors=True)
