@@ -3,7 +3,6 @@
 import asyncio
 import faulthandler
 import gc
-import sys
 from collections.abc import AsyncGenerator, Generator
 from io import StringIO
 from pathlib import Path
@@ -122,7 +121,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     """What held up the test may hold up its teardown, which has no limit of its own: then the process ends."""
     if not item.stash.get(_TIMED_OUT, False):
         return (yield)
-    faulthandler.dump_traceback_later(_TEARDOWN_SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(_TEARDOWN_SECONDS, exit=True, file=2)
     try:
         return (yield)
     finally:
