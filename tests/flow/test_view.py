@@ -8,7 +8,7 @@ from perdure.flow import decode
 from perdure.flow import view as views
 from perdure.flow.routing import partition_of, run_id
 from perdure.flow.view import View
-from perdure_schemas.records import AppPaths, RunFinished, RunRequested, V
+from perdure_schemas.records import AppPaths, PauseRequested, RunFinished, RunRequested, V
 from tests.flow.world import World, completed, definition_of, event, key_of, on, refold, run_of, slept, waited
 
 
@@ -139,3 +139,23 @@ def test_a_logical_view_tells_states_apart(world: World) -> None:
     timer = next(key for key in changed if "b't/" in key or 'b"t/' in key)
     assert changed == {f"r/{run}", f"o/{run}", timer}
     assert after == refold(world.journals[partition], partition, world.partitions)[0].logical()
+
+
+def test_a_state_from_before_runs_were_counted_is_counted_when_it_is_opened(world: World) -> None:
+    world = World(1)
+    world.define(on("added"))
+    for n in range(3):
+        world.send(event(str(n)))
+    world.put(0, PauseRequested("work", True, "c1", v=V))
+    world.send(event("3"))
+    world.to_run(run_of("0"), RunFinished(run_of("0"), "completed", v=V))
+    owner = world.owners[0]
+    meta = owner.view.meta
+    counted = meta.live, meta.waiting
+    assert counted == ({"work": 3}, {"work": 1})
+    meta.live, meta.waiting, meta.counted = {}, {}, False
+    world.checkpoint()
+    world.restart()
+    meta = world.owners[0].view.meta
+    assert (meta.live, meta.waiting) == counted
+    world.check()

@@ -4,6 +4,7 @@ A `World` is calm: `settle` folds all and routes every send at once. `storm.py` 
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +16,7 @@ from perdure.flow.effects import Act
 from perdure.flow.expressions import join_key, join_value
 from perdure.flow.queues import QUEUED
 from perdure.flow.routing import partition_of, partition_of_run, run_id
-from perdure.flow.states import RunState
+from perdure.flow.states import TERMINAL, RunState
 from perdure.flow.view import View
 from perdure.flow.wholes import row_of
 from perdure_schemas.definition import Definition, FunctionDefined, TriggerDefined
@@ -349,12 +350,19 @@ def check_all(journals: list[Journal], views: list[View]) -> None:
             numbered[source, destination, n] = raw
         check_timers(view)
         check_paused(view)
+        check_counts(view)
         check_wholes(view)
     for destination, journal in enumerate(journals):
         for _, raw in journal.records:
             origin = decode(raw).from_
             if origin is not None:
                 assert numbered[origin[0], destination, origin[1]] == raw, "I2: an effect was sent with other content"
+
+
+def check_counts(view: View) -> None:
+    """What is counted as it happens is what there is."""
+    assert view.meta.live == Counter(run.function for run in view.runs.values() if run.status not in TERMINAL)
+    assert view.meta.waiting == Counter(state.function for state in view.paused.values())
 
 
 def check_paused(view: View) -> None:

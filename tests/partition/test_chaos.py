@@ -106,7 +106,7 @@ def everyone_is_looked_after(chaos: Chaos) -> None:
     for pod in chaos.pods():
         for processor in pod.node.processors:
             for run in processor.view.runs.values() if processor.performing else ():
-                held = run.id in pod.node.worker.held.get(processor.partition, ())
+                held = run.id in pod.node.worker.held
                 execution = pod.node.worker.executions.get(run.id)
                 runs = execution is not None and execution.signal is None
                 assert (run.status == "parked") + held + runs == 1, f"{pod.name}: {run.status} {held=} {runs=}"

@@ -10,7 +10,7 @@ from perdure.flow.effects import Ended
 from perdure.flow.lines import op_name
 from perdure.flow.patterns import is_own
 from perdure.flow.routing import is_run_id, run_id
-from perdure.flow.states import OpenOp, RunState
+from perdure.flow.states import OpenOp, RunState, count
 from perdure.flow.view import View
 from perdure.flow.wholes import row_of
 from perdure_schemas.event import EventBody
@@ -48,6 +48,7 @@ def end(
 ) -> None:
     """The run's one terminal (I5). What stays is a stub: id, status, trigger and result, for the window."""
     run.status = status
+    count(view.meta.live, run.function, -1)
     run.ended_at, run.ended_offset = at, view.offset
     run.result = result
     if status != "completed":
@@ -79,6 +80,7 @@ def leave(view: View, run: RunState) -> None:
     """It waits no more for its function to go on."""
     run.paused = False
     view.paused.delete(run.id)
+    count(view.meta.waiting, run.function, -1)
 
 
 def _tell(view: View, run: RunState) -> None:

@@ -11,7 +11,7 @@ from perdure.flow.definitions import timer_key, unpark
 from perdure.flow.effects import Parked, Start
 from perdure.flow.ending import answer, end, error_of, forget_later, heir_of, send_parked, watch_heir
 from perdure.flow.ops import close_op, shorten, successor_of
-from perdure.flow.states import COMMANDS_KEPT, TERMINAL, ParkedState, PausedRun, RunState, RunTimer, Watcher
+from perdure.flow.states import COMMANDS_KEPT, TERMINAL, ParkedState, PausedRun, RunState, RunTimer, Watcher, count
 from perdure.flow.view import View
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import (
@@ -43,6 +43,7 @@ def run_requested(view: View, record: RunRequested, at: int) -> None:
     run = _new_run(view, record, at)
     view.runs.put(run.id, run)
     view.lines.begin(run.id)
+    count(view.meta.live, run.function, 1)
     if run.rules:
         for index, rule in enumerate(run.rules):
             _subscribe_rule(view, run, index, rule)
@@ -121,6 +122,7 @@ def start(view: View, run: RunState, at: int) -> None:
     if run.function in view.meta.paused:
         run.paused = True
         view.paused.put(run.id, PausedRun(run.function, view.offset, at))
+        count(view.meta.waiting, run.function, 1)
         view.runs.touch(run.id)
         return
     run.status = "running"

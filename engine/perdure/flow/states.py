@@ -187,6 +187,15 @@ class CronState(Struct, omit_defaults=True, gc=False):
     setter: int
 
 
+def count(counts: dict[str, int], key: str, by: int) -> None:
+    """One more or less of it; of what there is none nothing is kept."""
+    now = counts.get(key, 0) + by
+    if now:
+        counts[key] = now
+    else:
+        del counts[key]
+
+
 class Meta(Struct, omit_defaults=True, gc=False):
     """What a partition knows of itself."""
 
@@ -223,3 +232,9 @@ class Meta(Struct, omit_defaults=True, gc=False):
     """How far folds count ahead of the log's own offsets: it goes on where the log ended that it was copied from."""
     imported: int = -1
     """Offset, in that log, of the last record that was copied from it."""
+    live: dict[str, int] = {}
+    """Function → how many of its runs are known and have not ended."""
+    waiting: dict[str, int] = {}
+    """Function → how many of them stand in `View.paused`."""
+    counted: bool = False
+    """Both are. A state that was stored before they were kept is counted once, when it is opened."""

@@ -5,6 +5,7 @@ until a checkpoint takes it. Folding is the same whatever stands behind it.
 """
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -59,6 +60,8 @@ class View:
         self.expiries = DueIndex(b"x/", backing)
         self.meta = self.metas.get(_META) or Meta()
         self.metas.put(_META, self.meta)
+        if not self.meta.counted:
+            self._count()
         self.at = 0
         self.offset = 0
         self.stamp = 0
@@ -73,6 +76,12 @@ class View:
             self.runs, self.seen, self.matches, self.definitions, self.crons, self.parked, self.paused, self.queued,
             self.metas,
         )  # fmt: skip
+
+    def _count(self) -> None:
+        meta = self.meta
+        meta.live = dict(Counter(run.function for run in self.runs.values() if run.status not in TERMINAL))
+        meta.waiting = dict(Counter(one.function for one in self.paused.values()))
+        meta.counted = True
 
     def live(self, run: str) -> RunState | None:
         """The run, if it is known and has not ended."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, cast
@@ -212,7 +213,7 @@ class LocalPort:
             return _status(state)
         worker = self._node.worker
         execution = worker.executions.get(state.id)
-        held = any(state.id in runs for runs in worker.held.values())
+        held = state.id in worker.held
         return "suspended" if (execution is None or execution.idle) and not held else "running"
 
     async def cancel(self, run_id: str, reason: str = "", command: str = "") -> None:
@@ -310,7 +311,7 @@ class LocalPort:
             return None
         worker = self._node.worker
         execution = worker.executions.get(run_id)
-        held = state.status == "running" and any(run_id in runs for runs in worker.held.values())
+        held = state.status == "running" and run_id in worker.held
         if execution is None:
             return RunNow(self._summary(state), {}, {}, 0, held)
         bodies = {op: body.attempt for op, body in execution.bodies.items()}
@@ -371,23 +372,15 @@ class LocalPort:
 
     async def functions(self) -> list[FunctionView]:
         node = self._node
-        running: dict[str, int] = {}
-        held: dict[str, int] = {}
-        waiting: dict[str, int] = {}
+        live: Counter[str] = Counter()
         for processor in node.processors:
-            for state in processor.view.runs.values():
-                if state.status not in TERMINAL:
-                    running[state.function] = running.get(state.function, 0) + 1
-                    waiting[state.function] = waiting.get(state.function, 0) + state.paused
-                    # All of them: those that sleep as well, and would be held only once they wake.
-                    if state.function not in node.specs or processor.ahead(state):
-                        held[state.function] = held.get(state.function, 0) + 1
-        shown = sorted(name for name in node.specs if not is_own(name))
-        views = [self._view(one, running.get(one, 0), held.get(one, 0), waiting.get(one, 0)) for one in shown]
-        missing = sorted(name for name in running if name not in node.specs)
-        return views + [FunctionView(name, "missing", held=held[name]) for name in missing]
+            live.update(processor.view.meta.live)
+        views = [self._view(name, live[name]) for name in sorted(node.specs) if not is_own(name)]
+        # All of them: those that sleep as well, and would be held only once they wake.
+        missing = sorted(name for name in live if name not in node.specs)
+        return views + [FunctionView(name, "missing", held=live[name]) for name in missing]
 
-    def _view(self, function: str, running: int, held: int, waiting: int) -> FunctionView:
+    def _view(self, function: str, running: int) -> FunctionView:
         node = self._node
         spec = node.specs[function]
         defined = spec.defined
@@ -403,9 +396,9 @@ class LocalPort:
             tuple(rule.event for rule in defined.cancel_on),
             spec.retries.limit,
             running,
-            held,
+            node.worker.held.functions[function],
             min(paused, default=None),
-            waiting,
+            sum(one.view.meta.waiting.get(function, 0) for one in node.processors),
         )
 
     async def lag(self) -> Mapping[str, int]:
@@ -419,7 +412,7 @@ class LocalPort:
         held = node.worker.held
         return Counts(
             halted={str(one): int(one in node.halted) for one in numbers},
-            held={str(one): len(held.get(one, ())) for one in numbers},
+            held={str(one): held.of(one) for one in numbers},
             parked={str(one.partition): sum(1 for _ in one.view.parked.items()) for one in node.processors},
             work={node.app.name: self._work()},
             events_gone={str(one): end - start for one, (start, end) in node.gaps().items()},

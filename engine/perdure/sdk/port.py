@@ -299,7 +299,11 @@ class LinePage(Struct, frozen=True):
 
 
 class FunctionView(Struct, frozen=True, omit_defaults=True):
-    """One line of `functions`. `held`: runs that wait because this process lacks the function, or has older code."""
+    """One line of `functions`; all numbers are of what this process has.
+
+    `held`: runs that have work and wait for newer code, or for a payload out of reach; of a function that is missing
+    here, all that have not ended.
+    """
 
     id: str
     kind: str

@@ -32,6 +32,7 @@ from perdure.partition import Processor
 from perdure.worker import asking, asyncio_in_runs, lineage
 from perdure.worker.coding import Payloads
 from perdure.worker.execution import Execution
+from perdure.worker.held import Held
 from perdure.worker.idle import own_clock, tasks_idle
 from perdure.worker.main import main
 from perdure.worker.measures import Measures
@@ -100,8 +101,7 @@ class Worker:
         self.processors: dict[int, Processor] = {}
         self.executions: dict[str, Execution] = {}
         self.idle: dict[str, Execution] = {}
-        self.held: dict[int, set[str]] = {}
-        """By partition, runs that have work and that this code may not touch."""
+        self.held = Held()
         self.measures = Measures()
         self.settler = Settler(self.loop)
         self.suspects = Suspects()
@@ -177,7 +177,7 @@ class Worker:
             self._evict(execution)
         for run in [run for run, of in self._unclean.items() if of == partition]:
             del self._unclean[run]
-        self.held.pop(partition, None)
+        self.held.take(partition)
 
     def perform(self, partition: int, acts: list[Act]) -> None:
         # A run that starts here reads the state after the whole batch: what else the batch has for it, it has.
@@ -213,7 +213,7 @@ class Worker:
                 self.processors[partition].rest(act.run)
             elif isinstance(act, Activated | OwnerKnown):
                 self._listener.progressed()
-                for run in sorted(self.held.pop(partition, ())):
+                for run in self.held.take(partition):
                     self._start(partition, run)
 
     def _deliver(self, partition: int, act: Deliver) -> None:
@@ -285,7 +285,7 @@ class Worker:
         if self._unclean:
             self._unclean.pop(run, None)
         if self.held:
-            self.held.get(partition, set()).discard(run)
+            self.held.discard(partition, run)
         self.processors[partition].rest(run)
         self._listener.run_ended(partition, run)
 
@@ -308,7 +308,7 @@ class Worker:
         lines = processor.view.lines.load(run)
         if function is None or processor.ahead(state, lines):
             # Never parked: other code, on this pod later or on another one, takes it further.
-            self.held.setdefault(partition, set()).add(run)
+            self.held.add(partition, run, state.function)
             return
         execution = self.executions[run] = self._fresh[run] = Execution(
             self, processor, state, function, self.loop, run, state.started_at, self.payloads.coded
@@ -325,16 +325,14 @@ class Worker:
             return
         partition, run = execution.processor.partition, execution.run_id
         log.error("run %s of %r waits: %s", run, execution.function.id, why, extra={"run": run})
-        self.held.setdefault(partition, set()).add(run)
+        self.held.add(partition, run, execution.function.id)
         if execution.suspect:
             self._unclean[run] = partition
         self._evict(execution)
         self.loop.call_later(PUT_OFF_SECONDS, self._begin_put_off, partition, run, context=Context())
 
     def _begin_put_off(self, partition: int, run: str) -> None:
-        held = self.held.get(partition, set())
-        if run in held:
-            held.discard(run)
+        if self.held.discard(partition, run):
             self._start(partition, run)
 
     def finished(self, execution: Execution) -> None:

@@ -172,7 +172,7 @@ class Together:
         )
 
     def _held(self) -> bool:
-        return any(pod.node is not None and any(pod.node.worker.held.values()) for pod in self.here.pods if pod.alive)
+        return any(pod.node is not None and pod.node.worker.held for pod in self.here.pods if pod.alive)
 
     def _newest(self) -> str:
         """The newest code by the log: a definition may have come there only after that of a later deploy."""
