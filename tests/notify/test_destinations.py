@@ -207,6 +207,69 @@ def test_settings_make_the_destinations() -> None:
     assert not other.functions
 
 
+def shop() -> App:
+    app = App("shop")
+
+    @app.background
+    async def charge() -> None: ...
+
+    @app.background
+    async def mail() -> None: ...
+
+    return app
+
+
+async def test_settings_of_a_function() -> None:
+    app = shop()
+    table = {
+        "slack": {},
+        "link": "https://p.example/{run}",
+        "functions": {"charge": {"on": ["failed"], "slack": {"name": "payments-2"}}, "mail": {"on": []}},
+    }
+    asked: list[str] = []
+
+    def secret(name: str) -> str:
+        asked.append(name)
+        return "https://hooks.slack.example/services/x"
+
+    notify_by(app, table, secret)
+    assert asked == ["PERDURE_NOTIFY_SLACK_URL", "PERDURE_NOTIFY_PAYMENTS_2_URL"]
+    triggers = {one.event: one.where for one in app.functions["perdure/notice"].declared.triggers}
+    assert triggers == {
+        "perdure/function.failed": '!(event.data.function_id in ["mail"])',
+        "perdure/run.parked": '!(event.data.function_id in ["charge", "mail"])',
+        "perdure/partition.halted": "",
+    }
+
+
+def test_settings_of_a_function_alone() -> None:
+    app = shop()
+    notify_by(app, {"functions": {"charge": {"slack": {}}}}, lambda name: SECRETS.get(name, ""))
+    assert {one.where for one in app.functions["perdure/notice"].declared.triggers} == {
+        'event.data.function_id in ["charge"]'
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"slack": {}, "functions": {"chrage": {}}}, r"notify.functions.chrage: .*did you mean 'charge'"),
+        ({"slack": {}, "functions": {"xyz": {}}}, "there are charge, mail"),
+        ({"slack": {}, "functions": {"charge": {"link": "x"}}}, "notify.functions.charge: there is no 'link'"),
+        ({"slack": {}, "functions": {"charge": {"on": ["fail"]}}}, "'fail' is none of"),
+        ({"slack": {}, "functions": {"charge": {"on": ["halted"]}}}, "no function's"),
+        ({"slack": {}, "functions": {"charge": "slack"}}, r"needed: \[tool.perdure.notify.functions.charge\]"),
+        ({"functions": {"charge": {}}}, "say first who is told"),
+        ({"slack": {}, "functions": {"charge": {"slack": {"name": "a b"}}}}, "letters, digits"),
+        ({"slack": {}, "functions": {"charge": {"slack": {"name": "pay"}}}}, "set PERDURE_NOTIFY_PAY_URL"),
+        ({"webhook": {"url": "https://x", "name": "slack"}, "slack": {}}, "PERDURE_NOTIFY_SLACK_SECRET"),
+    ],
+)
+def test_settings_of_functions_that_cannot_be_right(table: object, words: str) -> None:
+    with pytest.raises(DefinitionError, match=words):
+        notify_by(shop(), table, lambda name: SECRETS.get(name, ""))
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [

@@ -189,6 +189,115 @@ async def test_only_what_was_asked_for() -> None:
     assert inbox.got == []
 
 
+class Kitchen:
+    """An app with three functions that fail, and one that is parked by its next deploy."""
+
+    def __init__(self) -> None:
+        self.app = app = App("shop")
+        self.changed = False
+
+        @app.function(on="go", retries=0)
+        async def cook(ctx: Context, event: Event[Any]) -> None:
+            raise NonRetriable("burnt")
+
+        @app.function(on="go", retries=0)
+        async def wash(ctx: Context, event: Event[Any]) -> None:
+            raise NonRetriable("wet")
+
+        @app.function(on="go", retries=0, id='serve "hot"')
+        async def serve(ctx: Context, event: Event[Any]) -> None:
+            raise NonRetriable("cold")
+
+        @app.function(on="go")
+        async def clean(ctx: Context, event: Event[Any]) -> None:
+            await ctx.step("second" if self.changed else "first", _thing)
+            await ctx.sleep("1d")
+
+        self.cook, self.wash, self.serve, self.clean = cook, wash, serve, clean
+
+
+async def _thing() -> int:
+    return 1
+
+
+async def run_all(kitchen: Kitchen) -> None:
+    async with TestEngine(kitchen.app, evict=True) as engine:
+        await engine.send("go", {}, id="e1")
+        kitchen.changed = True
+        await engine.advance("2d")
+
+
+def told(inbox: Inbox) -> set[tuple[str, str]]:
+    return {(message.first.about, message.first.kind) for message in inbox.got}
+
+
+SERVE = 'serve "hot"'
+
+
+async def test_a_function_has_a_rule_of_its_own() -> None:
+    kitchen, all_of, cooks = Kitchen(), Inbox(), Inbox()
+    cooks.name = "cooks"
+    notify(kitchen.app, all_of, link=LINK)
+    notify(kitchen.app, cooks, functions=[kitchen.cook], link="https://cook.example/{run}")
+    notify(kitchen.app, functions=[kitchen.wash, kitchen.serve], on=[])
+    await run_all(kitchen)
+    assert told(all_of) == {("clean", "parked")}
+    assert told(cooks) == {("cook", "failed")}
+    assert cooks.got[0].link == f"https://cook.example/{cooks.got[0].first.run}"
+
+
+async def test_what_is_left_out_is_as_for_the_app() -> None:
+    kitchen, inbox = Kitchen(), Inbox()
+    notify(kitchen.app, inbox, on=["failed"], link=LINK)
+    notify(kitchen.app, functions=[kitchen.clean, kitchen.cook], on=["parked"])
+    await run_all(kitchen)
+    assert told(inbox) == {("wash", "failed"), (SERVE, "failed"), ("clean", "parked")}
+    assert all(message.link for message in inbox.got)
+
+
+async def test_only_functions_with_rules_and_nothing_for_the_app() -> None:
+    kitchen, inbox = Kitchen(), Inbox()
+    notify(kitchen.app, inbox, functions=[kitchen.serve, kitchen.clean])
+    await run_all(kitchen)
+    assert told(inbox) == {(SERVE, "failed"), ("clean", "parked")}
+
+
+async def test_what_nobody_is_told_of_starts_no_run() -> None:
+    kitchen, inbox = Kitchen(), Inbox()
+    notify(kitchen.app, inbox)
+    notify(kitchen.app, functions=[kitchen.wash], on=[])
+    async with TestEngine(kitchen.app) as engine:
+        await engine.send("go", {}, id="e1")
+        await engine.finish()
+        assert len(engine.all_runs(kitchen.app.functions["perdure/notice"])) == 2
+
+
+def test_rules_of_functions_that_cannot_be_right() -> None:
+    kitchen, other = Kitchen(), Kitchen()
+    with pytest.raises(DefinitionError, match="say first who is told for the app"):
+        notify(kitchen.app, functions=[kitchen.cook], on=[])
+    with pytest.raises(DefinitionError, match="is no function of App"):
+        notify(kitchen.app, Inbox(), functions=[other.cook])
+    with pytest.raises(DefinitionError, match="leave it out"):
+        notify(kitchen.app, Inbox(), functions=[])
+    with pytest.raises(DefinitionError, match="no function's"):
+        notify(kitchen.app, Inbox(), functions=[kitchen.cook], on=["halted"])
+    assert "perdure/notice" not in kitchen.app.functions
+    notify(kitchen.app, Inbox(), functions=[kitchen.cook])
+    with pytest.raises(DefinitionError, match="'cook' already"):
+        notify(kitchen.app, functions=[kitchen.cook])
+    with pytest.raises(DefinitionError, match="the same name"):
+        notify(kitchen.app, Inbox())
+
+
+def test_so_many_rules_that_no_condition_holds_them() -> None:
+    app = App("shop")
+    many = [app.background(id=f"function-{n:03d}")(_thing) for n in range(200)]
+    notify(app, Inbox())
+    with pytest.raises(DefinitionError, match="at most 2048"):
+        notify(app, functions=many, on=[])
+
+
 def test_calls_that_cannot_be_right() -> None:
     app = App("shop")
     with pytest.raises(DefinitionError, match="'fail' is none of failed"):

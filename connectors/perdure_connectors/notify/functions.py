@@ -16,18 +16,17 @@ import logging
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from perdure import App, Context, Event, Retry, RunFailed, current_step
 from perdure.errors import DefinitionError, UnknownRun
-from perdure.flow.ending import FAILED_EVENT, PARKED_EVENT
-from perdure.flow.patterns import RESERVED
+from perdure.flow.patterns import RESERVED, is_own
 from perdure.sdk.declared import Declared
 from perdure.sdk.function import Function
-from perdure.sdk.node import HALTED_EVENT
 from perdure.sdk.options import function_options
 from perdure.worker.lineage import in_step
-from perdure_connectors.notify.message import KINDS, Destination, Happened, Message, happened, link_to
-from perdure_schemas.definition import TriggerDefined
+from perdure_connectors.notify.message import Destination, Happened, Message, happened, link_to
+from perdure_connectors.notify.rules import Rules
 
 GATHER_S = 3
 """So long a message waits for more of the same."""
@@ -44,38 +43,49 @@ CHUNK = 2_000
 RETRIES = Retry(limit=40, first="1s", factor=2, longest="10m")
 """About six hours."""
 
-_EVENTS = {"failed": FAILED_EVENT, "parked": PARKED_EVENT, "halted": HALTED_EVENT}
 _log = logging.getLogger("perdure.notify")
 
 
-def notify(app: App, *destinations: Destination, on: Iterable[str] = KINDS, link: str = "") -> None:
+def notify(
+    app: App,
+    *destinations: Destination,
+    on: Iterable[str] | None = None,
+    link: str = "",
+    functions: Iterable[Function[..., Any]] | None = None,
+) -> None:
     """Tells the destinations when a run of `app` fails or is parked, and when a partition halts.
 
-    `on`: which of "failed", "parked", "halted". `link`: where a run is seen, such as
+    `on`: which of "failed", "parked", "halted"; all, if left out. `link`: where a run is seen, such as
     `https://perdure.example/v1/runs/{run}`. All processes of the app say the same, and their own secrets.
+
+    `functions`: it is for these, in the place of what was said for the app; what is left out here is as it was said
+    there. `on=[]`: nobody is told of them.
     """
-    kinds = list(dict.fromkeys(on))
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise DefinitionError(f"notify: on={unknown[0]!r} is none of {', '.join(KINDS)}")
-    if not kinds or not destinations:
-        raise DefinitionError("notify: at least one destination and one kind of news is needed")
-    by_name = {one.name: one for one in destinations}
-    if len(by_name) < len(destinations):
-        raise DefinitionError("notify: two destinations have the same name: give one of them name=…")
-    if f"{RESERVED}notice" in app.functions:
-        raise DefinitionError(f"notify was called for {app!r} already: give all destinations at once")
-    _Notifier(app, by_name, link).declare(kinds)
+    of = None if functions is None else [_id(app, function) for function in functions]
+    rules = _RULES.get(app) or Rules()
+    rules.add(of, destinations, on, link)
+    _RULES[app] = rules
+    _Notifier(app, rules).declare()
+
+
+_RULES: WeakKeyDictionary[App, Rules] = WeakKeyDictionary()
+
+
+def _id(app: App, function: Function[..., Any]) -> str:
+    known = app.functions.get(function.id)
+    if known is None or known.declared is not function.declared or is_own(function.id):
+        raise DefinitionError(f"notify: functions=…: {function!r} is no function of {app!r}")
+    return function.id
 
 
 class _Notifier:
     """The functions of one app, and what they need of this process."""
 
-    def __init__(self, app: App, destinations: dict[str, Destination], link: str) -> None:
+    def __init__(self, app: App, rules: Rules) -> None:
         self.app = app
-        self.destinations = destinations
-        self.link = link
+        self.rules = rules
 
-    def declare(self, kinds: list[str]) -> None:
+    def declare(self) -> None:
         """Adds them to the app. Without its `on_failure`: that is for the user's functions."""
 
         async def tell(ctx: Context, first: Happened) -> None:
@@ -103,7 +113,7 @@ class _Notifier:
                 except (RunFailed, UnknownRun, TimeoutError):
                     ctx.logger.warning("%s was ended by somebody, or its partition is away: the next tells", telling.id)
 
-        triggers = tuple(TriggerDefined(_EVENTS[kind]) for kind in kinds)
+        triggers = self.rules.triggers()
         told = cast("Function[[Happened], None]", self._function("tell", "background", tell))
         noticed = self._function("notice", "event", notice, triggers=triggers)
 
@@ -117,20 +127,17 @@ class _Notifier:
     async def spread(self, ctx: Context, first: Happened, count: int) -> None:
         """Returns when each destination has it, or was given up."""
         at_ms = round(ctx.now().timestamp() * 1000)
-        names = await ctx.step("destinations", self.names)
+        # Recorded: a run that begins here may end in a process with other settings.
+        names = await ctx.step("destinations", lambda: sorted(self.rules.rule_for(first).names))
         posts = (ctx.step(f"post to {name}", self.post, name, first, count, at_ms, retries=RETRIES) for name in names)
         for failure in await asyncio.gather(*posts, return_exceptions=True):
             if isinstance(failure, Exception):
                 ctx.logger.error("gave up telling of %s %s: %s", first.about, first.kind, failure)
 
-    def names(self) -> list[str]:
-        """Recorded: a run that begins here may end in a process with other settings."""
-        return sorted(self.destinations)
-
     async def post(self, name: str, first: Happened, count: int, at_ms: int) -> None:
         # What is of this process stays out of the arguments: they are the same wherever the run goes on.
-        message = Message(self.app.name, first, count, at_ms, link_to(self.link, first.run))
-        destination = self.destinations.get(name)
+        message = Message(self.app.name, first, count, at_ms, link_to(self.rules.rule_for(first).link, first.run))
+        destination = self.rules.destinations.get(name)
         if destination is None:
             _log.error("there is no destination %r here any more: nobody was told by it: %s", name, message.title)
             return
