@@ -45,6 +45,8 @@ class AppDefined(_Kind, frozen=True, tag="app.defined", omit_defaults=True):
 
     definition: Definition
     activate: bool = False
+    events: tuple[int, ...] = ()
+    """Where the partitions of the topic of events ended then. What stood there before the app's first is not its."""
 
 
 class AppPaths(_Kind, frozen=True, tag="app.paths", omit_defaults=True):
@@ -91,8 +93,21 @@ class OwnerReleased(_Kind, frozen=True, tag="owner.released", omit_defaults=True
     owner: Owner
 
 
+class Came(Struct, frozen=True, gc=False):
+    """Where and when an event came to the topic of events, by its brokers' clock.
+
+    Pods take in what came to several partitions side by side, so that what came later may be taken in first.
+    """
+
+    partition: int
+    offset: int
+    at: int
+
+
 class EventReceived(_Kind, frozen=True, tag="event.received", omit_defaults=True):
     event: EventBody
+    came: Came | None = None
+    """None: it was written to the journal itself, and came when it was taken in."""
 
 
 class EventKeyed(_Kind, frozen=True, tag="event.keyed", omit_defaults=True):
@@ -101,6 +116,7 @@ class EventKeyed(_Kind, frozen=True, tag="event.keyed", omit_defaults=True):
     key: str
     event: EventBody
     at: int
+    came: Came | None = None
 
 
 class Parent(Struct, frozen=True, gc=False):
@@ -161,6 +177,8 @@ class RunRequested(_Kind, frozen=True, tag="run.requested", omit_defaults=True):
     """Partition that took the trigger in: `copies` are its numbers."""
     since: int | None = None
     """Log timestamp after which events count for this run's waits; None: this record's own."""
+    came: Came | None = None
+    """That of the trigger."""
     copies: dict[str, int] = {}
     """Join key → n of the trigger's own copy there, so that 'after the trigger' is an order, not a clock."""
     rules: tuple[CancelRule, ...] = ()
@@ -466,6 +484,7 @@ class MatchSubscribed(_Kind, frozen=True, tag="match.subscribed", omit_defaults=
     but: tuple[int, ...] = ()
     event_id: str = ""
     since: int = 0
+    came: Came | None = None
     own: int | None = None
     """n of the trigger's own copy on this key (of `source`), where it has one."""
     source: int = -1

@@ -6,7 +6,7 @@ import pytest
 from perdure.flow.intake import cancel_rules, event_view
 from perdure_schemas.definition import CancelDefined, FunctionDefined
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
-from perdure_schemas.records import CancelRule, EventKeyed, RunRequested
+from perdure_schemas.records import Came, CancelRule, EventKeyed, RunRequested
 from tests.flow.world import World, event, key_of, on, run_of
 
 
@@ -57,6 +57,17 @@ def test_the_run_is_told_where_its_own_event_stands(world: World) -> None:
     requests = {one.event_id: one for one in world.records(RunRequested)}
     for copy in world.records(EventKeyed):
         assert copy.from_ == (requests[copy.event.id].source, requests[copy.event.id].copies[copy.key])
+
+
+def test_when_it_came_to_its_topic_goes_with_it(world: World) -> None:
+    """Not when it was taken in."""
+    came = Came(2, 17, world.now - 5_000)
+    world.define(on("added", paths=(("added", "data.cart"),)))
+    world.send(event("e1", cart="c"), came)
+    (request,), (copy,) = world.records(RunRequested), world.records(EventKeyed)
+    assert (request.came, request.since) == (came, came.at)
+    assert (copy.came, copy.at) == (came, world.now)
+    assert world.run(request.run).since == came.at
 
 
 @pytest.mark.parametrize("size", [INLINE_LIMIT_BYTES // 2, 2 * INLINE_LIMIT_BYTES])

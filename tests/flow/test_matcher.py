@@ -12,7 +12,7 @@ from perdure.flow.routing import partition_of, run_id
 from perdure.flow.view import View
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
-from perdure_schemas.records import EventKeyed, ListedWait, MatchOffered, MatchSubscribed, V
+from perdure_schemas.records import Came, EventKeyed, ListedWait, MatchOffered, MatchSubscribed, V
 from tests.flow.world import World, event, key_of, on
 
 RUN = run_id("r")
@@ -267,3 +267,72 @@ def test_an_event_is_decoded_once_for_all_who_wait(matched: Matched, monkeypatch
     matched.copy("e1", data={"x": 3})
     assert [one.run for one in matched.offers()] == [run_id("2")]
     assert decoded == ["e1"]
+
+
+def test_what_came_later_is_after_the_trigger_though_it_was_taken_in_first(matched: Matched) -> None:
+    """The topic of events has its own order, and pods take its partitions in side by side."""
+    trigger = Came(0, 70, 2_000)
+    matched.copy("later", matched.since - 5, came=Came(1, 3, 2_001))
+    matched.copy("earlier", matched.since + 5, came=Came(1, 2, 1_999))
+    matched.subscribe(since=2_000, came=trigger)
+    assert matched.offered() == ["later"]
+
+
+def test_on_the_trigger_s_own_key_too_whichever_copy_came_here_first(matched: Matched) -> None:
+    world, source = matched.world, 0
+    later, trigger, earlier = [f"{n}" for n in range(50) if partition_of(f"{n}", world.partitions) == source][:3]
+    world.send(event(later, "paid", cart="c"), Came(1, 3, 2_001))
+    sent = world.owners[source].view.meta.outseq.get(matched.partition, 0)
+    own: dict[str, Any] = {"since": 2_000, "came": Came(0, 70, 2_000), "own": sent + 1, "source": source}
+    matched.subscribe(event_id=trigger, **own)
+    assert matched.offered() == [], "the trigger's own copy has not come"
+    world.send(event(trigger, "paid", cart="c"), Came(0, 70, 2_000))
+    assert matched.offered() == [later]
+    matched.subscribe(g=2, event_id=trigger, upto=matched.offers()[0].position, **own)
+    world.send(event(earlier, "paid", cart="c"), Came(1, 2, 1_999))
+    assert matched.offered() == [later]
+    assert matched.standing() == [RUN]
+
+
+def test_of_one_millisecond_of_two_partitions_the_own_copies_order_decides(matched: Matched) -> None:
+    world, source = matched.world, 0
+    before, trigger, after = [f"{n}" for n in range(50) if partition_of(f"{n}", world.partitions) == source][:3]
+    world.send(event(before, "paid", cart="c"), Came(1, 70, 2_000))
+    sent = world.owners[source].view.meta.outseq.get(matched.partition, 0)
+    world.send(event(trigger, "paid", cart="c"), Came(0, 70, 2_000))
+    world.send(event(after, "paid", cart="c"), Came(1, 71, 2_000))
+    matched.subscribe(since=2_000, came=Came(0, 70, 2_000), own=sent + 1, source=source, event_id=trigger)
+    assert matched.offered() == [after]
+
+
+@pytest.mark.parametrize(("offset", "after"), [(69, False), (71, True)])
+def test_of_one_millisecond_the_offset_decides(matched: Matched, offset: int, after: bool) -> None:
+    matched.copy("e1", came=Came(0, offset, 2_000))
+    matched.subscribe(since=2_000, came=Came(0, 70, 2_000))
+    assert matched.offered() == ["e1"] * after
+
+
+def test_of_one_millisecond_of_two_partitions_either_may_be_after(matched: Matched) -> None:
+    matched.copy("e1", came=Came(1, 3, 2_000))
+    matched.subscribe(since=2_000, came=Came(0, 70, 2_000))
+    assert matched.offered() == ["e1"]
+
+
+def test_what_came_by_no_topic_is_after_by_its_time(matched: Matched) -> None:
+    """What a run sent itself, or a command to run again."""
+    since = matched.since
+    matched.copy("before", since - 1)
+    matched.copy("after", since)
+    matched.subscribe(came=Came(0, 70, since))
+    assert matched.offered() == ["after"]
+    matched.copy("before the command", came=Came(0, 71, since + 9))
+    matched.subscribe(g=2, since=since + 10, upto=matched.offers()[0].position)
+    assert matched.offered() == ["after"]
+
+
+def test_a_rule_s_time_goes_by_when_events_came(matched: Matched) -> None:
+    """A pod that was away for long takes in late what came in time."""
+    matched.copy("late", came=Came(0, 72, 2_011))
+    matched.copy("in time", came=Came(0, 71, 2_010))
+    matched.subscribe(since=2_000, came=Came(0, 70, 2_000), until=2_010, rule=0)
+    assert matched.offered() == ["in time"]

@@ -8,12 +8,22 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from perdure.flow import FOLDS, decode, fold, ops
+from perdure.flow import FOLDS, decode, fold, intake, ops
 from perdure.flow import run as runs
 from perdure.flow.effects import Deliver
 from perdure.flow.states import RunState
 from perdure.flow.view import View
-from perdure_schemas.records import EventKeyed, KeyCursor, MatchOffered, OpOpened, RunRequested, Wait
+from perdure_schemas.records import (
+    Came,
+    EventKeyed,
+    EventReceived,
+    KeyCursor,
+    MatchOffered,
+    OpOpened,
+    RunRequested,
+    V,
+    Wait,
+)
 from tests.flow.storm import seeds, small_constants
 from tests.flow.waits_story import Outcome, Trigger, Waits, outcome_of, script
 from tests.flow.world import Journal, subscriptions
@@ -36,6 +46,7 @@ class Told:
         self.offers: list[tuple[RunRequested, MatchOffered, frozenset[str], str]] = []
         """Each consumption: the run's request, the offer, what was consumed before, and the wait's condition."""
         self.statuses: dict[str, str] = {}
+        self.came: dict[str, Came | None] = {}
         for partition, journal in enumerate(story.journals):
             self._fold(View(partition, story.partitions), journal)
 
@@ -51,6 +62,8 @@ class Told:
             if isinstance(record, EventKeyed):
                 x = msgspec.json.decode(record.event.data)["x"]
                 self.copies[record.key].append(Copy(offset, record.event.id, x, record.at))
+            elif isinstance(record, EventReceived):
+                self.came[record.event.id] = record.came
             elif isinstance(record, RunRequested):
                 self.requests.setdefault(record.run, record)
             elif isinstance(record, OpOpened) and isinstance(record.opening, Wait):
@@ -65,13 +78,23 @@ class Told:
         self.statuses |= {run: state.status for run, state in view.runs.items()}
 
     def after_trigger(self, run: str, key: str) -> list[Copy]:
-        """On the trigger's own key what its copy precedes here, else what log time says came no earlier."""
+        """What the topic of events says. Where it does not: on the trigger's own key what its copy precedes here, else
+        what log time says came no earlier."""
         request, copies = self.requests[run], self.copies[key]
-        assert request.since is not None
-        own = next((n for n, copy in enumerate(copies) if copy.event_id == request.event_id), None)
+        own = next((copy for copy in copies if copy.event_id == request.event_id), None)
+        return [copy for copy in copies if copy is not own and self._is_after(copy, request, own)]
+
+    def _is_after(self, copy: Copy, request: RunRequested, own: Copy | None) -> bool:
+        trigger, came = self.came[request.event_id], self.came[copy.event_id]
+        if trigger is not None and came is not None:
+            if trigger.partition == came.partition:
+                return came.offset > trigger.offset
+            if trigger.at != came.at:
+                return came.at > trigger.at
         if own is not None:
-            return copies[own + 1 :]
-        return [copy for copy in copies if copy.at >= request.since]
+            return copy.position > own.position
+        assert request.since is not None
+        return (came.at if came else copy.at) >= (trigger.at if trigger else request.since)
 
     def seen(self, run: str, trigger: Trigger, heir: int) -> list[str]:
         """Events that user code got, in order: not what came for a wait that it had closed."""
@@ -122,8 +145,8 @@ def _later_than_earliest(told: Told) -> Iterator[str]:
                 yield f"{request.run} took {offer.event_id} before {copy.event_id}"
 
 
-def played(seed: int, lookback: int = 0) -> Waits:
-    story = Waits(seed, lookback)
+def played(seed: int, lookback: int = 0, *, topic: bool = False) -> Waits:
+    story = Waits(seed, lookback, topic=topic)
     story.play()
     return story
 
@@ -131,6 +154,13 @@ def played(seed: int, lookback: int = 0) -> Waits:
 @pytest.mark.parametrize("seed", seeds(24))
 def test_every_event_since_the_trigger_reaches_the_run_once(seed: int) -> None:
     story = played(seed)
+    assert faults_of(story) == []
+    story.check()
+
+
+@pytest.mark.parametrize("seed", seeds(24))
+def test_in_the_order_in_which_they_came_however_they_are_taken_in(seed: int) -> None:
+    story = played(seed, topic=True)
     assert faults_of(story) == []
     story.check()
 
@@ -213,6 +243,19 @@ def heirs_begin_anew() -> Iterator[None]:
 
 
 @contextmanager
+def when_taken_in() -> Iterator[None]:
+    """As if there were no topic of events."""
+
+    def received(view: View, record: EventReceived, at: int) -> None:
+        intake.event_received(view, EventReceived(record.event, v=V), at)
+
+    folds: dict[Any, Any] = FOLDS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(folds, EventReceived, received)
+        yield
+
+
+@contextmanager
 def _instead_of_offered(offered: Callable[[View, MatchOffered, int], None]) -> Iterator[None]:
     folds: dict[Any, Any] = FOLDS
     with pytest.MonkeyPatch.context() as patch:
@@ -227,3 +270,9 @@ def _instead_of_offered(offered: Callable[[View, MatchOffered, int], None]) -> I
 def test_a_rule_left_out_is_noticed(rule_left_out: Callable[[], AbstractContextManager[None]]) -> None:
     with rule_left_out():
         assert any(faults_of(played(seed)) for seed in range(30))
+
+
+def test_the_order_of_the_topic_left_out_is_noticed() -> None:
+    with when_taken_in():
+        story = played(3, topic=True)
+    assert faults_of(story)

@@ -12,6 +12,7 @@ from perdure.flow.routing import partition_of, partition_of_run, run_id
 from perdure.flow.states import RunState
 from perdure_schemas.definition import FunctionDefined, TriggerDefined
 from perdure_schemas.records import (
+    Came,
     EventReceived,
     MatchOffered,
     OpClosed,
@@ -106,11 +107,36 @@ def script(run: str, trigger: Trigger, heir: int, outcomes: list[Outcome]) -> Sc
     return Script(asked, "completed")
 
 
-class Waits(Storm):
-    """Three triggers, eleven other events, in any order; one story in five cancels a run from outside."""
+class Topic:
+    """Two partitions of a topic of events, which several pods read side by side."""
 
-    def __init__(self, seed: int, lookback: int = 0) -> None:
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(f"topic {seed}")
+        self._ends = [0, 0]
+        self.waiting: list[EventReceived] = []
+
+    def put(self, record: EventReceived, at: int) -> None:
+        partition = self._random.randrange(len(self._ends))
+        came = Came(partition, self._ends[partition], at)
+        self._ends[partition] += 1
+        self.waiting.append(EventReceived(record.event, came, v=V))
+
+    def taken_in(self) -> EventReceived | None:
+        """Any of them, now and then."""
+        if not self.waiting or self._random.random() < 0.97:
+            return None
+        return self.waiting.pop(self._random.randrange(len(self.waiting)))
+
+
+class Waits(Storm):
+    """Three triggers, eleven other events, in any order; one story in five cancels a run from outside.
+
+    By a `topic` of events they come in one order, and are taken in, a while later, in another.
+    """
+
+    def __init__(self, seed: int, lookback: int = 0, *, topic: bool = False) -> None:
         super().__init__(seed)
+        self._topic = Topic(seed) if topic else None
         function = FunctionDefined(
             "work",
             "event",
@@ -196,20 +222,30 @@ class Waits(Storm):
         for turn in range(LONGEST_STORY):
             self.time += self.random.random() < 0.5
             if self.coming and self.random.random() < 0.04:
-                record = self.coming.pop(0)
-                self.write(partition_of(record.event.id, self.partitions), record, copied=0.15)
+                self._come(self.coming.pop(0))
+            if self._topic is not None and (record := self._topic.taken_in()) is not None:
+                self._take_in(record)
             if self.killed and self.random.random() < 0.002:
                 partition = partition_of_run(self.killed, self.partitions)
                 self.write(partition, RunCancelRequested(self.killed, v=V))
             self.faults = turn <= TURNS_WITH_FAULTS
             self.turn()
-            if turn % 40 == 0 and not self.coming and self.quiet():
+            if turn % 40 == 0 and not self.coming and not (self._topic and self._topic.waiting) and self.quiet():
                 if marks and not self.living():
                     return
                 # With a short look-back a mark is forgotten before a run asks for it: there are more.
                 if not marks or self.lookback:
                     self.coming = self._end_marks(marks)
                     marks += 1
+
+    def _come(self, record: EventReceived) -> None:
+        if self._topic is None or self.random.random() < 0.1:  # some are sent by runs, and come by no topic
+            self._take_in(record)
+        else:
+            self._topic.put(record, self.now())
+
+    def _take_in(self, record: EventReceived) -> None:
+        self.write(partition_of(record.event.id, self.partitions), record, copied=0.15)
 
     def living(self) -> list[str]:
         return [run for run in self.heirs if self.owners[partition_of_run(run, self.partitions)].view.live(run)]

@@ -25,6 +25,7 @@ from perdure_schemas.payload import ErrorInfo, Payload
 from perdure_schemas.records import (
     AppDefined,
     Call,
+    Came,
     EventReceived,
     OpOpened,
     Owner,
@@ -230,8 +231,8 @@ class World:
         self.put(0, AppDefined(definition, activate, v=V))
         return definition
 
-    def send(self, event: EventBody) -> list[Act]:
-        return self.put(partition_of(event.id, self.partitions), EventReceived(event, v=V))
+    def send(self, event: EventBody, came: Came | None = None) -> list[Act]:
+        return self.put(partition_of(event.id, self.partitions), EventReceived(event, came, v=V))
 
     def request(self, name: str = "run", function: str = "work", **fields: Any) -> str:
         """A run of a background function. Returns its id."""

@@ -1,14 +1,20 @@
 """What a record of the topic of events is taken for."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.errors import PayloadError
-from perdure.sdk.ingest import event_of
+from perdure.flow import decode
+from perdure.log.memory import MemoryLog
+from perdure.sdk.ingest import Born, Ingest, born, event_of, take_in
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES
+from perdure_schemas.records import AppDefined, Came, EventReceived, Orig, Owner, OwnerStarted, V
+from tests.flow.world import definition_of
 
 BINARY = {"ce_specversion": "1.0", "ce_type": "cart/added", "ce_id": "7", "ce_source": "/shop"}
 STRUCTURED = {"specversion": "1.0", "type": "cart/added", "id": "7", "source": "/shop"}
@@ -18,11 +24,13 @@ JSON = "application/cloudevents+json"
 class Record:
     """As a log gives it."""
 
-    def __init__(self, value: object, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, value: object, headers: dict[str, str] | None = None, *, partition: int = 3, offset: int = 14, at: int = 0
+    ) -> None:
         self.value = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.headers: Sequence[tuple[str, bytes]] = [(name, text.encode()) for name, text in (headers or {}).items()]
-        self.origin = ("events", 3, 14)
-        self.timestamp_ms = 0
+        self.origin = ("events", partition, offset)
+        self.timestamp_ms = at
 
     def done(self) -> None: ...
 
@@ -92,3 +100,62 @@ def test_a_long_source_leaves_the_id() -> None:
 def test_what_is_no_event_says_why(value: object, headers: dict[str, str], reason: str) -> None:
     with pytest.raises(PayloadError, match=reason):
         event_of(Record(value, headers))
+
+
+async def received(log: MemoryLog) -> list[EventReceived]:
+    await asyncio.sleep(0)
+    records = [decode(raw) for batch in await log.fetch(0, 0) for raw in batch.values]
+    return [record for record in records if isinstance(record, EventReceived)]
+
+
+async def test_it_says_where_and_when_it_came() -> None:
+    log = MemoryLog(1, lambda: 9_000)
+    await log.open()
+    take_in(log, Record({"name": "a", "id": "e"}, partition=2, offset=17, at=5_000))
+    (record,) = await received(log)
+    assert record.came == Came(2, 17, 5_000)
+    await log.close()
+
+
+def defined(*ends: int, orig: Orig | None = None) -> bytes:
+    return msgspec.json.encode(AppDefined(definition_of(), events=ends, orig=orig, v=V))
+
+
+STARTED = msgspec.json.encode(OwnerStarted(Owner(1, "t"), "code", 1, v=V))
+
+
+async def born_of(*journal: bytes) -> Born | None:
+    log = MemoryLog(1, lambda: 9_000)
+    await log.open()
+    for raw in journal:
+        log.append(0, raw)
+        await asyncio.sleep(0)
+    found = await born(log)
+    await log.close()
+    return found
+
+
+async def test_an_app_is_born_where_its_first_code_found_the_topic_to_end() -> None:
+    found = await born_of(STARTED, defined(7, 9), defined(70, 90))
+    assert found is not None
+    assert found == Born(9_000, (7, 9))
+    assert found.is_after(Record({}, partition=1, offset=8, at=8_999))
+    assert not found.is_after(Record({}, partition=1, offset=9, at=1)), "a clock that is behind"
+    assert not found.is_after(Record({}, partition=1, offset=0, at=9_000)), "a topic that was made again"
+    assert not found.is_after(Record({}, partition=2, offset=0, at=1)), "a partition that was added"
+
+
+async def test_the_birth_of_an_app_may_be_out_of_sight() -> None:
+    assert await born_of() is None
+    assert await born_of(STARTED) is None
+    assert await born_of(defined(7, orig=Orig(0, 5))) is None, "that was in another log"
+
+
+async def test_what_came_before_the_app_is_none_of_its() -> None:
+    log = MemoryLog(1, lambda: 9_000)
+    await log.open()
+    ingest = Ingest(log, Born(9_000, (7,)))
+    ingest.take(Record({"name": "before"}, partition=0, offset=6, at=8_000))
+    ingest.take(Record({"name": "after"}, partition=0, offset=7, at=8_001))
+    assert [record.event.name for record in await received(log)] == ["after"]
+    await log.close()

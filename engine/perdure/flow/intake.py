@@ -42,19 +42,22 @@ def event_received(view: View, record: EventReceived, at: int) -> None:
     if not paths and not triggered:
         return
     seen = event_view(event)
-    copies = _send_copies(view, event, seen, paths) if paths else {}
+    copies = _send_copies(view, record, seen, paths) if paths else {}
     if routes is not None and triggered:
-        _start_triggered(view, routes, triggered, event, seen, copies)
+        _start_triggered(view, routes, triggered, record, seen, copies)
 
 
-def _send_copies(view: View, event: EventBody, seen: Mapping[str, Any], paths: Mapping[str, int]) -> dict[str, int]:
+def _send_copies(
+    view: View, record: EventReceived, seen: Mapping[str, Any], paths: Mapping[str, int]
+) -> dict[str, int]:
+    event = record.event
     copies: dict[str, int] = {}
     for path in paths:
         value = join_value(get_path(seen, path)) if path else ""
         if value is None:
             continue
         key = join_key(event.name, path, value)
-        copies[key] = view.send(view.partition_of(key), EventKeyed(key, event, view.stamp, v=V))
+        copies[key] = view.send(view.partition_of(key), EventKeyed(key, event, view.stamp, record.came, v=V))
     return copies
 
 
@@ -62,10 +65,11 @@ def _start_triggered(
     view: View,
     routes: Routes,
     triggered: list[Trigger],
-    event: EventBody,
+    record: EventReceived,
     seen: Mapping[str, Any],
     copies: dict[str, int],
 ) -> None:
+    event, came = record.event, record.came
     trigger: Payload | None = None
     started: set[str] = set()
     for function, where in triggered:
@@ -84,7 +88,8 @@ def _start_triggered(
                 event=trigger,
                 event_id=event.id,
                 source=view.partition,
-                since=view.stamp,
+                since=view.stamp if came is None else came.at,
+                came=came,
                 copies=copies,
                 rules=cancel_rules(function, seen),
                 due=event.ts if event.ts is not None and event.ts > view.at else None,

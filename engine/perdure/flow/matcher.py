@@ -32,8 +32,9 @@ class _Copy:
 def event_keyed(view: View, record: EventKeyed, at: int) -> None:
     """A copy arrives: kept for the look-back, and offered to who subscribed."""
     meta = view.meta
-    meta.high = max(meta.high, record.at)
-    kept = KeptEvent(view.offset, record.event, record.at, meta.high)
+    moment = record.at if record.came is None else record.came.at
+    meta.high = max(meta.high, moment)
+    kept = KeptEvent(view.offset, record.event, record.at, meta.high, record.came)
     row = view.kept.add(record.key, kept)
     lookback_ms = max(meta.paths.get(record.event.name, {}).values(), default=DEFAULT_LOOKBACK_MS)
     view.expiries.add(at + lookback_ms + 1, row)
@@ -66,6 +67,7 @@ def match_subscribed(view: View, record: MatchSubscribed, at: int) -> None:
             but=record.but,
             event_id=record.event_id,
             since=record.since,
+            came=record.came,
             own=record.own,
             source=record.source,
             until=record.until,
@@ -90,23 +92,39 @@ def _answer(view: View, key: str, sub: Subscription, at: int) -> bool:
     if sub.own is None:
         found = view.kept.since(key, first, sub.since, view.offset)
         return any(_offer_if(view, key, sub, _Copy(kept), at) for kept in found)
-    # The order of the copies here decides what came after the trigger: two partitions' clocks cannot.
+    # The order of the copies here may decide what came after the trigger: see `_is_after`.
     sub.blind = view.meta.inseq.get(sub.source, 0) < sub.own
     if sub.blind:
         return False
     rows = list(view.kept.since(key, first, sub.since, view.offset))
     trigger = next((kept.position for kept in rows if kept.event.id == sub.event_id), -1)
-    return any(_offer_if(view, key, sub, _Copy(kept), at) for kept in rows if kept.position > trigger)
+    return any(_offer_if(view, key, sub, _Copy(kept), at, trigger) for kept in rows)
 
 
-def _offer_if(view: View, key: str, sub: Subscription, copy: _Copy, at: int) -> bool:
+def _is_after(sub: Subscription, kept: KeptEvent, trigger: int) -> bool:
+    """Whether it came after the trigger, whose own copy stands at `trigger`.
+
+    Where both came by the topic of events, its order decides: they may have been taken in in another. What it does not
+    tell is the order within one millisecond of two of its partitions. Then, as without such a topic, it is the order of
+    the copies on the trigger's own key, since two partitions' clocks cannot tell; and elsewhere the time.
+    """
+    one, other = sub.came, kept.came
+    if one is not None and other is not None:
+        if one.at != other.at:
+            return one.at < other.at
+        if one.partition == other.partition:
+            return one.offset < other.offset
+    return kept.position > trigger if sub.own is not None else kept.moment >= sub.since
+
+
+def _offer_if(view: View, key: str, sub: Subscription, copy: _Copy, at: int, trigger: int = -1) -> bool:
     """Offer one event, if it is after the trigger, not consumed, and accepted by a listed wait."""
     kept = copy.kept
     if kept.event.id == sub.event_id or kept.at <= at - sub.lookback_ms:
         return False
-    if sub.own is None and kept.at < sub.since:
+    if not _is_after(sub, kept, trigger):
         return False
-    if sub.until is not None and kept.at > sub.until:
+    if sub.until is not None and kept.moment > sub.until:
         return False
     position = kept.position
     if position not in sub.but and (position <= sub.upto or position in sub.also):

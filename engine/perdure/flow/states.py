@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo, Payload
-from perdure_schemas.records import CancelRule, Ending, KeyCursor, ListedWait, Owner, Parent, Queued
+from perdure_schemas.records import Came, CancelRule, Ending, KeyCursor, ListedWait, Owner, Parent, Queued
 
 COMMANDS_KEPT = 8
 TERMINAL = frozenset({"completed", "failed", "cancelled", "discarded", "continued"})
@@ -104,6 +104,7 @@ class RunState(Struct, omit_defaults=True, gc=False):
     event_id: str = ""
     source: int = -1
     since: int = 0
+    came: Came | None = None
     copies: dict[str, int] = {}
     rules: tuple[CancelRule, ...] = ()
     parent: Parent | None = None
@@ -156,6 +157,7 @@ class Subscription(Struct, omit_defaults=True, gc=False):
     but: tuple[int, ...] = ()
     event_id: str = ""
     since: int = 0
+    came: Came | None = None
     own: int | None = None
     source: int = -1
     until: int | None = None
@@ -172,12 +174,21 @@ class MatchState(Struct, omit_defaults=True, gc=False):
 
 
 class KeptEvent(Struct, omit_defaults=True, gc=False):
-    """An event copy within the look-back. `at` is the event's own log timestamp, `high` the largest seen so far."""
+    """An event copy within the look-back. `at` is the event's own log timestamp, where it was taken in.
+
+    `high`: the largest `moment` of all copies up to this one.
+    """
 
     position: int
     event: EventBody
     at: int
     high: int
+    came: Came | None = None
+
+    @property
+    def moment(self) -> int:
+        """When it came: to the topic of events, if it came by that."""
+        return self.at if self.came is None else self.came.at
 
 
 class CronState(Struct, omit_defaults=True, gc=False):
@@ -227,7 +238,7 @@ class Meta(Struct, omit_defaults=True, gc=False):
     pauses: tuple[str, ...] = ()
     """Partition 0: commands to pause or to go on that have come, the last `COMMANDS_KEPT`: copies change nothing."""
     high: int = 0
-    """The largest log timestamp of an event copy that came here."""
+    """The largest `KeptEvent.moment` of a copy that came here."""
     moved: int = 0
     """How far folds count ahead of the log's own offsets: it goes on where the log ended that it was copied from."""
     imported: int = -1

@@ -195,6 +195,10 @@ class Events(Protocol):
         """Take part in reading: `take` gets each event that no pod of the app has said `done` of. At least once."""
         ...
 
+    async def ends(self) -> Sequence[int]:
+        """By partition of the topic, the offset that the next event will have there."""
+        ...
+
     @property
     def gaps(self) -> Mapping[int, tuple[int, int]]:
         """Partition of the topic → offsets, from and to, that are gone and were never taken in.

@@ -15,20 +15,21 @@ An event without an id gets its place as one (topic, partition, offset), so that
 CloudEvent is known by source and id together, as its specification has it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
 from perdure.errors import PayloadError
+from perdure.flow import decode
 from perdure.flow.routing import partition_of
 from perdure.log.protocol import Arrived, Log
 from perdure.sdk.event_input import ID_LIMIT, event_from_json
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, guard
 from perdure_schemas.event import EventBody
-from perdure_schemas.records import EventReceived, V
+from perdure_schemas.records import AppDefined, Came, EventReceived, V
 
 _ENCODE = msgspec.json.Encoder().encode
 _STRUCTURED = "application/cloudevents+json"
@@ -36,22 +37,34 @@ _BATCHED = "application/cloudevents-batch+json"
 _HEADER = "ce_"
 
 
-class Ingest:
-    """Takes what arrives into the journal; not what came before `born_ms`, when the app was not there yet."""
+class Born(NamedTuple):
+    """When an app's first pod began: log time, and the ends of the topic's partitions."""
 
-    def __init__(self, log: Log, born_ms: int) -> None:
+    at: int
+    ends: Sequence[int]
+
+    def is_after(self, arrived: Arrived) -> bool:
+        """By both: brokers' clocks differ, and a topic that was deleted and made again counts from 0."""
+        _, partition, offset = arrived.origin
+        return partition < len(self.ends) and offset < self.ends[partition] and arrived.timestamp_ms < self.at
+
+
+class Ingest:
+    """Takes what arrives into the journal; not what came before the app was `born`."""
+
+    def __init__(self, log: Log, born: Born | None) -> None:
         self._log = log
-        self._born_ms = born_ms
+        self._born = born
 
     def take(self, arrived: Arrived) -> None:
         """For `Events.subscribe`."""
-        assert self._log.events is not None
-        if arrived.timestamp_ms < self._born_ms:
+        if self._born is not None and self._born.is_after(arrived):
             arrived.done()
             return
         try:
             take_in(self._log, arrived)
         except PayloadError as error:
+            assert self._log.events is not None, "it came from there"
             self._log.events.refuse(arrived, str(error))
             return
         arrived.done()
@@ -60,19 +73,36 @@ class Ingest:
 def take_in(log: Log, arrived: Arrived) -> EventBody:
     """Append it to the journal. Raises `PayloadError` for what is no event."""
     event = event_of(arrived)
-    log.append(partition_of(event.id, log.partitions), _ENCODE(EventReceived(event, v=V)))
+    _, partition, offset = arrived.origin
+    record = EventReceived(event, Came(partition, offset, arrived.timestamp_ms), v=V)
+    log.append(partition_of(event.id, log.partitions), _ENCODE(record))
     return event
 
 
-async def born_ms(log: Log) -> int:
-    """Log time of the first record that the app ever wrote; 0 if that is too long ago to be kept."""
-    if log.start(0) > 0:
-        return 0
-    try:
-        first = await log.fetch(0, 0, limit_bytes=1)
-    except IndexError:
-        return 0  # trimmed since we heard of where it begins
-    return first[0].timestamp_ms if first else 0
+async def ends_of_events(log: Log) -> tuple[int, ...]:
+    """For `app.defined`: what its first one says is what `born` finds. Nothing where it stood long ago."""
+    return () if log.events is None or log.start(0) > 0 else tuple(await log.events.ends())
+
+
+async def born(log: Log) -> Born | None:
+    """None if that is too long ago to be kept, or in another log, of which this one is a copy."""
+    offset = 0
+    while log.start(0) == 0:
+        try:
+            batches = await log.fetch(0, offset, limit_bytes=1)
+        except IndexError:
+            return None  # trimmed since we heard of where it begins
+        if not batches:
+            return None
+        for batch in batches:
+            for raw in batch.values:
+                record = decode(raw)
+                if record.orig is not None:
+                    return None
+                if isinstance(record, AppDefined):
+                    return Born(batch.timestamp_ms, record.events)
+            offset = batch.offset + len(batch.values)
+    return None
 
 
 def event_of(arrived: Arrived) -> EventBody:

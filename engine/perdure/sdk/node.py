@@ -21,7 +21,7 @@ from perdure.partition import Ownership, Processor
 from perdure.sdk.app import App
 from perdure.sdk.elsewhere import Elsewhere, fail_all
 from perdure.sdk.handle import RunHandle
-from perdure.sdk.ingest import Ingest, born_ms
+from perdure.sdk.ingest import Ingest, born, ends_of_events
 from perdure.sdk.prepare import prepare
 from perdure.worker import Worker
 from perdure.worker.coding import Payloads
@@ -137,14 +137,15 @@ class Node:
             if self.owns:
                 self.log.join(self.ownership)
                 await self.ownership.settled()
-                self.append(0, AppDefined(self.definition, activate=self._activate, v=V))
+                ends = await ends_of_events(self.log)
+                self.append(0, AppDefined(self.definition, activate=self._activate, events=ends, v=V))
             self._serve()
             if self._ticking:
                 self._tick = self._loop.call_later(TICK_SECONDS, self._ticked, context=Context())
             await (self._first_activated() if self.log.shared else self._wait_active())
             if self.owns and self.log.events is not None:
                 # Not before: an event that no definition has been told of would trigger nothing.
-                self._ingest = self.log.events.subscribe(Ingest(self.log, await born_ms(self.log)).take)
+                self._ingest = self.log.events.subscribe(Ingest(self.log, await born(self.log)).take)
         except BaseException:
             await self.kill()
             await self.log.close()

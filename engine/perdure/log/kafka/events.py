@@ -1,7 +1,7 @@
 """The topic of events, which anybody may write to and every app of the namespace reads. See `Events`."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from perdure.log.kafka.address import Address
 from perdure.log.kafka.client import Partition, partition_in, spread
@@ -44,10 +44,13 @@ class KafkaEvents:
     def gaps(self) -> Mapping[int, tuple[int, int]]:
         return {} if self._hands is None else self._hands.waiting
 
+    async def ends(self) -> Sequence[int]:
+        bounds = (await self._topics.bounds_of([self.topic]))[self.topic]
+        return [end for _, (_, end) in sorted(bounds.items())]
+
     async def begin_here(self) -> None:
         """What this app, which has no members yet, takes in begins with what comes from here on."""
-        bounds = (await self._topics.bounds_of([self.topic]))[self.topic]
-        for partition, (_, end) in bounds.items():
+        for partition, end in enumerate(await self.ends()):
             await self._topics.place_group(self._group, partition_in(self.topic, partition), end)
 
     async def skip_gap(self, partition: int, offset: int) -> None:
