@@ -21,6 +21,8 @@ from tests.simulation.topics import Appended, Journal, Queue, SnapshotTopic, Top
 from tests.simulation.trace import Trace
 
 OWNER_STARTED = b'"kind":"owner.started"'
+EVENTS = "events/"
+"""Partitions of the topic of events are queues of these names."""
 APP_PATHS = b'"kind":"app.paths"'
 
 
@@ -155,7 +157,10 @@ class Cluster:
     def queue(self, name: str) -> Queue:
         found = self.queues.get(name)
         if found is None:
-            found = self.queues[name] = Queue(self.loop, self.rng, self.owner, self.swarm)
+            leader = self.rng.randrange(self.brokers) if name.startswith(EVENTS) else 0
+            found = self.queues[name] = Queue(
+                self.loop, self.rng, self.owner, self.swarm, leader=leader, one_reader=name.startswith(EVENTS)
+            )
         return found
 
     def produce(self, producer: int, number: int, topic: Topic, values: Sequence[bytes], who: str) -> Appended | None:

@@ -28,13 +28,13 @@ from perdure.log.protocol import (
     Snapshots,
     SnapshotWriter,
     Store,
-    Take,
 )
 from perdure.log.tickets import Waiters
 from tests.simulation.cluster import APP_PATHS, Cluster
 from tests.simulation.disk import SimDisk
 from tests.simulation.loop import Owner
-from tests.simulation.topics import Appended, Consumer, Task, Topic
+from tests.simulation.simhands import Hands, SimCommands, SimEvents
+from tests.simulation.topics import Appended, Topic
 
 
 @dataclass(eq=False)
@@ -143,7 +143,7 @@ class SimLog:
         self._producer = 0
         self._ends = [0] * self.partitions
         self._readers: list[_Fetcher] = []
-        self.hands: list[_Hands] = []
+        self.hands: list[Hands] = []
         self._skew_ms = cluster.rng.randint(-cluster.swarm.skew_ms, cluster.swarm.skew_ms)
         self._now = 0
         # The group
@@ -154,8 +154,8 @@ class SimLog:
         self._beat: asyncio.TimerHandle | None = None
         self._joining = 0
         self.snapshots: Snapshots | None = _Snapshots(self)
-        self.commands: Commands | None = _Commands(self)
-        self.events: Events | None = None
+        self.commands: Commands | None = SimCommands(self)
+        self.events: Events | None = SimEvents(self) if cluster.swarm.events else None
 
     # The wire
 
@@ -593,83 +593,3 @@ class _Writer:
             if not await self._log.ask(serve):
                 raise Fenced(f"another process writes the snapshots of partition {self._partition} now")
         self._log.cluster.trace.note("snapshot", f"{self._log.name} {self._partition} {len(puts)} {len(deletes)}")
-
-
-class _Commands:
-    """See `Commands`."""
-
-    def __init__(self, log: SimLog) -> None:
-        self._log = log
-
-    @property
-    def local(self) -> bool:
-        return False
-
-    def put(self, queue: str, key: str, value: bytes) -> int:
-        return self._log.put(queue, key.encode() + b"\0" + value)
-
-    def subscribe(self, queue: str, take: Take, *, limit: int) -> Reader:
-        return _Hands(self._log, queue, take, limit)
-
-
-class _Hands:
-    """One subscription to a queue."""
-
-    def __init__(self, log: SimLog, queue: str, take: Take, limit: int) -> None:
-        self.log, self.queue, self._name, self._take = log, log.cluster.queue(queue), queue, take
-        self.member = Consumer(log.owner, limit, self._given, log.round_trip)
-        self._telling: dict[Task, int] = {}
-        self.left = False
-        self.queue.subscribe(self.member)
-        log.hands.append(self)
-
-    def _given(self, task: Task) -> None:
-        try:
-            Context().run(self._take, _InHand(self, task))
-        except Exception as error:
-            self.close()
-            message = f"a member of queue {self._name!r} stopped"
-            self.log.loop.call_exception_handler({"message": message, "exception": error})
-
-    def done(self, task: Task) -> None:
-        """Tell the brokers, once what was appended so far is durable."""
-        if not self.member.closed and task not in self._telling:
-            self._telling[task] = self.log.ticket
-            self._tell(task)
-
-    def _tell(self, task: Task) -> None:
-        """Until the brokers have heard it."""
-        log = self.log
-        if task not in self._telling:
-            return
-        if log.acknowledged >= self._telling[task]:
-            log.send(lambda: self.queue.done(self.member, task), lambda _: self._told(task))
-        log.loop.post(log.owner, log.cluster.swarm.latency * 10, self._tell, task)
-
-    def _told(self, task: Task) -> None:
-        self._telling.pop(task, None)
-        self._perhaps_leave()
-
-    def close(self) -> None:
-        if not self.member.closed:
-            self.member.closed = True
-            self._perhaps_leave()
-
-    def _perhaps_leave(self) -> None:
-        if self.member.closed and not self._telling and not self.left:
-            self.left = True
-            self.log.loop.post(self.log.cluster.owner, self.log.delay(), self.queue.leave, self.member)
-
-
-class _InHand:
-    """See `Command`."""
-
-    def __init__(self, hands: _Hands, task: Task) -> None:
-        self._hands, self._task = hands, task
-
-    @property
-    def value(self) -> bytes:
-        return self._task.value
-
-    def done(self) -> None:
-        self._hands.done(self._task)

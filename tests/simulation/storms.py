@@ -33,6 +33,10 @@ MOVES = 0.06
 """In so many of the others partitions go to and fro while pods get new code: from streams of their own, too."""
 
 
+TOPIC = 0.1
+"""In so many of the others clients' events come by a topic of their own: from a stream of its own, too."""
+
+
 class Outcome(NamedTuple):
     """What a seed was."""
 
@@ -81,6 +85,8 @@ def swarm_of(seed: int) -> Swarm:
         part(swarm, Random(f"{seed}/parted, swarm"))
     elif _moves(seed):
         move(swarm, Random(f"{seed}/moves, swarm"))
+    elif seed >= WHOLE_FROM and (topic := Random(f"{seed}/topic")).random() < TOPIC:
+        swarm.embedded, swarm.events = False, topic.choice((1, 2, 3))
     # Plans have their own deploys: back to older code only where no run may be in the new way.
     swarm.deploy = 0.0
     if swarm.embedded:

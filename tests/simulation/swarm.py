@@ -28,6 +28,8 @@ class Swarm:
     skew_ms: int = 0
     """Brokers' clocks differ by up to this."""
     evict: bool = False
+    events: int = 0
+    """Partitions of a topic of events, by which clients' events come; 0: they come to the journal itself."""
     round_ms: int = 60_000
     """How often a snapshot is due, and a trimming."""
     retention_ms: int | None = 0

@@ -158,6 +158,9 @@ class Task:
     """A command of a queue, and who has it at present."""
 
     value: bytes
+    offset: int
+    at: int
+    """When it came, by its broker's clock."""
     holder: "Consumer | None" = None
     done: bool = False
 
@@ -179,9 +182,14 @@ class Consumer:
 class Queue:
     """A topic of commands, and the group that shares its work. What a member had when it went goes to another."""
 
-    def __init__(self, loop: SimLoop, rng: Random, owner: Owner, swarm: Swarm) -> None:
+    def __init__(
+        self, loop: SimLoop, rng: Random, owner: Owner, swarm: Swarm, *, leader: int = 0, one_reader: bool = False
+    ) -> None:
+        """`one_reader`: all goes to one member while that is there."""
         self._loop, self._rng, self._owner, self._swarm = loop, rng, owner, swarm
-        self.journal = Journal(0, 0)
+        self.journal = Journal(0, leader)
+        self._one_reader = one_reader
+        self._reader: Consumer | None = None
         self.journal.waiting[0] = self.deal
         self._read = 0
         self.tasks: dict[int, Task] = {}
@@ -196,7 +204,7 @@ class Queue:
         """Give what nobody has to members that have room."""
         for batch in self.journal.read(self._read, 1 << 30):
             for value in batch.values:
-                self.tasks[self._read] = Task(value.partition(b"\0")[2])
+                self.tasks[self._read] = Task(value.partition(b"\0")[2], self._read, batch.timestamp_ms)
                 self._read += 1
         self.members = [one for one in self.members if not (one.closed or one.owner.dead)]
         for number, task in self.tasks.items():
@@ -204,12 +212,23 @@ class Queue:
             if not able:
                 return
             if task.holder is None:
-                member = self._rng.choice(able)
+                member = self._reader_of(able)
+                if member is None:
+                    return
                 task.holder = member
                 member.tasks[number] = task
                 member.next_at = max(self._loop.time() + member.delay(), member.next_at + 1e-6)
                 self._loop.post(member.owner, member.next_at - self._loop.time(), self._give, member, task)
                 self._loop.post(self._owner, self._swarm.session, self._look, member, number, task)
+
+    def _reader_of(self, able: list[Consumer]) -> Consumer | None:
+        """Who gets what comes next; None: who reads has no room."""
+        if not self._one_reader:
+            return self._rng.choice(able)
+        reader = self._reader
+        if reader is None or (reader.gone and not reader.tasks):
+            reader = self._reader = self._rng.choice(able)
+        return reader if reader in able else None
 
     def _give(self, member: Consumer, task: Task) -> None:
         if not member.closed and task.holder is member:

@@ -19,7 +19,7 @@ from perdure.sdk.local_port import LocalPort
 from perdure.sdk.port import Enqueue
 from perdure_schemas.event import EventBody
 from tests.simulation.chaos import Chaos
-from tests.simulation.cluster import Cluster
+from tests.simulation.cluster import EVENTS, Cluster
 from tests.simulation.control import controlled
 from tests.simulation.disklog import DiskLog
 from tests.simulation.loop import Owner, SimLoop, SimTask
@@ -289,6 +289,9 @@ class World:
                 due = processor.timers.first_due()
                 if due is not None and due <= processor.timers.now_ms():
                     return f"{pod.name} has a timer that is due in partition {processor.partition}"
+        for name, queue in self.cluster.queues.items():
+            if name.startswith(EVENTS) and queue.tasks:
+                return f"{name} has events that nobody has taken in"
         missing = sorted(set(range(self.swarm.partitions)) - found)
         return f"nobody owns {missing}" if missing else ""
 

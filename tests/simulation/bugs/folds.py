@@ -12,7 +12,7 @@ from perdure.flow.due import DueIndex
 from perdure.flow.lines import Lines
 from perdure.flow.routes import Routes, Trigger
 from perdure.flow.routing import run_id
-from perdure.flow.states import RunState
+from perdure.flow.states import KeptEvent, RunState, Subscription
 from perdure.flow.view import DEFAULT_LOOKBACK_MS, View
 from perdure.partition import Processor
 from perdure_schemas import records as r
@@ -126,16 +126,17 @@ def cancel_rule_registered_by_intake(patch: Patch) -> None:
         view: View,
         routes: Routes,
         triggered: list[Trigger],
-        event: EventBody,
+        record: r.EventReceived,
         seen: Mapping[str, Any],
         copies: dict[str, int],
     ) -> None:
+        event = record.event
         for function, where in triggered:
             if where is None or where.matches(seen, None):
                 run = run_id(routes.definition.app, function.id, event.id)
                 for index, rule in enumerate(intake.cancel_rules(function, seen)):
                     view.send(view.partition_of(rule.key), _subscription(view, run, index, rule, event, copies))
-        right(view, routes, triggered, event, seen, copies)
+        right(view, routes, triggered, record, seen, copies)
 
     patch.setattr(intake, "_start_triggered", start_triggered)
     known = flow.run._subscribe_rule  # pyright: ignore[reportPrivateUsage]
@@ -205,6 +206,22 @@ def events_are_taken_in_again(patch: Patch) -> None:
         right(view, record, at)
 
     refold(patch, r.EventReceived, received)
+
+
+@bug("where and when an event came to its topic goes with its copies")
+def events_come_when_they_are_taken_in(patch: Patch) -> None:
+    def received(right: Fold, view: View, record: r.EventReceived, at: int) -> None:
+        right(view, replace(record, came=None), at)
+
+    refold(patch, r.EventReceived, received)
+
+
+@bug("what came after the trigger is told by the topic of events")
+def taken_in_later_is_after(patch: Patch) -> None:
+    def is_after(sub: Subscription, kept: KeptEvent, trigger: int) -> bool:
+        return kept.position > trigger if sub.own is not None else kept.at >= sub.since
+
+    patch.setattr(matcher, "_is_after", is_after)
 
 
 @bug("a cancel for an unknown run is kept as an ended run")

@@ -1,6 +1,6 @@
 """I12: each wait consumes the earliest unconsumed match since its run's trigger; and every offer that is due is made.
 
-Three looks, none of which knows the folds: what runs told the matchers, what the matchers offered, what was taken.
+Looks, none of which knows the folds: when events came, what runs told the matchers, what these offered, what was taken.
 """
 
 import re
@@ -28,14 +28,23 @@ def accepts(where: str, event: Mapping[str, Any]) -> bool:
     return isinstance(n, int) and n > int(found[1])
 
 
+Came = dict[str, int]
+"""Where and when an event came to the topic of events."""
+
+
 class Copy(NamedTuple):
-    """An event under a key. `at`: its own log time; `came`: that of its copy."""
+    """An event under a key. `at`: its own log time; `came`: that of its copy; `topic`: None if it came by none."""
 
     position: int
     at: int
     came: int
     event: dict[str, Any]
     source: tuple[int, int]
+    topic: Came | None
+
+    @property
+    def moment(self) -> int:
+        return self.topic["at"] if self.topic else self.at
 
 
 @dataclass
@@ -73,7 +82,7 @@ class Matcher:
     def _keyed(self, entry: Entry) -> None:
         record = entry.record
         kept = self.keys[record["key"]]
-        copy = Copy(entry.offset, record["at"], entry.at, record["event"], tuple(record["from"]))
+        copy = Copy(entry.offset, record["at"], entry.at, record["event"], tuple(record["from"]), record.get("came"))
         kept.copies.append(copy)
         for name, sub in list(kept.subs.items()):
             if self._look(kept, sub, kept.copies if sub.blind else [copy], entry.at):
@@ -115,21 +124,34 @@ class Matcher:
 
     def _counts(self, record: dict[str, Any], copy: Copy, trigger: int, at: int) -> bool:
         """After the trigger, within the look-back, not consumed."""
-        if copy.event["id"] == record.get("event_id") or copy.position <= trigger:
+        if copy.event["id"] == record.get("event_id"):
             return False
         if copy.at <= at - LOOKBACK_MS or copy.came + LOOKBACK_MS + 1 <= at:
             return False
-        if record.get("own") is None and copy.at < record.get("since", 0):
+        told = _told_by_topic(record.get("came"), copy.topic)
+        if told is None:
+            told = copy.moment >= record.get("since", 0) if record.get("own") is None else copy.position > trigger
+        if not told:
             return False
-        if record.get("until") is not None and copy.at > record["until"]:
+        if record.get("until") is not None and copy.moment > record["until"]:
             return False
         if copy.position in record.get("but", ()):
             return True
         return copy.position > record.get("upto", -1) and copy.position not in record.get("also", ())
 
 
+def _told_by_topic(trigger: Came | None, came: Came | None) -> bool | None:
+    """Whether the topic of events had it after the trigger; None: it does not tell."""
+    if not trigger or not came:
+        return None
+    if trigger["at"] == came["at"]:
+        return trigger["offset"] < came["offset"] if trigger["partition"] == came["partition"] else None
+    return trigger["at"] < came["at"]
+
+
 def check_matching(journal: Journal, tales: Mapping[str, Tale]) -> None:
-    """The three looks. `journal`: without what came a second time, and at rest: nothing is on its way."""
+    """The looks. `journal`: without what came a second time, and at rest: nothing is on its way."""
+    _whoever_asks_knows_when_it_came(journal, tales)
     matchers: dict[int, Matcher] = {}
     for partition, entries in journal.items():
         matcher = matchers[partition] = Matcher()
@@ -141,6 +163,28 @@ def check_matching(journal: Journal, tales: Mapping[str, Tale]) -> None:
     copies = {key: kept.copies for matcher in matchers.values() for key, kept in matcher.keys.items()}
     for tale in tales.values():
         _earliest_is_taken(tale, copies)
+
+
+def _whoever_asks_knows_when_it_came(journal: Journal, tales: Mapping[str, Tale]) -> None:
+    """Where and when an event came to its topic goes with its copies, and with the runs that it starts."""
+    came: dict[str, list[Any]] = defaultdict(list)
+    entries = [entry for entries in journal.values() for entry in entries]
+    for entry in entries:
+        if entry.kind == "event.received":
+            came[entry.record["event"]["id"]].append(entry.record.get("came"))
+    for entry in entries:
+        told = entry.record.get("came")
+        if entry.kind == "event.keyed":
+            known = came[entry.record["event"]["id"]]
+            assert told in known, f"I12: {entry.raw!r} of {known}"
+        elif entry.kind == "run.requested" and entry.record["cause"] == "event":
+            known = came[entry.record["event_id"]]
+            assert told in known, f"I12: {entry.raw!r} of {known}"
+            assert not told or entry.record["since"] == told["at"], f"I12: {entry.raw!r} counts from elsewhere"
+        elif entry.kind == "match.subscribed" and entry.record.get("waits"):
+            request = tales[entry.record["run"]].request
+            assert request is not None, f"I12: {entry.raw!r} of a run that nobody asked for"
+            assert told == request.record.get("came"), f"I12: {entry.raw!r} of {request.raw!r}"
 
 
 def _offers_of(journal: Journal, source: int) -> Iterator[tuple[Any, ...]]:
@@ -204,7 +248,10 @@ def _after_trigger(request: Entry, copy: Copy, key: str, copies: list[Copy]) -> 
     record = request.record
     if copy.event["id"] == record.get("event_id"):
         return False
+    told = _told_by_topic(record.get("came"), copy.topic)
+    if told is not None:
+        return told
     own = record.get("copies", {}).get(key)
     if own is None:
-        return copy.at >= int(record.get("since", request.ms))
+        return copy.moment >= int(record.get("since", request.ms))
     return any(one.source == (record.get("source", -1), own) and one.position < copy.position for one in copies)
