@@ -54,6 +54,17 @@ def test_probes_ask_where_the_worker_answers() -> None:
     assert worker["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
 
 
+def test_gateways_show_the_history_that_workers_write() -> None:
+    histories = [
+        next(one["valueFrom"] for one in container(*which)["env"] if one["name"] == "PERDURE_HISTORY")
+        for which in (WORKER, GATEWAY)
+    ]
+    assert histories[0] == histories[1]
+    gateway = compose()["services"]["gateway"]
+    volumes = dict(volume.split(":")[:2][::-1] for volume in gateway["volumes"])
+    assert volumes[option(gateway["command"], "data")] in compose()["volumes"]
+
+
 def test_the_state_lies_on_the_volume() -> None:
     worker = container(*WORKER)
     mounts = {mount["mountPath"]: mount["name"] for mount in worker["volumeMounts"]}

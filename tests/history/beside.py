@@ -13,6 +13,7 @@ from perdure.history.projector import Projector
 from perdure.history.sqlite import SqliteHistory
 from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.hindsight.jobs import Jobs
+from perdure.sdk.hindsight.shelf import FileShelf
 from perdure.sdk.local_port import LocalPort
 from tests.http.serving import client_of
 
@@ -40,7 +41,7 @@ async def beside(app: App, folder: Path, log: str = "memory://") -> AsyncGenerat
         port = engine.port_of(app.name)
         assert isinstance(port, LocalPort)
         hindsight = Hindsight(port, store, projector)
-        jobs = Jobs(hindsight, port, folder / "jobs")
+        jobs = Jobs(hindsight, port, FileShelf(folder / "jobs"))
         jobs.open()
         try:
             async with client_of(port, hindsight=hindsight, bulk=jobs) as api:

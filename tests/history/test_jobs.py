@@ -12,6 +12,7 @@ from perdure import App, Engine, NonRetriable
 from perdure.errors import LogError, UnknownRun
 from perdure.sdk.hindsight import jobs as bulk
 from perdure.sdk.hindsight.jobs import Jobs
+from perdure.sdk.hindsight.shelf import FileShelf
 from perdure.sdk.local_port import LocalPort
 from tests.history.beside import Beside, beside
 from tests.http.serving import client_of
@@ -86,11 +87,11 @@ async def test_rerun_is_once_whoever_asks_again(tmp_path: Path, monkeypatch: pyt
             made = (await running.api.post("/v1/jobs", json={"action": "rerun", "status": "failed"})).json()
             await stuck.wait()
             await running.jobs.close()
-        jobs = Jobs(running.hindsight, running.port, tmp_path / "jobs")
+        jobs = Jobs(running.hindsight, running.port, FileShelf(tmp_path / "jobs"))
         jobs.open()
-        while jobs.find(made["id"]).state != "finished":
+        while (await jobs.find(made["id"])).state != "finished":
             await asyncio.sleep(0.01)
-        told = jobs.find(made["id"])
+        told = await jobs.find(made["id"])
         assert (told.count, told.done, told.failed) == (5, 5, 0)
         await jobs.close()
         while len(reruns := await _reruns(running)) < 5 or not all("ended_at" in one for one in reruns):

@@ -44,6 +44,38 @@ def shop() -> App:
     return app
 
 
+studio = App("studio")
+"""A pool imports what it runs."""
+gates: dict[str, asyncio.Event] = {}
+
+
+@studio.step(queue="gpu", retries=1)
+async def draw(number: int) -> int:
+    if number == 0:
+        raise ConnectionError("later")
+    gates["taken"].set()
+    await gates["go"].wait()
+    return number
+
+
+@studio.step(queue="cpu")
+async def count(number: int) -> int:
+    return number
+
+
+@studio.background
+async def picture(number: int) -> int:
+    return await draw(number)
+
+
+@studio.background
+async def frame() -> None: ...
+
+
+@studio.background
+async def sell() -> None: ...
+
+
 async def test_how_an_app_does(tmp_path: Path) -> None:
     async with beside(shop(), tmp_path) as running:
         for to in ("ada", "bob", "eve", "nobody"):
@@ -67,6 +99,41 @@ async def test_how_an_app_does(tmp_path: Path) -> None:
     assert (told["behind"], set(told["lag"].values())) == (0, {0})
     assert (told["bucket_ms"], fine["bucket_ms"]) == (3_600_000, 300_000)
     assert fine["functions"][0]["started"] == 4
+
+
+async def test_what_waits(tmp_path: Path) -> None:
+    """Of each kind, and what is over does not count."""
+    taken, go = gates["taken"], gates["go"] = asyncio.Event(), asyncio.Event()
+    async with beside(studio, tmp_path) as running:
+
+        async def asked(function: str, **body: Any) -> str:
+            answer = await running.api.post(f"/v1/functions/{function}/runs", json=body)
+            found: str = answer.json()["run_id"]
+            return found
+
+        async def waits() -> dict[str, Any]:
+            found: dict[str, Any] = (await running.api.get("/v1/overview")).json()["waits"]
+            return found
+
+        idle = [{"queue": queue, "waiting": 0, "taken": 0, "resting": 0} for queue in ("cpu", "gpu")]
+        assert await waits() == {"paused": {}, "delayed": 0, "held": 0, "queues": idle}
+        await running.api.post("/v1/functions/frame/pause")
+        frames = [await asked("frame") for _ in range(2)]
+        later = await asked("sell", delay="1h")
+        await asked("picture", args=[0])
+        one = await asked("picture", args=[1])
+        await taken.wait()
+        expected = {"paused": {"frame": 2}, "delayed": 1, "held": 0}
+        expected |= {"queues": [idle[0], {"queue": "gpu", "waiting": 0, "taken": 1, "resting": 1}]}
+        while await waits() != expected:
+            await asyncio.sleep(0.01)
+        go.set()
+        await running.api.post("/v1/functions/frame/resume")
+        await running.api.delete(f"/v1/runs/{later}")
+        for run in (*frames, one):
+            await running.api.get(f"/v1/runs/{run}/result")
+        expected |= {"paused": {}, "delayed": 0, "queues": [idle[0], {**idle[1], "resting": 1}]}
+        assert await waits() == expected
 
 
 async def test_without_history_there_is_no_overview() -> None:

@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 from perdure import errors
-from perdure.history.store import HistoryDown
+from perdure.history.store import HistoryDown, NoHistory
 from perdure_connectors.http import gateway
 from perdure_connectors.http.app import OPERATIONS
 from perdure_connectors.http.openapi import refusals_of
@@ -36,7 +36,7 @@ def test_each_route_and_method_is_told(port: FakePort) -> None:
     assert described == {(path.replace(":path", ""), method) for path, method in served | {("/w/{source}", "POST")}}
 
 
-KINDS = {**vars(errors), "HistoryDown": HistoryDown}
+KINDS = {**vars(errors), "HistoryDown": HistoryDown, "NoHistory": NoHistory}
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: f"{one.method} {one.path}")

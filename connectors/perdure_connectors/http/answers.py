@@ -19,7 +19,10 @@ def port_of(request: Request) -> Port:
     return port
 
 
-NO_HISTORY = "this engine keeps none: run `perdure serve` (or `dev`) on a log that lasts, without --no-history"
+NO_HISTORY = (
+    "this engine keeps none: run `perdure serve` (or `dev`) on a log that lasts, without --no-history, or "
+    "`perdure gateway` with --history or --data"
+)
 
 
 def hindsight_of(request: Request) -> Hindsight | None:

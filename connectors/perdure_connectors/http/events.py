@@ -14,7 +14,7 @@ from perdure.errors import PayloadError, UnknownEvent
 from perdure.history.store import EventQuery
 from perdure.sdk.event_input import LATEST_MS, event_from_json, seeded_event_id
 from perdure.sdk.hindsight.filters import condition_of, cursor_of
-from perdure_connectors.http.answers import history_of, json_answer, port_of
+from perdure_connectors.http.answers import hindsight_of, history_of, json_answer, port_of
 from perdure_connectors.http.body import json_body
 from perdure_connectors.http.problems import problem
 from perdure_connectors.http.queries import EVENT_QUERY, limit_of, moment_of, only, page_of
@@ -73,7 +73,8 @@ async def runs_of(request: Request) -> Response:
     """Runs that this event started, newest first."""
     event_id = request.path_params["event_id"]
     page = await page_of(request, event_id=event_id)
-    if not page.data and not await port_of(request).knows_event(event_id):
+    known_to = hindsight_of(request) or port_of(request)
+    if not page.data and not await known_to.knows_event(event_id):
         raise UnknownEvent(f"no event {event_id!r} is known: it never came, or before the window")
     return json_answer(page)
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from perdure.errors import PayloadError
 from perdure.sdk.json_guard import compact
 from perdure.sdk.port import Enqueue
-from perdure_connectors.http.answers import json_answer, port_of
+from perdure_connectors.http.answers import hindsight_of, json_answer, port_of
 from perdure_connectors.http.body import fitting, json_body
 from perdure_connectors.http.queries import duration_ms, only
 from perdure_connectors.http.runs import created
@@ -33,7 +33,8 @@ _DECODER = msgspec.json.Decoder(Asked)
 async def listing(request: Request) -> Response:
     """All functions of the app."""
     only(request)
-    return json_answer({"data": await port_of(request).functions(), "cursor": ""})
+    hindsight = hindsight_of(request)
+    return json_answer({"data": await (port_of(request) if hindsight is None else hindsight).functions(), "cursor": ""})
 
 
 async def enqueue(request: Request) -> Response:

@@ -67,13 +67,13 @@ async def create(request: Request) -> Response:
 async def listing(request: Request) -> Response:
     """Bulk jobs, newest first."""
     only(request)
-    return json_answer(JobList(_jobs(request).listed(), ""))
+    return json_answer(JobList(await _jobs(request).listed(), ""))
 
 
 async def show(request: Request) -> Response:
     """How far a job is."""
     only(request)
-    return json_answer(_jobs(request).find(request.path_params["job_id"]))
+    return json_answer(await _jobs(request).find(request.path_params["job_id"]))
 
 
 def _jobs(request: Request) -> Jobs:

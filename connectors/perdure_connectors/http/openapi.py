@@ -11,7 +11,7 @@ import msgspec
 
 from perdure import errors
 from perdure.errors import LogError, PerdureError
-from perdure.history.store import HistoryDown
+from perdure.history.store import HistoryDown, NoHistory
 from perdure.sdk.http_wire import PROBLEM_TYPE
 from perdure_connectors.http.problems import status_of
 from perdure_connectors.http.routing import EventStream, Operation
@@ -25,7 +25,7 @@ _OTHER_PATH = {404: ("HttpError",), 405: ("HttpError",)}
 """With a slash or a dot in a parameter it may be another path: there is nothing, or it does not take this method."""
 
 _LOG_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LogError)]
-_WAIT: list[type[PerdureError]] = [errors.OutsideRun, errors.PayloadUnavailable, HistoryDown, *_LOG_ERRORS]
+_WAIT: list[type[PerdureError]] = [errors.OutsideRun, errors.PayloadUnavailable, NoHistory, HistoryDown, *_LOG_ERRORS]
 _ENGINE: list[type[PerdureError]] = [errors.KeepsNothing, *_WAIT]
 """What the engine may refuse anything with that it is asked."""
 

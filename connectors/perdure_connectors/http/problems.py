@@ -26,7 +26,7 @@ from perdure.errors import (
     UnknownJob,
     UnknownRun,
 )
-from perdure.history.store import HistoryDown
+from perdure.history.store import NoHistory
 from perdure.sdk.http_wire import PROBLEM_TYPE
 from perdure.sdk.keys import PREFIX
 from perdure_connectors.http.answers import json_answer
@@ -47,7 +47,7 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (KeepsNothing, 501),
     (LogFull, 507),
     (LogError, 503),
-    (HistoryDown, 503),
+    (NoHistory, 503),
     (PayloadUnavailable, 503),
     (OutsideRun, 503),
     (EngineClosed, 503),

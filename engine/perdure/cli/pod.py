@@ -5,12 +5,11 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from perdure.cli import exits
-from perdure.cli.history.recording import kept_up
 from perdure.cli.running import Stopping, close_gateway, server_of, turn
 from perdure.cli.sharing import partitions_there
 from perdure.errors import LogMismatch
@@ -27,10 +26,7 @@ PARTITIONS = 4
 
 @dataclass(frozen=True)
 class Role:
-    """What a process is there for. `queues` as for `Node`; `grace_s`: how long it may take to stop.
-
-    `history`: the database into which it writes what happens in its partitions.
-    """
+    """What a process is there for. `queues` as for `Node`; `grace_s`: how long it may take to stop."""
 
     log: str
     partitions: int | None = None
@@ -38,8 +34,6 @@ class Role:
     queues: Mapping[str, int] | None = None
     activate: bool | None = None
     name: str = ""
-    history: str | None = None
-    history_retention: str | None = None
     grace_s: float = 30.0
 
 
@@ -73,21 +67,29 @@ class Pod(Engine):
         )
 
 
+Beside = Callable[[Engine], AbstractAsyncContextManager[object]]
+
+
 def run(
     app: App,
     role: Role,
     http: Http | None,
+    beside: Beside,
     ready: Callable[[list[FunctionView]], None],
     on_stop: Callable[[], None],
 ) -> None:
-    """Returns after a signal, when all has drained. `ready` is called once, when it does its work."""
-    turn(_run(app, role, http, ready, Stopping(on_stop)))
+    """Returns after a signal, when all has drained. `ready` is called once, when it does its work.
+
+    `beside`: what goes on for as long as the engine is open.
+    """
+    turn(_run(app, role, http, beside, ready, Stopping(on_stop)))
 
 
 async def _run(
     app: App,
     role: Role,
     http: Http | None,
+    beside: Beside,
     ready: Callable[[list[FunctionView]], None],
     stopping: Stopping,
 ) -> None:
@@ -100,7 +102,7 @@ async def _run(
     try:
         if await _unless(stopping, pod.__aenter__()):
             try:
-                async with kept_up(pod, role.log, role.history, role.history_retention):
+                async with beside(pod):
                     ready(await pod.port.functions())
                     await stopping.asked.wait()
                     close_gateway(asgi)

@@ -75,6 +75,7 @@ def worker(
     from contextlib import ExitStack
 
     from perdure.cli.banner import announce_pod, say
+    from perdure.cli.history.recording import kept_up
     from perdure.cli.listening import check_guarded, listen, url_of
     from perdure.cli.orders import PodReady
     from perdure.cli.pod import Http, Role, run
@@ -95,8 +96,6 @@ def worker(
         queues=pools if pools or no_queues else None,
         activate=activate or None,
         name=name,
-        history=(history or None) if not pools else None,
-        history_retention=history_retention,
         grace_s=seconds("--grace", grace),
     )
     loaded = app_that_notifies(app)
@@ -111,7 +110,15 @@ def worker(
             what = PodReady(loaded.name, "pool" if pools else "worker", shown(log), health or "", pools, functions)
             announce_pod(what, as_json=as_json)
 
-        run(loaded, role, http, ready, lambda: say("stopping: once more to stop at once", as_json=as_json))
+        kept = (history or None) if not pools else None
+        run(
+            loaded,
+            role,
+            http,
+            lambda pod: kept_up(pod, role.log, kept, history_retention),
+            ready,
+            lambda: say("stopping: once more to stop at once", as_json=as_json),
+        )
 
 
 def slots_of(queues: tuple[str, ...]) -> dict[str, int]:

@@ -26,6 +26,7 @@ from perdure.history.store import (
 )
 from perdure.history.tallies import LENGTHS_MS
 from perdure.history.values import decode_metadata
+from perdure.log.embedded_store import successor
 
 T = TypeVar("T")
 RUN_COLUMNS = (
@@ -149,10 +150,29 @@ class Asking(ABC):
         )
         return LastFailed(*rows[0]) if rows else None
 
-    def live(self, status: str, limit: int) -> int:
-        by = _asked(self._by("runs r", "runs_by_status"), "r.status = ?", status)
-        some = f"SELECT 1 FROM {by.table} WHERE {' AND '.join(by.conditions)} LIMIT ?"
-        return int(self._rows(f"SELECT count(*) FROM ({some}) AS found", [*by.values, limit])[0][0])
+    def live(self, status: str, limit: int, function: str = "") -> int:
+        return self._count("1", self._source_of(RunQuery(function, status)), limit)
+
+    def delayed(self, limit: int) -> int:
+        return self._count("r.due", self._source_of(RunQuery(status="queued")), limit)
+
+    def _count(self, what: str, by: Source, limit: int) -> int:
+        some = f"SELECT {what} AS what FROM {by.table} WHERE {' AND '.join(by.conditions)} LIMIT ?"
+        return int(self._rows(f"SELECT count(found.what) FROM ({some}) AS found", [*by.values, limit])[0][0])
+
+    def stands(self) -> dict[int, int]:
+        return dict(self._rows("SELECT s.partition, s.offset FROM standing s", ()))
+
+    def remembered(self, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        for partition in sorted(self.stands()):
+            rows = self._rows(
+                "SELECT s.key, s.value FROM state s WHERE s.partition = ? AND s.key >= ? AND s.key < ? "
+                "ORDER BY s.key LIMIT ?",
+                [partition, prefix, successor(prefix), limit - len(found)],
+            )
+            found += [(key, value) for key, value in rows]
+        return found
 
     def _runs_of(self, index: str, column: str, value: str) -> list[RunRow]:
         """Of a run, or an event; so many as a page shows."""

@@ -14,6 +14,7 @@ from psycopg.sql import SQL, Identifier
 
 from perdure.history.asking import Asking, Source
 from perdure.history.postgres_link import Address, Connection, Link, meant
+from perdure.history.postgres_news import PostgresNews, tell
 from perdure.history.postgres_rows import delete_runs, write_rows, write_state
 from perdure.history.postgres_schema import NAMES, SAID, TABLES
 from perdure.history.projection import Writes
@@ -65,7 +66,7 @@ class PostgresHistory(Asking):
     def __init__(self, url: str, schema: str, *, writes: bool = True) -> None:
         self.schema = schema
         self._writes = writes
-        address = Address(url)
+        self._address = address = Address(url)
         self.shown = f"{address.shown}, schema {schema}"
         self._why: str | None = None
         self._writer = Link(address, schema, self._make)
@@ -85,6 +86,10 @@ class PostgresHistory(Asking):
     def close(self) -> None:
         self._writer.close()
         self._reader.close()
+
+    def news(self) -> PostgresNews:
+        """What others write here, as they write it."""
+        return PostgresNews(self._address, self.schema)
 
     def _make(self, connection: Connection) -> None:
         """If need be. Called with every connection that writes."""
@@ -150,6 +155,7 @@ class PostgresHistory(Asking):
             self._hold(connection, partition)
             write_rows(connection, changes)
             write_state(connection, partition, state)
+            tell(connection, self.schema, changes.runs)
             connection.execute(
                 'UPDATE standing SET "offset" = %s, at = %s, stamp = %s, gap = %s WHERE partition = %s',
                 (standing.offset, standing.at, standing.stamp, standing.gap, partition),

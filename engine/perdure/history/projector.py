@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 from perdure.errors import LogError
 from perdure.flow import UnreadableRecord
 from perdure.history.projection import Projection
-from perdure.history.rows import RunRow
+from perdure.history.rows import RunNews, RunRow, news_of
 from perdure.history.store import History, NoHistory, Overtaken
 from perdure.log.protocol import Batch, Log
 
@@ -78,8 +78,8 @@ class Projector:
         """Processor time of the thread."""
         self._seen_end = 0
         self._retained_at = float("-inf")
-        self.on_runs: Callable[[Mapping[str, RunRow]], None] = lambda rows: None
-        """Told what changed, once it is in the store, on the loop's thread. Must not raise."""
+        self.on_runs: Callable[[Sequence[RunNews] | None], None] = lambda news: None
+        """Told what changed, once it is in the store, on the loop's thread. Must not raise. This one always knows."""
         self._is_open = False
         self._failures = 0
         """In a row."""
@@ -202,7 +202,7 @@ class Projector:
             del self._projections[partition]
             return 0
         self._written[partition] = projection.standing.offset
-        self.on_runs(changed)
+        self.on_runs(news_of(changed))
         return projection.standing.offset - before
 
     async def _projection(self, partition: int) -> Projection:

@@ -5,6 +5,7 @@ attempts failed, when the next one was due and began, and who had it. What a cal
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from msgspec import Struct, field
@@ -32,6 +33,19 @@ class RunRow(Struct, gc=False):
     rerun_of: str
     scheduled: int | None
     metadata: dict[str, str]
+
+
+class RunNews(NamedTuple):
+    """That a run has changed, and what it is now."""
+
+    id: str
+    function: str
+    status: str
+
+
+def news_of(changed: Mapping[str, RunRow]) -> list[RunNews]:
+    """For who watches."""
+    return [RunNews(row.id, row.function, row.status) for row in changed.values()]
 
 
 class RunData(Struct, gc=False):

@@ -15,7 +15,7 @@ from perdure.history.projection import Writes
 from perdure.history.rows import Changes, Standing
 from perdure.history.schema import APPLICATION, TABLES, VERSION
 from perdure.history.sqlite_rows import delete_runs, write_rows, write_state
-from perdure.history.store import NoHistory
+from perdure.history.store import HistoryDown, NoHistory
 from perdure.history.tallies import SIZES_MS
 from perdure.history.values import OF_A_RUN
 from perdure.log.embedded_store import successor
@@ -180,7 +180,8 @@ class SqliteHistory(Asking):
     # Asking
 
     def _rows(self, sql: str, values: Sequence[Any]) -> list[Any]:
-        assert self._reader is not None, "history is open"
+        if self._reader is None:
+            raise HistoryDown(f"{self.path} is closed: this process comes to its end")
         with self._reading:
             return self._reader.execute(sql, values).fetchall()
 

@@ -4,6 +4,7 @@ Methods do their I/O where they are called: whoever has a loop calls them in a t
 may be asked from any.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -190,8 +191,20 @@ class History(Protocol):
         """Of those that were requested since then."""
         ...
 
-    def live(self, status: str, limit: int) -> int:
-        """How many runs are so now; counted up to `limit`."""
+    def live(self, status: str, limit: int, function: str = "") -> int:
+        """How many runs are so now, of one function if it is said; counted up to `limit`."""
+        ...
+
+    def delayed(self, limit: int) -> int:
+        """How many of the runs that are queued start at a time that has not come; of the first `limit`."""
+        ...
+
+    def stands(self) -> Mapping[int, int]:
+        """Partition → how far it was read, by whoever writes."""
+        ...
+
+    def remembered(self, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Of what `write` was given as the state of the projections, of all partitions: see `remembered.py`."""
         ...
 
 

@@ -229,6 +229,7 @@ class LocalPort:
     async def rerun(self, run_id: str, command: str = "") -> str:
         """`command`: the same one asked for again gives the same run."""
         self._refuse_while_failing()
+        await self.status(run_id)
         command = command or secrets.token_hex(16)
         new_run = routing.run_id(run_id, command)
         await self._write(run_id, RunRerunRequested(run_id, new_run, command, v=V))
@@ -296,6 +297,21 @@ class LocalPort:
             state.started_at or None,
             None if timer is None else timer.due,
         )
+
+    @property
+    def owns(self) -> bool:
+        """Whether partitions may be at hand here. A gateway never has any."""
+        return self._node.owns
+
+    async def ends(self) -> Mapping[int, int]:
+        """Partition → where its log ends at this moment, whoever owns it."""
+        log = self._node.log
+        partitions = range(log.partitions)
+        return dict(zip(partitions, await asyncio.gather(*map(log.latest, partitions)), strict=True))
+
+    def queues(self) -> set[str]:
+        """Those that the app's steps name."""
+        return {spec.queue for spec in self._node.steps.values() if spec.queue}
 
     async def settled(self) -> None:
         """Returns when what was acknowledged here has reached whom it concerns: an event's runs are requested."""

@@ -154,8 +154,33 @@ class Failing(Struct, frozen=True, omit_defaults=True):
     error: ErrorInfo | None = None
 
 
+class QueueLength(Struct, frozen=True):
+    """Steps in a worker pool's queue: nobody has them yet, members have them, they failed and are tried again later."""
+
+    queue: str
+    waiting: int
+    taken: int
+    resting: int
+
+
+class Waits(Struct, frozen=True):
+    """Runs and steps that cannot go on yet. Of each kind 10,000 are counted at most.
+
+    `paused`: function → runs that wait until it is resumed; `delayed`: runs whose start is due later; `held`: runs that
+    wait for code that this process lacks.
+    """
+
+    paused: dict[str, int]
+    delayed: int
+    held: int
+    queues: list[QueueLength]
+
+
 class Overview(Struct, frozen=True):
-    """How an app does. `live`: runs by status, counted up to 100,000; `lag`: by partition, records not folded yet."""
+    """How an app does. `live`: runs by status, counted up to 100,000.
+
+    `lag`: by partition, records that are not folded yet: by the engine, or in a gateway by history.
+    """
 
     since: int
     until: int
@@ -163,6 +188,7 @@ class Overview(Struct, frozen=True):
     functions: list[FunctionNumbers]
     failing: list[Failing]
     live: dict[str, int]
+    waits: Waits
     lag: dict[str, int]
     behind: int
 

@@ -166,7 +166,7 @@ function refused(error) {
   const what = {
     403: ["This is not allowed", "Use a key with the scope that it names:", h("p", null, h("button", { type: "button", on: { click: () => askForKey(error) } }, "Use another key"))],
     404: ["There is no such thing", "It never was, or it ended longer ago than the engine remembers.", h("p", null, h("a", { href: "#/runs" }, "See all runs"))],
-    501: ["This process keeps no runs", "Open the dashboard of one that does (perdure dev or serve).", null],
+    501: ["This process keeps no runs", "Open the dashboard of one that does: perdure dev or serve, or a gateway with --history or --data.", null],
   }[error.status] ?? ["The engine refused this", "It says:", null];
   return h("div.empty", null, h("h2", null, what[0]), h("p", null, what[1]), h("p.said", null, bdi(error.message)), what[2]);
 }

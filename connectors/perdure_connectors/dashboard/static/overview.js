@@ -17,7 +17,7 @@ export function overview(view) {
       return true;
     } catch (error) {
       if (!(error instanceof Problem) || error.status !== 501) throw error;
-      fill(body, h("div.empty", { "data-loaded": true }, h("h2", null, "There is no history here"), h("p", null, "It is kept by perdure dev and serve, on a log that is not in memory. What runs now is in ", h("a", { href: "#/runs" }, "Runs"), ".")));
+      fill(body, h("div.empty", { "data-loaded": true }, h("h2", null, "There is no history here"), h("p", null, "perdure dev and serve keep one, on a log that is not in memory; a gateway answers from one with --history or --data. What runs now is in ", h("a", { href: "#/runs" }, "Runs"), ".")));
       return false;
     }
   });

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -14,6 +14,10 @@ from perdure.errors import DefinitionError
 from perdure.history.projector import RETENTION_MS
 from perdure.history.sqlite import FILE, SqliteHistory
 from perdure.history.store import History
+
+if TYPE_CHECKING:
+    from perdure.history.postgres import PostgresHistory
+    from perdure.history.postgres_shelf import PostgresShelf
 
 
 class Place(Protocol):
@@ -39,6 +43,9 @@ class SqlitePlace:
         self.shown = str(path)
 
     def store(self, *, writes: bool = True) -> SqliteHistory:
+        if writes:
+            # A gateway's log keeps no state, and so makes no folder.
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         return SqliteHistory(self._path, writes=writes)
 
     @contextmanager
@@ -62,10 +69,17 @@ class PostgresPlace:
         self._url = url
         self._schema = schema_named(schema)
         self._making = schema_named(f"{schema}.making")
+        self._jobs = schema_named(f"{schema}.jobs")
         self.shown = self.store().shown
 
-    def store(self, *, writes: bool = True) -> Any:
+    def store(self, *, writes: bool = True) -> "PostgresHistory":
         return self._history(self._url, self._schema, writes=writes)
+
+    def shelf(self) -> "PostgresShelf":
+        """For jobs of all gateways."""
+        from perdure.history.postgres_shelf import PostgresShelf
+
+        return PostgresShelf(self._url, self._jobs)
 
     @contextmanager
     def anew(self) -> Generator[History]:

@@ -1,4 +1,4 @@
-"""History beside an engine: kept up for as long as it runs."""
+"""History beside an engine: kept up for as long as it runs, or looked at while others keep it up."""
 
 import asyncio
 import logging
@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from perdure.cli.history.places import is_remembered, place_of, retention_ms
+from perdure.cli.history.places import Place, PostgresPlace, is_remembered, place_of, retention_ms
 from perdure.cli.orders import Served
+from perdure.history.elsewhere import KeptElsewhere
 from perdure.history.projector import Projector
 from perdure.history.store import HistoryDown, NoHistory
 from perdure.sdk.engine import Engine
@@ -24,8 +25,28 @@ async def recorded(engine: Engine, served: Served) -> AsyncGenerator[Hindsight |
         if projector is None:
             yield None
             return
-        port = engine.port_of(engine.apps[0].name)
-        assert isinstance(port, LocalPort), "its node is here, whose log is read"
+        yield Hindsight(_port(engine), projector.store, projector)
+
+
+@asynccontextmanager
+async def looked_at(engine: Engine, place: Place, retention: str | None) -> AsyncGenerator[Hindsight]:
+    """Within it, `engine`, which owns nothing, has the history that its app's workers write to a database.
+
+    In a file it keeps one of its own, of all partitions. Raises `NoHistory` if it cannot.
+    """
+    port = _port(engine)
+    if isinstance(place, PostgresPlace):
+        store = place.store(writes=False)
+        elsewhere = KeptElsewhere(store, store.news(), port.ends)
+        async with _running(elsewhere):
+            yield Hindsight(port, store, elsewhere)
+        return
+    try:
+        projector = Projector(engine.nodes[0].log, place.store(), retention_ms=retention_ms(retention))
+        await projector.open()
+    except (OSError, sqlite3.Error) as error:
+        raise NoHistory(f"no history can be kept at {place.shown}: {error}") from None
+    async with _running(projector):
         yield Hindsight(port, projector.store, projector)
 
 
@@ -38,13 +59,25 @@ async def kept_up(
     if projector is None:
         yield None
         return
-    running = asyncio.create_task(projector.run())
-    try:
+    async with _running(projector):
         yield projector
+
+
+def _port(engine: Engine) -> LocalPort:
+    port = engine.port_of(engine.apps[0].name)
+    assert isinstance(port, LocalPort), "its node is here, whose log is read"
+    return port
+
+
+@asynccontextmanager
+async def _running(follower: Projector | KeptElsewhere) -> AsyncGenerator[None]:
+    running = asyncio.create_task(follower.run())
+    try:
+        yield
     finally:
-        projector.stop()
+        follower.stop()
         await running
-        await projector.close()
+        await follower.close()
 
 
 async def _projector(engine: Engine, app_log: str, history: str | None, retention: str | None) -> Projector | None:

@@ -1,16 +1,18 @@
 """What can be asked of what happened."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, Protocol, TypeVar
 
 from msgspec import Raw
 from msgspec.structs import replace
 
-from perdure.errors import NotOwned, UnknownEvent, UnknownRun
+from perdure.errors import KeepsNothing, NotOwned, UnknownEvent, UnknownRun
 from perdure.flow.lines import op_name
 from perdure.flow.patterns import is_own
-from perdure.history.rows import RunRow
+from perdure.flow.states import TERMINAL
+from perdure.history import remembered
+from perdure.history.rows import RunNews
 from perdure.history.store import SCANNED_ROWS, EventQuery, History, decode_body
 from perdure.history.tallies import size_of
 from perdure.sdk.hindsight.explaining import decisions_of, why_nothing
@@ -26,13 +28,17 @@ from perdure.sdk.port import (
     EventUse,
     Failing,
     FunctionNumbers,
+    FunctionView,
     OpDetail,
     Overview,
+    QueueLength,
     RunDetail,
     RunFilter,
     RunList,
     RunSummary,
+    Waits,
 )
+from perdure_schemas.definition import Definition
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,15 +51,15 @@ PATIENCE_S = 2.0
 
 
 class Follower(Protocol):
-    """What keeps the store up. `on_runs` is told what changed."""
+    """What keeps the store up, or knows how others do. `on_runs` is told what changed; None: more than can be told."""
 
-    on_runs: Callable[[Mapping[str, RunRow]], None]
+    on_runs: Callable[[Sequence[RunNews] | None], None]
 
     async def reach(self, patience_s: float) -> int: ...
 
 
 class Hindsight:
-    """History beside the engine of this process, which keeps it up.
+    """History beside the engine of this process, or in a gateway, which has no state of its own.
 
     An answer shows what was acknowledged before its question: history is behind by a moment, and waited for. Where it
     is far behind (it is made anew; the engine is very busy) nobody waits, and the answer says how far.
@@ -66,19 +72,24 @@ class Hindsight:
         self.watched = Watched()
         follower.on_runs = self._changed
 
-    def _changed(self, rows: Mapping[str, RunRow]) -> None:
-        shown = [row for row in rows.values() if not is_own(row.function)]
+    def _changed(self, news: Sequence[RunNews] | None) -> None:
+        if news is None:
+            self.watched.miss()
+            return
+        shown = [one for one in news if not is_own(one.function)]
         if not shown:
             return
         # Numbers go on where nobody watches, so that who comes back knows that it missed something.
-        self.watched.tell([self._change(row) for row in shown] if self.watched else [])
+        self.watched.tell([self._change(one) for one in shown] if self.watched else [])
 
-    def _change(self, row: RunRow) -> Change:
-        run = self._as_now(summary_of(row))
-        return Change(run.id, run.function, run.status, 1)
+    def _change(self, one: RunNews) -> Change:
+        now = None if one.status in TERMINAL else self._port.now(one.id)
+        return Change(one.id, one.function, one.status if now is None else now.summary.status, 1)
 
     async def runs(self, wanted: RunFilter, limit: int, cursor: str) -> RunList:
-        """Raises `PayloadError`."""
+        """Raises `PayloadError`, `KeepsNothing`."""
+        if wanted.status == "suspended" and not self._port.owns:
+            raise KeepsNothing("which of the running are suspended only their workers know: ask for running")
         query = query_of(wanted, limit, cursor)
         behind = await self._reached()
         found: list[RunSummary] = []
@@ -126,7 +137,7 @@ class Hindsight:
             if use.run not in functions:
                 functions[use.run] = await self._function_of(use.run)
         uses = tuple(EventUse(use.run, functions[use.run], use.what, use.at, use.op) for use in page.uses)
-        body, code = decode_body(page.event.body), self._port.active_code()
+        body, code = decode_body(page.event.body), await self._active_code()
         # A rerun has the trigger of the run that it repeats, and was not started by it.
         started = {run.function: run.id for run in page.runs if run.cause == "event"}
         decisions = decisions_of(body, code, started, set(functions.values()), behind=behind > 0)
@@ -149,7 +160,55 @@ class Hindsight:
         worst = sorted((one for one in functions if one.failed), key=lambda one: -one.failed)[:WORST]
         failing = [await self._failing(one, since) for one in worst]
         live = {status: await self._ask(self._store.live, status, COUNTED) for status in LIVE}
-        return Overview(since, until, size, functions, failing, live, dict(await self._port.lag()), behind)
+        waits = await self._waits()
+        return Overview(since, until, size, functions, failing, live, waits, dict(await self._lag()), behind)
+
+    async def _waits(self) -> Waits:
+        found = await self._ask(remembered.queues, self._store)
+        names = sorted(self._port.queues() | set(found))
+        return Waits(
+            dict(sorted((await self._ask(remembered.waiting_to_start, self._store)).items())),
+            await self._ask(self._store.delayed, remembered.MOST_ROWS),
+            sum(self._port.counts().held.values()),
+            [QueueLength(name, *found.get(name, remembered.InQueue())) for name in names],
+        )
+
+    async def _lag(self) -> Mapping[str, int]:
+        if self._port.owns:
+            return await self._port.lag()
+        ends, stands = await self._port.ends(), await self._ask(self._store.stands)
+        return {str(one): max(0, end - stands.get(one, 0)) for one, end in ends.items()}
+
+    async def functions(self) -> list[FunctionView]:
+        """With what the log says of them: a process without partitions knows only its own code."""
+        views = await self._port.functions()
+        if self._port.owns:
+            return views
+        await self._reached()
+        since = await self._ask(remembered.paused, self._store)
+        waiting = await self._ask(remembered.waiting_to_start, self._store)
+        fires = await self._ask(remembered.next_fires, self._store)
+        return [
+            replace(
+                view,
+                running=sum([await self._ask(self._store.live, status, COUNTED, view.id) for status in LIVE]),
+                paused_since=since.get(view.id),
+                waiting=waiting[view.id],
+                next_fire=fires.get(view.id),
+            )
+            for view in views
+        ]
+
+    async def knows_event(self, event_id: str) -> bool:
+        """Whether it has come."""
+        try:
+            return await self._port.knows_event(event_id)
+        except (KeepsNothing, NotOwned):
+            return await self._ask(self._store.event, event_id) is not None
+
+    async def _active_code(self) -> Definition | None:
+        known = self._port.active_code()
+        return await self._ask(remembered.active_code, self._store) if known is None else known
 
     async def _failing(self, one: FunctionNumbers, since: int) -> Failing:
         last = await self._ask(self._store.last_failed, one.function, since)
@@ -168,8 +227,11 @@ class Hindsight:
         """History has not come to it yet, or it began before there was a history."""
         try:
             detail = await self._port.run(run_id)
-        except NotOwned:
-            raise UnknownRun(f"history does not know the run {run_id!r} yet, and its state is elsewhere") from None
+        except (NotOwned, KeepsNothing):
+            raise UnknownRun(
+                f"no run {run_id!r} is known to history: it never was, ended longer ago than that goes back, or has "
+                "only begun"
+            ) from None
         return replace(detail, waiting=why_waiting(detail))
 
     async def _reached(self) -> int:

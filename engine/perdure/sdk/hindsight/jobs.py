@@ -1,25 +1,27 @@
 """Many runs cancelled, or run again: counted first, then done in the background, across restarts.
 
-    POST ──► which runs (kept in a file) ──► 100 at a time: commands with ids of (job, run) ──► progress (kept)
+    POST ──► which runs (kept on a shelf) ──► 100 at a time: commands with ids of (job, run) ──► progress (kept)
 
 Which runs are meant is settled when the job is made. A process that dies has done some of them; the next goes on from
-the last hundred, and what it asks for again is the same command, which counts once.
+the last hundred, and what it asks for again is the same command, which counts once. Nor does it harm where two believe
+for a moment that a job is theirs.
 """
 
 import asyncio
 import logging
-import os
 import re
 import secrets
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 
 import msgspec
 from msgspec.structs import replace
 
 from perdure.errors import EngineClosed, LogError, PayloadError, PerdureError, UnknownJob
+from perdure.history.store import NoHistory
 from perdure.sdk.hindsight.asking import Hindsight
+from perdure.sdk.hindsight.shelf import Shelf
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.port import Action, Job, RunFilter, RunSummary
 
@@ -28,48 +30,53 @@ MOST_RUNS = 100_000
 """Of one job."""
 AT_ONCE = 100
 AGAIN_S = 1.0
-"""After the log did not take a command."""
+"""After the log did not take a command, or the shelf did not answer."""
+LOOK_S = 5.0
+"""Between two looks for jobs that another process has left."""
 KEPT = 100
 """Jobs that are over, and can be looked at."""
 LIVE = ("queued", "running", "suspended", "parked")
 _PAGE = 500
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ENCODE = msgspec.json.Encoder().encode
+_JOB = msgspec.json.Decoder(Job).decode
+_RUNS = msgspec.json.Decoder(list[str]).decode
 
 
 class Jobs:
-    """Those of one app. `folder`: where they are kept."""
+    """Those of one app. `shelf`: where they are kept, for this process alone or for several."""
 
-    def __init__(self, hindsight: Hindsight, port: LocalPort, folder: Path) -> None:
+    def __init__(self, hindsight: Hindsight, port: LocalPort, shelf: Shelf) -> None:
         self._hindsight = hindsight
         self._port = port
-        self._folder = folder
-        self._jobs: dict[str, Job] = {}
+        self._shelf = shelf
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._taking = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Goes on with what was not finished."""
-        found = [msgspec.json.decode(path.read_bytes(), type=Job) for path in self._folder.glob("*.job")]
-        for job in sorted(found, key=lambda job: (job.made_at, job.id)):
-            self._jobs[job.id] = job
-            if job.state == "running":
-                self._begin(job, msgspec.json.decode(self._runs_file(job.id).read_bytes(), type=list[str]))
+        """Goes on with what was not finished, and with what others leave."""
+        self._looking = asyncio.create_task(self._look())
 
     async def close(self) -> None:
         """What is not finished goes on at the next `open`."""
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), *([self._looking] if self._looking else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._shelf.close()
 
-    def listed(self) -> list[Job]:
+    async def listed(self) -> list[Job]:
         """Newest first."""
-        return [*reversed(self._jobs.values())]
+        found = map(_JOB, await asyncio.to_thread(self._shelf.all))
+        return sorted(found, key=lambda job: (job.made_at, job.id), reverse=True)
 
-    def find(self, job: str) -> Job:
+    async def find(self, job: str) -> Job:
         """Raises `UnknownJob`."""
-        found = self._jobs.get(job)
+        found = await asyncio.to_thread(self._shelf.find, job) if _ID.fullmatch(job) else None
         if found is None:
             raise UnknownJob(f"no job {job!r} is known: it never was, or {KEPT} came after it")
-        return found
+        return _JOB(found)
 
     async def count(self, action: Action, wanted: RunFilter) -> int:
         """How many runs a job would be about. Raises `PayloadError`."""
@@ -79,15 +86,13 @@ class Jobs:
         """A job of this id (`job`) that was made before is that. Raises `PayloadError`."""
         if job and not _ID.fullmatch(job):
             raise PayloadError(f"id {job[:40]!r}: letters, digits, '-' and '_', 64 at most")
-        if job in self._jobs:
-            return self._jobs[job]
+        if job and (known := await asyncio.to_thread(self._shelf.find, job)) is not None:
+            return _JOB(known)
         runs = await self._runs(action, wanted)
         made = Job(job or secrets.token_hex(8), action, "running", len(runs), int(time.time() * 1000), reason=reason)
-        if made.id in self._jobs:
-            return self._jobs[made.id]
-        self._jobs[made.id] = made
-        await asyncio.to_thread(self._make, made, runs)
-        self._begin(made, runs)
+        if not await asyncio.to_thread(self._shelf.make, made.id, _ENCODE(made), _ENCODE(runs)):
+            return await self.find(made.id)
+        await self._take(made)
         return made
 
     async def _runs(self, action: Action, wanted: RunFilter) -> list[str]:
@@ -104,10 +109,43 @@ class Jobs:
             if not cursor:
                 return found
 
-    def _begin(self, job: Job, runs: Sequence[str]) -> None:
-        self._tasks[job.id] = asyncio.create_task(self._do(job, runs))
+    async def _look(self) -> None:
+        """For jobs that nobody does."""
+        while True:
+            with suppress(NoHistory):  # The shelf does not answer: later.
+                for job in await self.listed():
+                    if job.state == "running":
+                        await self._take(job)
+            if not self._shelf.shared:
+                return
+            await asyncio.sleep(LOOK_S)
 
-    async def _do(self, job: Job, runs: Sequence[str]) -> None:
+    async def _take(self, job: Job) -> None:
+        """Do it, unless somebody does."""
+        async with self._taking:
+            if job.id not in self._tasks and await asyncio.to_thread(self._shelf.take, job.id):
+                self._tasks[job.id] = asyncio.create_task(self._do(job.id))
+
+    async def _do(self, name: str) -> None:
+        try:
+            # As far as whoever did it before has come.
+            job = _JOB(await self._kept(name))
+            runs = _RUNS(await asyncio.to_thread(self._shelf.runs, name))
+            await self._ask_for(job, runs)
+            await asyncio.to_thread(self._shelf.leave, name)
+            await self._forget_some()
+        except NoHistory as error:
+            log.warning("job %s is left until its shelf answers: %s", name, error)
+        finally:
+            del self._tasks[name]
+
+    async def _kept(self, name: str) -> bytes:
+        found = await asyncio.to_thread(self._shelf.find, name)
+        if found is None:
+            raise NoHistory(f"job {name} is gone")
+        return found
+
+    async def _ask_for(self, job: Job, runs: Sequence[str]) -> None:
         while job.done < job.count:
             some = runs[job.done : job.done + AT_ONCE]
             errors = await asyncio.gather(*(self._one(job, run) for run in some))
@@ -121,8 +159,6 @@ class Jobs:
             job = replace(job, done=done, failed=failed, error=job.error or next(iter(vain), ""))
             await self._keep(job)
         await self._keep(replace(job, state="finished"))
-        del self._tasks[job.id]
-        self._forget_some()
 
     async def _one(self, job: Job, run: str) -> PerdureError | None:
         """Why it was in vain; None if it was not."""
@@ -136,29 +172,12 @@ class Jobs:
             return error
         return None
 
-    # Files
-
-    def _make(self, job: Job, runs: Sequence[str]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        _write(self._runs_file(job.id), msgspec.json.encode(runs))
-        _write(self._job_file(job.id), msgspec.json.encode(job))
-
     async def _keep(self, job: Job) -> None:
-        self._jobs[job.id] = job
-        await asyncio.to_thread(_write, self._job_file(job.id), msgspec.json.encode(job))
+        await asyncio.to_thread(self._shelf.keep, job.id, _ENCODE(job), job.done, finished=job.state == "finished")
 
-    def _forget_some(self) -> None:
-        over = [job.id for job in self._jobs.values() if job.state == "finished"]
-        for job in over[:-KEPT]:
-            del self._jobs[job]
-            self._job_file(job).unlink(missing_ok=True)
-            self._runs_file(job).unlink(missing_ok=True)
-
-    def _job_file(self, job: str) -> Path:
-        return self._folder / f"{job}.job"
-
-    def _runs_file(self, job: str) -> Path:
-        return self._folder / f"{job}.runs"
+    async def _forget_some(self) -> None:
+        over = [job.id for job in await self.listed() if job.state == "finished"]
+        await asyncio.to_thread(self._shelf.forget, over[KEPT:])
 
 
 def _check(action: Action, wanted: RunFilter) -> None:
@@ -174,13 +193,3 @@ def _check(action: Action, wanted: RunFilter) -> None:
 
 def _concerns(action: Action, run: RunSummary) -> bool:
     return (run.status in LIVE) == (action == "cancel")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole, or as it was."""
-    making = path.with_name(path.name + ".making")
-    with making.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    making.replace(path)

@@ -98,3 +98,9 @@ class Watched:
         self.number += 1
         for watch in self._watches:
             watch.tell(self.number, changes)
+
+    def miss(self) -> None:
+        """What changed cannot be told."""
+        self.tell([])
+        for watch in self._watches:
+            watch.miss()

@@ -1,0 +1,180 @@
+"""`perdure gateway` shows and steers what workers do: from the history that they write, or from one of its own."""
+
+import json
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+from uuid import uuid4
+
+import pytest
+
+from perdure.history.postgres import PostgresHistory, schema_named
+from perdure.history.postgres_shelf import PostgresShelf
+from tests.system.engine_process import EngineProcess, wait_until
+
+SHOP = """
+from perdure import App, Context, Event
+
+app = App("shop")
+
+
+@app.step
+async def pack(order: str) -> str:
+    return f"{order} packed"
+
+
+@app.step(queue="gpu")
+async def draw(order: str) -> str:
+    return order
+
+
+@app.function(on="shop/order.placed")
+async def order(ctx: Context, event: Event) -> str:
+    packed = await pack(event.data["order"])
+    await ctx.wait_for_event("shop/order.collected", match="data.order", timeout="1d")
+    return packed
+
+
+@app.background
+async def picture(order: str) -> str:
+    return await draw(order)
+
+
+@app.background
+async def mail(to: str) -> str:
+    return to
+
+
+@app.cron("0 6 * * *")
+async def sweep() -> None: ...
+"""
+Options = dict[str, list[str]]
+"""Role → what it is told of the history."""
+
+
+@pytest.fixture(params=["postgres", "own"])
+def options(request: pytest.FixtureRequest, namespace: str) -> Iterator[Options]:
+    """Where the gateway's history lies."""
+    if request.param == "own":
+        yield {"worker": [], "gateway": ["--data", "gateway"]}
+        return
+    url: str = request.getfixturevalue("postgres")
+    yield {"worker": ["--history", url], "gateway": ["--history", url]}
+    PostgresHistory(url, schema_named(f"{namespace}.shop")).drop()
+    PostgresShelf(url, schema_named(f"{namespace}.shop.jobs")).drop()
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def start(tmp_path: Path, kafka: str, namespace: str, options: Options) -> Iterator[Callable[..., EngineProcess]]:
+    tmp_path.joinpath("shop.py").write_text(SHOP)
+    started: list[EngineProcess] = []
+
+    def begin(role: str, *args: str) -> EngineProcess:
+        log = f"kafka://{kafka}/{namespace}?session=1s"
+        port = "--port" if role == "gateway" else "--health-port"
+        arguments = (role, "shop:app", "--log", log, *options[role], *args)
+        engine = EngineProcess(tmp_path, *arguments, port_option=port, output=f"output{len(started)}.txt")
+        started.append(engine)
+        engine.start()
+        return engine
+
+    yield begin
+    for engine in started:
+        engine.end()
+
+
+def found(gateway: EngineProcess, **wanted: str) -> list[str]:
+    """Ids of runs, by filters."""
+    return [run["id"] for run in gateway.ask(f"/v1/runs?{urlencode(wanted)}")["data"]]
+
+
+def the_one(gateway: EngineProcess, **wanted: str) -> str:
+    """The id of a run that comes to be the only one that fits."""
+    wait_until(lambda: len(found(gateway, **wanted)) == 1, f"to be known, {wanted}", gateway)
+    return found(gateway, **wanted)[0]
+
+
+def refused(gateway: EngineProcess, path: str) -> int:
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(f"http://127.0.0.1:{gateway.port}{path}", timeout=60)
+    with raised.value:
+        return raised.value.code
+
+
+@contextmanager
+def told(gateway: EngineProcess) -> Iterator[Iterator[dict[str, Any]]]:
+    """What changes, from here on."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.port}/v1/live?timeout=60s", timeout=60) as stream:
+        assert stream.readline() == b": perdure\n"
+        yield (one for line in stream if line.startswith(b"data: [") for one in json.loads(line[6:]))
+
+
+def test_runs_are_seen_and_steered(start: Callable[..., EngineProcess]) -> None:
+    worker = start("worker", "--data", "worker", "--partitions", "2", "--no-queues")
+    gateway = start("gateway")
+    with told(gateway) as changes:
+        gateway.ask("/e/key", {"name": "shop/order.placed", "data": {"order": "o-1"}, "id": "e1"})
+        run = the_one(gateway, event_id="e1")
+        assert next(change["function"] for change in changes if change["id"] == run) == "order"
+
+    def waits() -> bool:
+        page = gateway.ask(f"/v1/runs/{run}")
+        return [op["type"] for op in page["ops"]] == ["step", "wait"] and "an event" in page["waiting"][0]["why"]
+
+    wait_until(waits, "to wait for an event", gateway)
+    for wanted in (
+        {"function": "order", "status": "running", "since": "1h"},
+        {"where": 'event.data.order == "o-1"'},
+    ):
+        assert found(gateway, **wanted) == [run]
+    assert found(gateway, function="order", status="failed") == []
+    assert gateway.ask("/v1/events/e1")["decisions"][0]["decision"] == "started"
+    assert refused(gateway, "/v1/events/nothing/runs") == refused(gateway, "/v1/runs/nothing") == 404
+
+    steered(gateway, run)
+    queued(gateway)
+    assert [gateway.stop(signal.SIGTERM), worker.stop(signal.SIGTERM)] == [0, 0]
+
+
+def steered(gateway: EngineProcess, run: str) -> None:
+    """Pausing, cancelling, and running again what was cancelled."""
+    gateway.ask("/v1/functions/mail/pause", method="POST")
+    mail = gateway.ask("/v1/functions/mail/runs", {"args": ["ada"]})["run_id"]
+
+    def views() -> dict[str, dict[str, Any]]:
+        return {view["id"]: view for view in gateway.ask("/v1/functions")["data"]}
+
+    wait_until(lambda: views()["mail"].get("waiting") == 1, "to wait, as mail is paused", gateway)
+    assert views()["mail"]["paused_since"]
+    assert views()["order"]["running"] == 1
+    assert views()["sweep"]["next_fire"]
+    assert gateway.ask("/v1/overview")["waits"]["paused"] == {"mail": 1}
+    gateway.ask("/v1/functions/mail/resume", method="POST")
+    assert gateway.ask(f"/v1/runs/{mail}/result?timeout=30s")["result"] == "ada"
+
+    gateway.ask(f"/v1/runs/{run}?reason={quote('the customer called')}", method="DELETE")
+    assert the_one(gateway, function="order", status="cancelled") == run
+    job = gateway.ask("/v1/jobs", {"action": "rerun", "function": "order", "status": "cancelled"})
+    wait_until(lambda: gateway.ask(f"/v1/jobs/{job['id']}")["state"] == "finished", "to run it again", gateway)
+    again = the_one(gateway, function="order", status="running")
+    assert gateway.ask(f"/v1/runs/{again}")["run"]["rerun_of"] == run
+    assert [one["id"] for one in gateway.ask("/v1/jobs")["data"]] == [job["id"]]
+
+
+def queued(gateway: EngineProcess) -> None:
+    """A step that no member of its pool has taken, and how far each partition is."""
+    gateway.ask("/v1/functions/picture/runs", {"args": ["o-1"]})
+    waiting = [{"queue": "gpu", "waiting": 1, "taken": 0, "resting": 0}]
+    wait_until(lambda: gateway.ask("/v1/overview")["waits"]["queues"] == waiting, "to stand in its queue", gateway)
+    overview = gateway.ask("/v1/overview")
+    assert (set(overview["lag"]), overview["live"]["running"]) == ({"0", "1"}, 2)
