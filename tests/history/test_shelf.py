@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Generator
 from pathlib import Path
+from time import sleep
 from typing import Any
 from uuid import uuid4
 
@@ -65,8 +66,9 @@ def test_one_process_does_a_job_until_it_ends(shared: Callable[[], PostgresShelf
     first, second = shared(), shared()
     first.make("a", b"made", b"[]")
     assert [shelf.take("a") for shelf in (first, second)] == [True, False]
-    first.close()
-    assert second.take("a")
+    first._link.close()
+    while not second.take("a"):  # The server hears of it a moment later.
+        sleep(0.01)
     second.keep("a", b"three", 3, finished=False)
     # The first has not heard that it lost the job, and is not as far.
     first.keep("a", b"two", 2, finished=False)
@@ -75,6 +77,9 @@ def test_one_process_does_a_job_until_it_ends(shared: Callable[[], PostgresShelf
     first.keep("a", b"four", 4, finished=False)
     second.leave("a")
     assert (first.find("a"), first.take("a"), second.take("nothing")) == (b"over", False, False)
+    first.close()
+    with pytest.raises(HistoryDown, match="is closed"):
+        first.find("a")
 
 
 async def test_another_process_goes_on_with_what_one_has_left(

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -146,18 +147,33 @@ def test_runs_are_seen_and_steered(start: Callable[..., EngineProcess]) -> None:
     assert [gateway.stop(signal.SIGTERM), worker.stop(signal.SIGTERM)] == [0, 0]
 
 
+def views(gateway: EngineProcess) -> dict[str, dict[str, Any]]:
+    return {view["id"]: view for view in gateway.ask("/v1/functions")["data"]}
+
+
+def paused_mail(gateway: EngineProcess) -> str:
+    """A run of `mail` that waits. The pause is durable, and its partition may not have heard of it: then another."""
+
+    def waits() -> bool:
+        return views(gateway)["mail"].get("waiting") == 1
+
+    def waits_or_ended(mail: str) -> bool:
+        return waits() or mail in found(gateway, status="completed")
+
+    while True:
+        mail: str = gateway.ask("/v1/functions/mail/runs", {"args": ["ada"]})["run_id"]
+        wait_until(partial(waits_or_ended, mail), "to wait, or to end", gateway)
+        if waits():
+            return mail
+
+
 def steered(gateway: EngineProcess, run: str) -> None:
     """Pausing, cancelling, and running again what was cancelled."""
     gateway.ask("/v1/functions/mail/pause", method="POST")
-    mail = gateway.ask("/v1/functions/mail/runs", {"args": ["ada"]})["run_id"]
-
-    def views() -> dict[str, dict[str, Any]]:
-        return {view["id"]: view for view in gateway.ask("/v1/functions")["data"]}
-
-    wait_until(lambda: views()["mail"].get("waiting") == 1, "to wait, as mail is paused", gateway)
-    assert views()["mail"]["paused_since"]
-    assert views()["order"]["running"] == 1
-    assert views()["sweep"]["next_fire"]
+    mail = paused_mail(gateway)
+    assert views(gateway)["mail"]["paused_since"]
+    assert views(gateway)["order"]["running"] == 1
+    assert views(gateway)["sweep"]["next_fire"]
     assert gateway.ask("/v1/overview")["waits"]["paused"] == {"mail": 1}
     gateway.ask("/v1/functions/mail/resume", method="POST")
     assert gateway.ask(f"/v1/runs/{mail}/result?timeout=30s")["result"] == "ada"

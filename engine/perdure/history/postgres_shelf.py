@@ -12,6 +12,7 @@ from typing import Any
 from psycopg.sql import SQL, Identifier
 
 from perdure.history.postgres_link import Address, Connection, Link
+from perdure.history.store import HistoryDown
 
 _MAKING = 0x504A4F42
 """An advisory lock: one process at a time makes the table."""
@@ -32,6 +33,7 @@ class PostgresShelf:
         self._schema = schema
         self._link = Link(Address(url), schema, self._make)
         self._one_at_a_time = Lock()
+        self._closed = False
 
     def all(self) -> list[bytes]:
         with self._answering() as connection:
@@ -81,6 +83,7 @@ class PostgresShelf:
 
     def close(self) -> None:
         with self._one_at_a_time:
+            self._closed = True
             self._link.close()
 
     def drop(self) -> None:
@@ -91,8 +94,12 @@ class PostgresShelf:
 
     @contextmanager
     def _answering(self) -> Generator[Connection]:
-        with self._one_at_a_time, self._link.answering() as connection:
-            yield connection
+        with self._one_at_a_time:
+            if self._closed:
+                # A thread that nobody waits for any more: it would connect again.
+                raise HistoryDown(f"{self._schema} is closed: this process comes to its end")
+            with self._link.answering() as connection:
+                yield connection
 
     def _make(self, connection: Connection) -> None:
         with connection.transaction():

@@ -87,8 +87,9 @@ class FileShelf:
 
     def forget(self, jobs: Iterable[str]) -> None:
         for job in jobs:
-            self._file(job, "job").unlink(missing_ok=True)
+            # The runs first: what is left of it after a crash is forgotten the next time.
             self._file(job, "runs").unlink(missing_ok=True)
+            self._file(job, "job").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Nothing is open."""
