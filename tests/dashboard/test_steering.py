@@ -168,6 +168,8 @@ async def test_the_overview_counts_what_ran(page: Page, url: str, engine: Engine
     await expect(page.get_by_role("region", name="Runs over time").get_by_role("img")).to_have_attribute(
         "aria-label", re.compile("[1-9][0-9]* started")
     )
+    legend = page.get_by_role("region", name="Runs over time").locator(".legend")
+    await expect(legend).to_have_text("startedfinishedfailed")
     await page.goto(f"{url}#/functions")
     label = page.get_by_role("listitem").filter(has=page.get_by_role("button", name="Call label"))
     await expect(label).to_contain_text("Succeeded, 24 h100 %")

@@ -64,7 +64,7 @@ function tile(name, count, href, status) {
 }
 
 function legend() {
-  return h("span.legend", { "aria-hidden": "true" }, ["finished", "failed"].map((name) => h("span", { "data-kind": name === "failed" ? "failed" : "completed" }, h("i"), name)));
+  return h("span.legend", { "aria-hidden": "true" }, [["running", "started"], ["completed", "finished"], ["failed", "failed"]].map(([kind, name]) => h("span", { "data-kind": kind }, h("i"), name)));
 }
 
 /** The buckets of all functions in one. */
@@ -80,19 +80,19 @@ function joined(functions) {
   return [...found.values()];
 }
 
-/** A column for each time: what finished, and on it what failed. */
+/** A column for each time: what finished, and on it what failed; and a line as high as what started. */
 function chart(buckets, told, size) {
   const { since, until, bucket_ms: step } = told;
   const known = new Map(buckets.map((one) => [one.at, one]));
   const first = buckets.length ? buckets[0].at - Math.ceil((buckets[0].at - since) / step) * step : since;
   const columns = [];
   for (let at = first; at < until; at += step) columns.push({ at, started: 0, finished: 0, failed: 0, ...known.get(at) });
-  const most = Math.max(1, ...columns.map((one) => one.finished));
+  const most = Math.max(1, ...columns.map((one) => Math.max(one.started, one.finished)));
   const total = (name) => columns.reduce((sum, column) => sum + column[name], 0);
   const label = `${total("started")} started, ${total("finished")} finished, ${total("failed")} failed`;
   const bars = columns.map(({ at, started, finished, failed }) => {
     const column = h("span.column", { title: `${moment(at)}: ${started} started, ${finished} finished, ${failed} failed` });
-    for (const [kind, count] of [["failed", failed], ["completed", finished - failed]]) {
+    for (const [kind, count] of [["running", started], ["failed", failed], ["completed", finished - failed]]) {
       if (!count) continue;
       const part = h("span", { "data-kind": kind });
       part.style.setProperty("--size", `${((count / most) * 100).toFixed(2)}%`);
