@@ -26,6 +26,7 @@ ONE_LOG = {
     "programs on the log that they name, in memory or embedded": ("tests/examples/test_by_themselves.py",),
     "the process dies after each record in turn: hundreds of lives, half a second each on Kafka": (
         "tests/examples/test_crash_everywhere.py",
+        "tests/otel/test_spans.py::test_a_crash_after_any_record_gives_the_same_spans",
         "tests/notify/test_telling.py::test_crashes_lose_no_message_and_double_it_at_most_once",
         "tests/worker/test_crash_everywhere.py",
         "tests/worker/test_pools.py::test_a_crash_anywhere_changes_nothing",

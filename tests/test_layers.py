@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 EXCEPTIONS = {
     ("perdure.__main__", "cli"),  # `python -m perdure` is the command line
     ("perdure.sdk.engine", "connectors"),  # Engine.asgi() hands out the gateway, imported when it is asked for
+    ("perdure.sdk.telemetry", "connectors"),  # Engine(tracing=True) makes spans, by what is imported for it alone
 }
 """(module, layer) pairs that the picture leaves out, each with its reason."""
 

@@ -14,3 +14,5 @@ class EventBody(Struct, frozen=True, omit_defaults=True, gc=False):
     """The producer's own time in milliseconds since the epoch. It may delay a start; otherwise it is data."""
     v: str = ""
     """The producer's version of the event's shape; nothing of ours."""
+    traceparent: str = ""
+    """W3C trace context that it was sent in; empty where there was none. Nothing is decided by it."""

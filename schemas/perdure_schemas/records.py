@@ -193,6 +193,8 @@ class RunRequested(_Kind, frozen=True, tag="run.requested", omit_defaults=True):
     heritage: Heritage | None = None
     scheduled: int | None = None
     """When its schedule was due, in ms; a rerun keeps it."""
+    traceparent: str = ""
+    """W3C trace context that it was asked for in. Nothing is decided by it."""
 
 
 class RunCancelRequested(_Kind, frozen=True, tag="run.cancel_requested", omit_defaults=True):
@@ -376,6 +378,7 @@ class Call(Struct, frozen=True, tag_field="type", tag="call", omit_defaults=True
     discard_after_ms: int | None = None
     metadata: dict[str, str] = {}
     rules: tuple[CancelRule, ...] = ()
+    traceparent: str = ""
 
 
 class Send(Struct, frozen=True, tag_field="type", tag="send", omit_defaults=True, gc=False):
@@ -425,6 +428,7 @@ class Queued(Struct, frozen=True, tag_field="type", tag="queued", omit_defaults=
     lease_ms: int
     """Without a sign of life for so long, the member that has it counts as dead."""
     timeout_ms: int | None = None
+    traceparent: str = ""
 
 
 Opening = Sleep | Wait | Call | Send | Watch | CancelRun | RerunRun | Queued

@@ -3,7 +3,7 @@
 import pytest
 
 from perdure.flow import ops
-from perdure.flow.effects import Attempted, Closed, Deliver, Retry
+from perdure.flow.effects import Attempted, Closed, Deliver, Faltered, Retry
 from perdure.flow.routing import partition_of_run, run_id
 from perdure_schemas.records import (
     CancelRun,
@@ -71,7 +71,8 @@ def test_a_steps_first_outcome_stays(world: World) -> None:
 
 def test_a_failed_attempt_is_tried_again_when_its_time_comes(world: World) -> None:
     run = world.request()
-    assert world.to_run(run, failed(run, "0/a#0", 1, 5_000), failed(run, "0/a#0", 1, 9_000)) == []
+    first = failed(run, "0/a#0", 1, 5_000)
+    assert world.to_run(run, first, failed(run, "0/a#0", 1, 9_000)) == [Faltered(run, first, world.now)]
     assert world.run(run).open["0/a#0"].attempt == 2
     assert world.advance(4_999) == []
     assert world.advance(1) == [Retry(run, "0/a#0", 2)]

@@ -5,7 +5,7 @@ from collections import deque
 import pytest
 
 from perdure.flow import decode, fold_batch
-from perdure.flow.effects import Answer, Deliver
+from perdure.flow.effects import Answer, Deliver, Faltered
 from perdure.flow.queues import LONGEST_WAIT_MS, key_of, waits
 from perdure.flow.routing import run_id
 from perdure.flow.states import QueuedState
@@ -235,7 +235,8 @@ def test_a_step_that_is_given_back_waits_again_at_once(world: World, run: str, d
 
 def test_a_failed_attempt_rests_and_waits_again(world: World, run: str) -> None:
     world.to_run(run, claimed(run))
-    assert world.to_run(run, failed(run, retry_in_ms=5_000), failed(run, retry_in_ms=9_000)) == []
+    first = failed(run, retry_in_ms=5_000)
+    assert world.to_run(run, first, failed(run, retry_in_ms=9_000)) == [Faltered(run, first, world.now)]
     assert (queued(world, run).attempt, world.run(run).open[OP].attempt) == (2, 2)
     for attempt in (1, 2):
         assert answers(world, run, claimed(run, "b", attempt)) == [("b", False, "its attempt is 2 now")]

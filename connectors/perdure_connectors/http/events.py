@@ -19,6 +19,7 @@ from perdure_connectors.http.body import json_body
 from perdure_connectors.http.problems import problem
 from perdure_connectors.http.queries import EVENT_QUERY, limit_of, moment_of, only, page_of
 from perdure_connectors.http.shapes import Refusal
+from perdure_connectors.http.tracing import traceparent_of
 from perdure_schemas.event import EventBody
 
 SEED_HEADER = "x-inngest-event-id-seed"
@@ -37,7 +38,7 @@ async def receive(request: Request) -> Response:
     body = await json_body(request)
     many = body.lstrip().startswith(b"[")
     items: Sequence[Raw | bytes] = _decode_list(body) if many else [body]
-    good, refusals = _sort(items, _seed(request.headers.get(SEED_HEADER, "")))
+    good, refusals = _sort(items, _seed(request.headers.get(SEED_HEADER, "")), traceparent_of(request))
     ids = await port_of(request).send(good) if good else []
     if not refusals:
         return json_answer({"ids": ids, "status": 200})
@@ -79,12 +80,14 @@ async def runs_of(request: Request) -> Response:
     return json_answer(page)
 
 
-def _sort(items: Sequence[Raw | bytes], seed: tuple[int, bytes] | None) -> tuple[list[EventBody], list[Refusal]]:
+def _sort(
+    items: Sequence[Raw | bytes], seed: tuple[int, bytes] | None, traceparent: str
+) -> tuple[list[EventBody], list[Refusal]]:
     good: list[EventBody] = []
     refusals: list[Refusal] = []
     for index, item in enumerate(items):
         try:
-            good.append(event_from_json(item, _seeded(seed, index)))
+            good.append(event_from_json(item, _seeded(seed, index), traceparent))
         except PayloadError as error:
             refusals.append(Refusal(index, str(error)))
     return good, refusals

@@ -13,6 +13,7 @@ from perdure_connectors.http.body import fitting, json_body
 from perdure_connectors.http.queries import duration_ms, only
 from perdure_connectors.http.runs import created
 from perdure_connectors.http.shapes import Pausing
+from perdure_connectors.http.tracing import traceparent_of
 
 
 class Asked(Struct, forbid_unknown_fields=True):
@@ -50,6 +51,7 @@ async def enqueue(request: Request) -> Response:
             None if asked.discard_after is None else duration_ms(asked.discard_after, "discard_after"),
             asked.metadata,
             asked.rerun_of,
+            traceparent_of(request),
         )
     )
     return created(request, run_id)

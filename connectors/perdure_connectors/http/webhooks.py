@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from perdure_connectors.http.body import judge, raw_body
 from perdure_connectors.http.problems import on_error, on_http_error, on_unexpected, problem
 from perdure_connectors.http.routing import Operation, routes_of
 from perdure_connectors.http.shapes import Taken
+from perdure_connectors.http.tracing import traceparent_of
 from perdure_connectors.webhook.checking import SignatureRefused
 from perdure_connectors.webhook.source import Source
 
@@ -69,6 +71,8 @@ async def receive(request: Request) -> Response:
         answer = problem(401, "SignatureRefused", str(refused))
         answer.headers["www-authenticate"] = "Signature"
         return answer
+    if event is not None:
+        event = replace(event, traceparent=traceparent_of(request))
     ids = await port_of(request).send([event]) if event is not None else []
     return json_answer({"ids": ids, "status": 200})
 

@@ -64,6 +64,7 @@ class Pod(Engine):
             owns=role.owns,
             place=self._place,
             lines_from=self._lines_from,
+            traced=self._traced,
         )
 
 

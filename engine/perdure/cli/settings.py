@@ -13,7 +13,7 @@ from perdure.sdk import environment
 
 NAMES = (
     *("app", "url", "log", "host", "port", "partitions", "retention", "history", "history_retention"),
-    *("keys", "log_format", "run_logs"),
+    *("keys", "log_format", "run_logs", "tracing"),
 )
 """All that a file can set, for every command that has the option."""
 

@@ -15,6 +15,7 @@ import click
 from perdure.cli.output import inert, inert_json
 from perdure.cli.settings import Setting
 from perdure.worker.run_logs import LEVELS, run_and_step
+from perdure.worker.tracing import current_traceparent, trace_id
 
 FORMATS = ("auto", "json", "text")
 _TEXT = "%(asctime)s %(levelname)-8s %(name)s  %(message)s"
@@ -22,7 +23,7 @@ _COLOURS = ((logging.ERROR, "31"), (logging.WARNING, "33"), (logging.INFO, "36")
 
 
 def logging_options(command: click.decorators.FC) -> click.decorators.FC:
-    """`--log-format` and `--run-logs`, for processes that run an engine."""
+    """`--log-format`, `--run-logs` and `--tracing`, for processes that run an engine."""
     formats = click.option(
         "--log-format",
         cls=Setting,
@@ -39,7 +40,15 @@ def logging_options(command: click.decorators.FC) -> click.decorators.FC:
         callback=_hand_on,
         help="Keep what runs log from this level on, for `perdure logs`.  [default: info]",
     )
-    return formats(levels(command))
+    tracing = click.option(
+        "--tracing",
+        cls=Setting,
+        type=click.Choice(["on", "off"]),
+        expose_value=False,
+        callback=_hand_on,
+        help="Spans of runs and steps, for OpenTelemetry.  [default: off]",
+    )
+    return formats(levels(tracing(command)))
 
 
 def _hand_on(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
@@ -49,7 +58,7 @@ def _hand_on(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 
 
 class JsonFormatter(logging.Formatter):
-    """A line of JSON: time, level, logger, message; of a run's code also run, step and attempt; a traceback."""
+    """A line of JSON: time, level, logger, message; of a run's code also run, step and attempt; trace; a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -61,7 +70,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         run, step, attempt = run_and_step(record)
-        line |= {name: value for name, value in (("run", run), ("step", step), ("attempt", attempt)) if value}
+        about = {"run": run, "step": step, "attempt": attempt, "trace_id": trace_id(current_traceparent())}
+        line |= {name: value for name, value in about.items() if value}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         if record.stack_info:

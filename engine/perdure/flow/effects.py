@@ -51,6 +51,14 @@ class Closed(Struct, frozen=True, tag=True, gc=False):
     taken: bool
 
 
+class Faltered(Struct, frozen=True, tag=True, gc=False):
+    """An attempt failed and another one follows, by a timer: there is nothing to do, for who tells of attempts."""
+
+    run: str
+    failure: StepFailed
+    at: int
+
+
 class Retry(Struct, frozen=True, tag=True, gc=False):
     """The backoff is over: run the step's attempt `attempt`."""
 
@@ -116,7 +124,7 @@ class OwnerKnown(Struct, frozen=True, tag=True, gc=False):
 
 Duty = Schedule | OwnerKnown | Activated | Answer | Parked | Attempted
 """What the processor itself has to see to, also where it concerns the worker too."""
-Act = Start | Deliver | Opened | Closed | Retry | Ended | Refused | Duty
+Act = Start | Deliver | Opened | Closed | Faltered | Retry | Ended | Refused | Duty
 
 
 class Effects:

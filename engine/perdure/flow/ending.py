@@ -188,6 +188,7 @@ def _start_handler(view: View, run: RunState) -> None:
             since=view.stamp,
             metadata=run.metadata,
             ending=ending,
+            traceparent=run.traceparent,
             v=V,
         ),
     )
@@ -245,5 +246,5 @@ def _began_with_one(run: RunState) -> bool:
 
 def _send_about(view: View, run: RunState, what: str, name: str, more: dict[str, Any]) -> None:
     data = {"run_id": run.id, "function_id": run.function, **more, "event_id": run.event_id}
-    event = EventBody(f"{run.id}:{what}", name, msgspec.Raw(_ENCODE(data)))
+    event = EventBody(f"{run.id}:{what}", name, msgspec.Raw(_ENCODE(data)), traceparent=run.traceparent)
     view.send(view.partition_of(event.id), EventReceived(event, v=V))

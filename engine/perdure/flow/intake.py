@@ -94,6 +94,7 @@ def _start_triggered(
                 rules=cancel_rules(function, seen),
                 due=event.ts if event.ts is not None and event.ts > view.at else None,
                 discard_after_ms=function.discard_after_ms,
+                traceparent=event.traceparent,
                 v=V,
             ),
         )

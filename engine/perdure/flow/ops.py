@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from perdure.flow import queues
 from perdure.flow.definitions import timer_key
-from perdure.flow.effects import Attempted, Closed, Deliver, Opened, Outcome
+from perdure.flow.effects import Attempted, Closed, Deliver, Faltered, Opened, Outcome
 from perdure.flow.ending import end, heir_of
 from perdure.flow.lines import NewLine, is_immediate
 from perdure.flow.routing import is_run_id
@@ -127,6 +127,7 @@ def step_failed(view: View, record: StepFailed, at: int) -> None:
     run.open[record.op] = OpenOp("step", record.digest, record.attempt + 1, due, view.offset)
     view.timers.add(due, timer_key(run.id, record.op, view.offset))
     view.runs.touch(run.id)
+    view.effects.acts.append(Faltered(run.id, record, at))
 
 
 def step_attempted(view: View, record: StepAttempted, at: int) -> None:
@@ -197,6 +198,7 @@ def _open_call(view: View, run: RunState, record: OpOpened, at: int) -> None:
             delay_ms=opening.delay_ms,
             discard_after_ms=opening.discard_after_ms,
             metadata=opening.metadata,
+            traceparent=opening.traceparent,
             v=V,
         ),
     )

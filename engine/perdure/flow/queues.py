@@ -13,7 +13,7 @@ failure that counts for nothing.
 """
 
 from perdure.flow.definitions import timer_key
-from perdure.flow.effects import Answer
+from perdure.flow.effects import Answer, Faltered
 from perdure.flow.states import QueuedState, RunState
 from perdure.flow.view import View
 from perdure_schemas.records import Queued, StepAnswered, StepClaimed, StepFailed, StepReleased
@@ -134,6 +134,7 @@ def failed(view: View, run: RunState, record: StepFailed, at: int) -> bool:
     run.open[record.op].attempt = queued.attempt
     view.runs.touch(run.id)
     _set_timer(view, run, record.op, queued, at + record.retry_in_ms)
+    view.effects.acts.append(Faltered(run.id, record, at))
     return False
 
 

@@ -78,6 +78,7 @@ def _new_run(view: View, record: RunRequested, at: int) -> RunState:
         record.rerun_of,
         record.scheduled,
         record.ending,
+        record.traceparent,
         at,
         requested_offset=view.offset,
     )
@@ -186,6 +187,7 @@ def run_rerun_requested(view: View, record: RunRerunRequested, at: int) -> None:
             rerun_of=run.id,
             ending=view.ending_of(run),
             scheduled=run.scheduled,
+            traceparent=run.traceparent,
             v=V,
         ),
     )

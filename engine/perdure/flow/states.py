@@ -114,6 +114,7 @@ class RunState(Struct, omit_defaults=True, gc=False):
     scheduled: int | None = None
     """When the schedule that began it, or the run of which it is a rerun, was due."""
     ending: Ending | None = None
+    traceparent: str = ""
     requested_at: int = 0
     started_at: int = 0
     requested_offset: int = 0

@@ -18,6 +18,10 @@ class Host(Protocol):
         """Whether the run's user code is in memory."""
         ...
 
+    def folded_before(self, partition: int, acts: list[Act]) -> None:
+        """Acts of the tail, before `recover`: they are not performed, and the last owner may not have come to them."""
+        ...
+
     def recover(self, partition: int, runs: list[RunState], unclean: bool) -> None:
         """Runs that have work, found at start. `unclean`: the last owner died, its steps may have been running."""
         ...

@@ -239,6 +239,7 @@ class Processor:
             for act in effects.acts:
                 if isinstance(act, Start | Deliver | Retry):
                     self.wake(act.run)
+            self._host.folded_before(self.partition, effects.acts)
             effects.acts.clear()
             if self.assigned:
                 self._append_sends()

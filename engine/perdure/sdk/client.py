@@ -25,6 +25,7 @@ from perdure.sdk.sender import Sender, event_body
 from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.asking import read
 from perdure.worker.errors import rebuild_run_failed
+from perdure.worker.tracing import current_traceparent
 from perdure_schemas.event import EventBody
 
 R = TypeVar("R")
@@ -148,6 +149,7 @@ def enqueue_request(
         options.delay_ms,
         options.discard_after_ms,
         options.metadata,
+        traceparent=current_traceparent(),
     )
 
 

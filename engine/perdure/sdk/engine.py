@@ -20,6 +20,7 @@ from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import SLOTS, Node
 from perdure.sdk.options import check_queue
 from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, Port, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.telemetry import is_on
 from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.asking import read
 from perdure.worker.places import open_place
@@ -43,6 +44,7 @@ class Engine(Client):
     or with the number of steps that it runs at a time: `{"gpu": 1}`; all of the apps' queues if it is left out.
     `payloads`: where results lie that are too large for the log: `file:///folder` that every pod reaches, or what
     fsspec knows (`s3://bucket/folder`); `PERDURE_PAYLOADS`. Without it they are refused.
+    `tracing`: spans of runs and steps for OpenTelemetry; `PERDURE_TRACING=on`. Needs `pip install perdure[otel]`.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Engine(Client):
         queues: Mapping[str, int] | Iterable[str] | None = None,
         payloads: str = "",
         run_logs: str = "",
+        tracing: bool | None = None,
     ) -> None:
         super().__init__(app, *more, log=log or os.environ.get("PERDURE_LOG", DEFAULT_LOG))
         self._partitions = partitions
         self._queues = None if queues is None else checked_queues(queues)
         self._place = open_place(payloads or os.environ.get("PERDURE_PAYLOADS", ""))
         self._lines_from = checked_level(run_logs or os.environ.get("PERDURE_RUN_LOGS", "info"))
+        self._traced = is_on(tracing, os.environ.get("PERDURE_TRACING") or "off")
         self._stack = AsyncExitStack()
         self._ports: dict[str, Port] = {}
         self._stand_ins: dict[str, Client] = {}
@@ -97,7 +101,7 @@ class Engine(Client):
 
     def _node(self, app: App) -> Node:
         log = open_log(_log_of(self._log_url, app, len(self.apps)), app=app.name, partitions=self._partitions)
-        return Node(app, log, queues=self._queues, place=self._place, lines_from=self._lines_from)
+        return Node(app, log, queues=self._queues, place=self._place, lines_from=self._lines_from, traced=self._traced)
 
     async def _close(self) -> None:
         try:

@@ -1,4 +1,7 @@
-"""Events from outside, in the shape that Inngest's clients send: `{name, data, id?, user?, ts?, v?}`."""
+"""Events from outside, in the shape that Inngest's clients send: `{name, data, id?, user?, ts?, v?}`.
+
+And `traceparent?`, which tells of the trace that an event is of, and is never a reason to refuse it.
+"""
 
 import secrets
 import time
@@ -11,6 +14,7 @@ from msgspec import Raw
 from perdure.errors import DefinitionError, PayloadError, PayloadTooLarge
 from perdure.flow.patterns import RESERVED, check_event_name
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, compact
+from perdure.worker.tracing import checked
 from perdure_schemas.event import EventBody
 
 ID_LIMIT = 256
@@ -19,7 +23,7 @@ ID_LIMIT = 256
 LATEST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999, and so of what Python's datetime can tell."""
 
-_FIELDS = ("name", "data", "id", "user", "ts", "v")
+_FIELDS = ("name", "data", "id", "user", "ts", "v", "traceparent")
 _EMPTY = Raw(b"{}")
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
@@ -34,8 +38,10 @@ def seeded_event_id(ms: int, entropy: bytes) -> str:
     return _uuid7(ms, entropy[:10].ljust(10, b"\0"))
 
 
-def event_from_json(item: Raw | bytes, fallback_id: str = "") -> EventBody:
+def event_from_json(item: Raw | bytes, fallback_id: str = "", traceparent: str = "") -> EventBody:
     """An event from JSON that `guard` has let pass. One without an id gets `fallback_id`, or a new one.
+
+    `traceparent`: that of whatever brought it, for one that has none of its own.
 
     Raises `PayloadError` that says what to change. Unknown fields are refused: a misspelt `data` would be lost.
     """
@@ -59,6 +65,7 @@ def event_from_json(item: Raw | bytes, fallback_id: str = "") -> EventBody:
         user=_object(fields.get("user"), "user"),
         ts=_ts(fields.get("ts")),
         v=_version(fields.get("v")),
+        traceparent=_traceparent(fields.get("traceparent")) or traceparent,
     )
 
 
@@ -113,6 +120,10 @@ def _ts(raw: Raw | None) -> int | None:
 
 def _version(raw: Raw | None) -> str:
     return check_event_id(_string(raw, "'v'"), "'v'")
+
+
+def _traceparent(raw: Raw | None) -> str:
+    return "" if raw is None else checked(_value(raw))
 
 
 def _string(raw: Raw | None, what: str) -> str:

@@ -65,6 +65,7 @@ class Call(Struct, Generic[R], frozen=True):
     """Whether it may be sent again after the connection broke half-way: it changes nothing, or only once."""
     reads: tuple[int, ...] = ()
     """Statuses from 400 up that are an answer and not an error."""
+    traceparent: str = ""
 
 
 class _Page(Struct):
@@ -123,6 +124,8 @@ def base_of(url: str) -> str:
 def headers(call: Call[R], key: str) -> dict[str, str]:
     """What goes with a request. `key`: the API key, or nothing."""
     given = {"content-type": "application/json"} if call.body else {}
+    if call.traceparent:
+        given["traceparent"] = call.traceparent
     return given | {"authorization": f"Bearer {key}"} if key else given
 
 
@@ -173,7 +176,8 @@ def enqueue(request: Enqueue) -> Call[str]:
         body["discard_after"] = f"{request.discard_after_ms}ms"
     if request.rerun_of:
         body["rerun_of"] = request.rerun_of
-    return Call("POST", f"{_function(request.function)}/runs", _run_id, _encode(body))
+    path = f"{_function(request.function)}/runs"
+    return Call("POST", path, _run_id, _encode(body), traceparent=request.traceparent)
 
 
 def result(run_id: str, timeout_ms: int) -> Call[RunOutcome | None]:

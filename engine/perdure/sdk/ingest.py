@@ -11,6 +11,8 @@ A record is one event, in one of three shapes, with or without a key:
 - a CloudEvent, structured: content type `application/cloudevents+json`, or a body with `specversion`
 - a CloudEvent, binary: headers `ce_specversion`, `ce_type`, `ce_id`, `ce_source`, … and the data as the body
 
+The trace that it is of: its own `traceparent`, an attribute of CloudEvents, else the record's header of that name.
+
 An event without an id gets its place as one (topic, partition, offset), so that a second reading is the same event. A
 CloudEvent is known by source and id together, as its specification has it.
 """
@@ -28,6 +30,7 @@ from perdure.flow.routing import partition_of
 from perdure.log.protocol import Arrived, Log
 from perdure.sdk.event_input import ID_LIMIT, event_from_json
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, guard
+from perdure.worker.tracing import checked
 from perdure_schemas.event import EventBody
 from perdure_schemas.records import AppDefined, Came, EventReceived, V
 
@@ -109,23 +112,24 @@ def event_of(arrived: Arrived) -> EventBody:
     """Raises `PayloadError` for what is no event."""
     headers = {name.lower(): value.decode("utf-8", "replace") for name, value in arrived.headers}
     place = "/".join(map(str, arrived.origin))
+    traceparent = checked(headers.get("traceparent"))
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == _BATCHED:
         raise PayloadError(f"a batch of CloudEvents ({_BATCHED}): send each event as a record of its own")
     if f"{_HEADER}specversion" in headers and kind != _STRUCTURED:
         attributes = {name.removeprefix(_HEADER): text for name, text in headers.items() if name.startswith(_HEADER)}
-        return _cloud_event(attributes, arrived.value, place)
+        return _cloud_event(attributes, arrived.value, place, traceparent)
     raw = arrived.value
     guard(raw, limit=EVENT_LIMIT_BYTES, what="the event")
     if kind == _STRUCTURED or (b'"specversion"' in raw and not headers.get("content-type")):
         fields = _fields(raw)
         if kind == _STRUCTURED or "specversion" in fields:
             data = fields.pop("data", Raw(b""))
-            return _cloud_event({name: _text(value) for name, value in fields.items()}, bytes(data), place)
-    return event_from_json(raw, place)
+            return _cloud_event({name: _text(value) for name, value in fields.items()}, bytes(data), place, traceparent)
+    return event_from_json(raw, place, traceparent)
 
 
-def _cloud_event(attributes: Mapping[str, str], data: bytes, place: str) -> EventBody:
+def _cloud_event(attributes: Mapping[str, str], data: bytes, place: str, traceparent: str) -> EventBody:
     version = attributes.get("specversion", "")
     if not version.startswith("1."):
         raise PayloadError(f"a CloudEvent of version {version or 'none'}: version 1.0 is read here")
@@ -140,7 +144,7 @@ def _cloud_event(attributes: Mapping[str, str], data: bytes, place: str) -> Even
     }
     if "time" in attributes:
         plain["ts"] = _milliseconds(attributes["time"])
-    return event_from_json(_ENCODE(plain), place)
+    return event_from_json(_ENCODE(plain), place, checked(attributes.get("traceparent")) or traceparent)
 
 
 def _identity(attributes: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ from perdure.sdk.run_lines import page_of, place_of
 from perdure.worker.arguments import CallOptions, decode_arguments
 from perdure.worker.asking import rules_of_call
 from perdure.worker.spec import FunctionSpec
+from perdure.worker.tracing import current_traceparent
 from perdure_schemas.definition import Definition
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import Payload
@@ -84,11 +85,11 @@ class LocalPort:
         """Append a background run. Its id and the ticket; `UnknownFunction`, `PayloadError`."""
         spec = self._spec(request.function)
         decode_arguments(spec, request.arguments)
-        return self._start(spec, request.arguments, request, request.rerun_of)
+        return self._start(spec, request.arguments, request, request.traceparent, request.rerun_of)
 
     def call(self, function: str, arguments: Raw, options: CallOptions) -> tuple[str, int]:
         """As `request`, of arguments that were just written by the function's own signature in this process."""
-        return self._start(self._spec(function), arguments, options)
+        return self._start(self._spec(function), arguments, options, current_traceparent())
 
     def _spec(self, function: str) -> FunctionSpec:
         spec = self._node.specs.get(function)
@@ -101,7 +102,7 @@ class LocalPort:
         return UnknownFunction(f"no function {function!r} in app {self._node.app.name!r} (has {known})")
 
     def _start(
-        self, spec: FunctionSpec, arguments: Raw, options: Enqueue | CallOptions, rerun_of: str = ""
+        self, spec: FunctionSpec, arguments: Raw, options: Enqueue | CallOptions, traceparent: str, rerun_of: str = ""
     ) -> tuple[str, int]:
         self._refuse_while_failing()
         node = self._node
@@ -119,6 +120,7 @@ class LocalPort:
             metadata=options.metadata,
             command=command,
             rerun_of=rerun_of,
+            traceparent=traceparent,
             v=V,
         )
         return run, node.request(record)

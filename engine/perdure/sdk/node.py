@@ -23,6 +23,7 @@ from perdure.sdk.elsewhere import Elsewhere, fail_all
 from perdure.sdk.handle import RunHandle
 from perdure.sdk.ingest import Ingest, born, ends_of_events
 from perdure.sdk.prepare import prepare
+from perdure.sdk.telemetry import tracing_of
 from perdure.worker import Worker
 from perdure.worker.coding import Payloads
 from perdure.worker.places import Place
@@ -60,6 +61,8 @@ class Node:
     say: a gateway, or a member of pools alone.
 
     `lines_from`: the least level of what runs log that is kept for people, see `worker/run_logs.py`.
+
+    `traced`: spans of its runs are made.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Node:
         owns: bool = True,
         place: Place | None = None,
         lines_from: int = INFO,
+        traced: bool = False,
     ) -> None:
         app.load()
         self.app = app
@@ -92,6 +96,7 @@ class Node:
         self.owns = owns
         self._place = place
         self._lines_from = lines_from
+        self._traced = traced
         self._lines: Lines
         self.ownership: Ownership
         self._processors: dict[int, Processor] = {}
@@ -117,6 +122,7 @@ class Node:
         await self.log.open()
         payloads = Payloads(self.app.codec, self._place)
         self._lines = Lines(self.log, self._lines_from)
+        tracing = tracing_of(self.app.name) if self._traced else None
         self.worker = Worker(
             self.specs,
             prepare,
@@ -126,9 +132,12 @@ class Node:
             steps=self.steps,
             payloads=payloads,
             lines=self._lines,
+            tracing=tracing,
             evict=self._evict,
         )
-        self.pools = Member(self.log, self.steps, payloads=payloads, lines=self._lines, name=self._name)
+        self.pools = Member(
+            self.log, self.steps, payloads=payloads, lines=self._lines, tracing=tracing, name=self._name
+        )
         self.worker.pooled = self.pools.bodies
         try:
             code = self.definition.digest

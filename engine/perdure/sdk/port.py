@@ -25,6 +25,7 @@ class Enqueue(Struct, frozen=True, omit_defaults=True):
     discard_after_ms: int | None = None
     metadata: dict[str, str] = {}
     rerun_of: str = ""
+    traceparent: str = ""
 
 
 class RunOutcome(Struct, frozen=True, omit_defaults=True):

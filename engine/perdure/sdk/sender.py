@@ -11,6 +11,7 @@ from perdure.flow.patterns import check_event_name
 from perdure.sdk.events import Event, Json
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES
 from perdure.worker.payloads import encode
+from perdure.worker.tracing import current_traceparent
 from perdure_schemas.event import EventBody
 
 
@@ -53,4 +54,4 @@ def event_body(event: Event[Any], default_id: str) -> EventBody:
             "keep large data elsewhere and send its key"
         )
     ts = None if event.ts is None else until_ms(event.ts, 0, what="ts")
-    return EventBody(event.id or default_id, event.name, Raw(data), Raw(user), ts, event.v)
+    return EventBody(event.id or default_id, event.name, Raw(data), Raw(user), ts, event.v, current_traceparent())

@@ -58,14 +58,16 @@ class TestLog(LocalLog, Protocol):
 class TestEngine(Client):
     """`async with TestEngine(app) as engine:`. `send` and `advance` return when nothing more can happen by itself.
 
-    `evict` suspends every run at every op, so that each goes through replay. `payloads` is as `Engine`'s. While it is
-    open, an `Engine` opened for the same app is this one.
+    `evict` suspends every run at every op, so that each goes through replay. `payloads` and `tracing` are those of
+    `Engine`. While it is open, an `Engine` opened for the same app is this one.
     """
 
     __test__ = False
     stands_in = True
 
-    def __init__(self, app: App, *, start: datetime = START, evict: bool = False, payloads: str = "") -> None:
+    def __init__(
+        self, app: App, *, start: datetime = START, evict: bool = False, payloads: str = "", tracing: bool = False
+    ) -> None:
         super().__init__(app)
         if start.tzinfo is None:
             raise DefinitionError("start: naive datetime: give it a time zone")
@@ -77,6 +79,7 @@ class TestEngine(Client):
         self.crashes = 0
         self._evict = evict
         self._place = open_place(payloads)
+        self._traced = tracing
         self._node: Node | None = None
         self._stack = AsyncExitStack()
         self._faked: list[Callable[[], None]] = []
@@ -110,7 +113,13 @@ class TestEngine(Client):
         waiters = self._node.waiters if self._node is not None else {}
         while True:
             node = self._node = Node(
-                self.app, self.log, evict=self._evict, ticking=False, activate=True, place=self._place
+                self.app,
+                self.log,
+                evict=self._evict,
+                ticking=False,
+                activate=True,
+                place=self._place,
+                traced=self._traced,
             )
             node.waiters = waiters
             # A test looks back as far as it likes.

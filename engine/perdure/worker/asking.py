@@ -14,6 +14,7 @@ from perdure.worker.errors import rebuild_run_failed
 from perdure.worker.execution import Execution
 from perdure.worker.payloads import decoder_for, show
 from perdure.worker.spec import FunctionSpec
+from perdure.worker.tracing import current_traceparent
 from perdure_schemas.records import Call, CancelRule, Opening, OpOpened, RunAnswered
 
 
@@ -48,6 +49,7 @@ def call(
             options.discard_after_ms,
             options.metadata,
             rules_of_call(function, arguments),
+            current_traceparent(),
         )
 
     what = (list(args), dict(kwargs), options, awaited)

@@ -31,6 +31,7 @@ from perdure.worker.idle import tasks_idle
 from perdure.worker.lineage import Branch, InStep, current_branch, here
 from perdure.worker.payloads import digest
 from perdure.worker.spec import FunctionSpec
+from perdure.worker.tracing import Tracing
 from perdure_schemas.payload import Payload
 from perdure_schemas.records import AskedOp, OpClosed, Opening, OpOpened, RunParked, StepCompleted, StepFailed, V
 
@@ -64,6 +65,9 @@ class Execution(Struct, eq=False):
     now_ms: int
     coded: bool
     """The app's codec makes its payloads."""
+    traceparent: str
+    """What it hands on: that of its own span, or where nobody makes spans the one that it was given."""
+    tracing: Tracing | None
     branch: Branch = cast("Branch", None)
     tasks: dict[asyncio.Future[Any], Branch] = {}
     """Tasks that the run created, and the branch that each is."""
@@ -122,6 +126,8 @@ class Execution(Struct, eq=False):
         branch = self.branch = Branch(self, "0")
         context = Context()
         context.run(_enter, branch)
+        if self.tracing is not None:
+            context.run(self.tracing.enter, self.traceparent)
         branch.task = asyncio.Task(main, loop=self.loop, name=f"run {self.run_id}", context=context)
         if self.queue:
             self.worker.settler.watch(self)

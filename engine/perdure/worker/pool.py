@@ -40,6 +40,7 @@ from perdure.worker.run_logs import Lines
 from perdure.worker.spec import RetryPolicy, StepSpec
 from perdure.worker.steps import DEATHS_ALONE, FINAL, guarded
 from perdure.worker.threads import Threads
+from perdure.worker.tracing import Tracing, attempt_span, checked
 from perdure.worker.turns import Turns
 from perdure_schemas.payload import ErrorInfo, Payload
 from perdure_schemas.records import (
@@ -84,12 +85,14 @@ class Member:
         *,
         payloads: Payloads | None = None,
         lines: Lines | None = None,
+        tracing: Tracing | None = None,
         name: str = "",
     ) -> None:
         self.log = log
         self.steps = steps
         self.payloads = payloads or Payloads()
         self.lines = lines
+        self.tracing = tracing
         self.name = name or this_process()
         self.answers = Answers(log)
         self.turns = Turns()
@@ -179,7 +182,7 @@ class _Work:
     def __init__(self, member: Member, command: Command) -> None:
         self.member = member
         self.worker = member
-        self.run_id = ""
+        self.run_id = self.traceparent = ""
         self.silent = False
         """The process counts as dead: nothing is written."""
         self.task: asyncio.Task[Payload] | None = None
@@ -213,6 +216,7 @@ class _Work:
             return
         self._partition = partition_of_run(step.run, self.member.log.partitions)
         self.run_id = step.run
+        self.traceparent = checked(step.step.traceparent)
         self._alone = step.suspect
         turn = asyncio.ensure_future(self.member.turns.begin(alone=self._alone))
         either: set[asyncio.Future[Any]] = {turn, self._answer}
@@ -330,6 +334,9 @@ class _Work:
         arguments = step.step.arguments
         args, kwargs = decode_arguments(spec, self.member.payloads.json_of(arguments))
         in_step.set(inside)
+        tracing = self.member.tracing
+        if tracing is not None and self.traceparent:
+            tracing.enter(attempt_span(self.traceparent, step.run, step.op, step.attempt))
         value = await guarded(inside, replace(spec, name=name, timeout_ms=step.step.timeout_ms), args, kwargs)
         return await self.member.payloads.put(round_trip(value, spec.returns)[0], f"the result of step {name!r}")
 

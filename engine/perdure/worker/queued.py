@@ -58,7 +58,8 @@ def _opening(execution: Execution, spec: StepSpec, args: tuple[Any, ...], kwargs
     arguments = execution.worker.payloads.inline(
         arguments_json(spec, args, kwargs), f"what step {spec.name!r} is called with"
     )
-    return Queued(spec.queue, spec.step, arguments, _rule(spec.retries), LEASE_MS, spec.timeout_ms)
+    rule = _rule(spec.retries)
+    return Queued(spec.queue, spec.step, arguments, rule, LEASE_MS, spec.timeout_ms, execution.traceparent)
 
 
 def _rule(policy: RetryPolicy) -> RetryRule:

@@ -26,6 +26,7 @@ from perdure.worker.execution import Execution
 from perdure.worker.lineage import Branch, InStep, here, in_step
 from perdure.worker.payloads import decoder_for, digest, round_trip, show
 from perdure.worker.spec import StepSpec
+from perdure.worker.tracing import Tracing, attempt_span
 from perdure_schemas.payload import INLINE_LIMIT_BYTES, ErrorInfo, Payload
 from perdure_schemas.records import AskedOp, StepAttempted, StepCompleted, StepFailed, V
 
@@ -79,7 +80,9 @@ async def run_step(
             token = _enter(attempt)
             outer, inside.body = inside.body, attempt
             try:
-                if spec.is_async and spec.timeout_ms is None:
+                if execution.tracing is not None:
+                    value = await _traced(execution.tracing, attempt, spec, args, kwargs)
+                elif spec.is_async and spec.timeout_ms is None:
                     value = await (spec.fn(*args, **kwargs) if kwargs else spec.fn(*args))
                 else:
                     value = await guarded(attempt, spec, args, kwargs)
@@ -345,6 +348,25 @@ def _on_its_way(task: "asyncio.Task[Any]") -> int:
     """Whether the task has a cancel that was not thrown into it yet."""
     waits: bool = getattr(task, "_must_cancel")  # noqa: B009 - typeshed does not know it
     return int(waits)
+
+
+async def _traced(
+    tracing: Tracing, attempt: _Attempt, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """The body, below the span that this attempt will have."""
+    execution = attempt.execution
+    token = tracing.enter(attempt_span(execution.traceparent, execution.run_id, attempt.op, attempt.attempt))
+    try:
+        if spec.is_async and spec.timeout_ms is None:
+            return await spec.fn(*args, **kwargs)
+        return await guarded(attempt, spec, args, kwargs)
+    except GeneratorExit:
+        # The collector closes an abandoned coroutine from another context: nothing is to be put back there.
+        token = None
+        raise
+    finally:
+        if token is not None:
+            tracing.leave(token)
 
 
 async def guarded(inside: InStep, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

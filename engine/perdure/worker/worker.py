@@ -8,6 +8,7 @@ not resident ──(Start, or an outcome)──► resident ──(every task wa
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from perdure.flow.effects import (
     Closed,
     Deliver,
     Ended,
+    Faltered,
     Opened,
     OwnerKnown,
     Parked,
@@ -42,6 +44,7 @@ from perdure.worker.spec import FunctionSpec, StepSpec
 from perdure.worker.stragglers import Stragglers, leave_behind
 from perdure.worker.suspects import Suspects
 from perdure.worker.threads import Threads
+from perdure.worker.tracing import Tracing
 from perdure.worker.watchdog import Watchdog
 from perdure_schemas.payload import Payload
 
@@ -51,6 +54,8 @@ IDLE_RUNS = 1_000
 _EVICT_AMONG = 64
 THREADS = 32
 """`def` steps that run at the same time."""
+TOLD_AGAIN = 10_000
+"""Of what a process may have died over before its spans were sent, so much is told again."""
 LOOK_AGAIN_SECONDS = 1.0
 PUT_OFF_SECONDS = 10.0
 
@@ -86,6 +91,7 @@ class Worker:
         steps: Mapping[str, StepSpec] | None = None,
         payloads: Payloads | None = None,
         lines: Lines | None = None,
+        tracing: Tracing | None = None,
         evict: bool = False,
         idle_runs: int = IDLE_RUNS,
     ) -> None:
@@ -110,6 +116,9 @@ class Worker:
         self._watchdog = Watchdog(self)
         self.payloads = payloads or Payloads()
         self.lines = lines
+        self.tracing = tracing
+        self._tails: dict[int, deque[Act]] = {}
+        """By partition, what has ended by the records that its last owner may have died over."""
         self._listener = listener
         self._evict_always = evict
         self._idle_runs = idle_runs
@@ -129,9 +138,17 @@ class Worker:
     def resident(self, run: str) -> bool:
         return run in self.executions
 
+    def folded_before(self, partition: int, acts: list[Act]) -> None:
+        if self.tracing is not None:
+            tail = self._tails.setdefault(partition, deque(maxlen=TOLD_AGAIN))
+            tail.extend(act for act in acts if isinstance(act, Deliver | Faltered | Ended))
+
     def recover(self, partition: int, runs: list[RunState], unclean: bool) -> None:
+        tail = self._tails.pop(partition, ())
         if unclean:
             self._unclean.update((state.id, partition) for state in runs)
+            if self.tracing is not None:
+                self.tracing.saw(self.processors[partition].view, tail)
         for state in runs:
             self._start(partition, state.id)
 
@@ -178,6 +195,7 @@ class Worker:
         for run in [run for run, of in self._unclean.items() if of == partition]:
             del self._unclean[run]
         self.held.take(partition)
+        self._tails.pop(partition, None)
 
     def perform(self, partition: int, acts: list[Act]) -> None:
         # A run that starts here reads the state after the whole batch: what else the batch has for it, it has.
@@ -187,6 +205,8 @@ class Worker:
         executions = self.executions
         if self.measures.wanted:
             self.measures.saw(acts)
+        if self.tracing is not None:
+            self.tracing.saw(self.processors[partition].view, acts)
         for act in acts:
             kind = type(act)
             if kind is Deliver:
@@ -310,8 +330,12 @@ class Worker:
             # Never parked: other code, on this pod later or on another one, takes it further.
             self.held.add(partition, run, state.function)
             return
+        tracing = self.tracing
+        traceparent = state.traceparent if tracing is None else tracing.of_run(processor.view, state)
         execution = self.executions[run] = self._fresh[run] = Execution(
-            self, processor, state, function, self.loop, run, state.started_at, self.payloads.coded
+            *(self, processor, state, function, self.loop, run, state.started_at, self.payloads.coded),
+            traceparent,
+            tracing,
         )
         if self._unclean and self._unclean.pop(run, None) is not None:
             execution.suspect, execution.plain = True, False
