@@ -43,9 +43,21 @@ ONE_LOG = {
         "tests/sdk/test_run_lines.py::test_a_page_ends_where_others_lines_fill_it",
         "tests/sdk/test_run_lines.py::test_where_to_begin_is_found_by_time",
     ),
+    "what becomes of spans, made of records that the tests beside these have of each log": tuple(
+        f"tests/otel/test_spans.py::test_{name}"
+        for name in (
+            "a_cancelled_run_has_a_span_without_an_error",
+            "a_handler_is_below_the_run_that_failed",
+            "a_run_that_nobody_traced_has_a_trace_of_its_own",
+            "spans_say_whose_they_are",
+            "spans_that_cannot_be_made_hurt_no_run",
+            "what_is_not_sampled_makes_no_spans_in_the_whole_trace",
+        )
+    ),
     "how CPython keeps the attributes of objects": ("tests/worker/test_hot_path.py",),
     "`perdure dev` and `serve` are for one machine; `worker` and `gateway` are in `tests/kafka`": (
         "tests/system/test_cli_dev.py",
+        "tests/system/test_spans.py",
     ),
     "about the files of the embedded log": (
         "tests/cli/test_history.py",
@@ -83,6 +95,10 @@ ONE_LOG = {
     ),
     "`TestEngine` itself as users have it, in memory": ("tests/testing",),
     "settings that are refused before there is a log, and brokers that are not there": (
+        "tests/otel/test_carried.py::test_an_unknown_setting_is_refused",
+        "tests/otel/test_carried.py::test_the_setting",
+        "tests/otel/test_carried.py::test_tracing_without_a_provider_says_so_and_runs",
+        "tests/otel/test_carried.py::test_tracing_without_its_packages_says_what_to_install",
         "tests/kafka/test_log.py::test_no_broker_at_all",
         "tests/worker/test_large_payloads.py::test_settings_that_cannot_be",
         "tests/worker/test_large_payloads.py::test_the_setting_comes_from_the_environment_too",

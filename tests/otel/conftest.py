@@ -9,8 +9,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
+from tests.http.fake_port import FakePort
+
 Seen = Callable[[], list[ReadableSpan]]
 Provide = Callable[..., Seen]
+
+
+@pytest.fixture
+def port() -> FakePort:
+    return FakePort()
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ async def test_a_handler_is_below_the_run_that_failed(traceparent: str, provide:
 
     async with TestEngine(app, tracing=True) as engine:
         await place(engine, traceparent)
-    failed, handler = one(spans(), "order"), one(spans(), "order/on_failure")
+    failed, handler = one(spans(), "order"), one(spans(), "order:on_failure")
     assert failed.status.status_code == StatusCode.ERROR
     assert (parent_of(handler), trace_of(handler)) == (id_of(failed), trace_of(failed))
     assert handler.status.status_code == StatusCode.UNSET

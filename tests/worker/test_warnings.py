@@ -11,7 +11,7 @@ import pytest
 from perdure import App, Context
 from perdure.testing import TestEngine
 from perdure.worker import Worker, watchdog
-from perdure.worker.measures import Measures
+from perdure.worker.telemetry import Telemetry
 from tests.worker.helpers import finished
 
 pytestmark = pytest.mark.usefixtures("warnings_shown")
@@ -139,7 +139,7 @@ async def test_the_watchdog_of_a_loop_that_is_no_more_ends(caplog: pytest.LogCap
         def __init__(self) -> None:
             self.loop = asyncio.new_event_loop()
             self.executions: dict[str, object] = {}
-            self.measures = Measures()
+            self.telemetry = Telemetry(None)
 
     def leave() -> watchdog.Watchdog:
         worker = OfADeadLoop()

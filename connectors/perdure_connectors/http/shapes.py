@@ -85,3 +85,5 @@ class Event(Struct, forbid_unknown_fields=True, omit_defaults=True):
     user: dict[str, Any] | None = None
     ts: int | None = None
     v: str | None = None
+    traceparent: Any = None
+    """Never a reason to refuse it."""

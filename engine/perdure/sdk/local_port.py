@@ -438,7 +438,7 @@ class LocalPort:
 
     def _work(self) -> Work:
         worker = self._node.worker
-        measures, residents = worker.measures, worker.executions.values()
+        measures, residents = worker.telemetry.measures, worker.executions.values()
         measures.wanted = True
         took, took_sum = measures.completed.told()
         delay, delay_sum = measures.loop_delay.told()

@@ -44,7 +44,7 @@ class Watchdog:
 
     def _tick(self) -> None:
         self._beaten = monotonic()
-        delays = self._worker.measures.loop_delay
+        delays = self._worker.telemetry.measures.loop_delay
         delays.waiting.append(max(0, int((self._loop.time() - self._due) * 1_000_000)))
         delays.gather()
         if self._thread is None:

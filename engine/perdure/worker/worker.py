@@ -8,7 +8,6 @@ not resident ──(Start, or an outcome)──► resident ──(every task wa
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from typing import Any, Protocol
@@ -22,7 +21,6 @@ from perdure.flow.effects import (
     Closed,
     Deliver,
     Ended,
-    Faltered,
     Opened,
     OwnerKnown,
     Parked,
@@ -37,12 +35,12 @@ from perdure.worker.execution import Execution
 from perdure.worker.held import Held
 from perdure.worker.idle import own_clock, tasks_idle
 from perdure.worker.main import main
-from perdure.worker.measures import Measures
 from perdure.worker.run_logs import Lines
 from perdure.worker.settle import Settler
 from perdure.worker.spec import FunctionSpec, StepSpec
 from perdure.worker.stragglers import Stragglers, leave_behind
 from perdure.worker.suspects import Suspects
+from perdure.worker.telemetry import Telemetry
 from perdure.worker.threads import Threads
 from perdure.worker.tracing import Tracing
 from perdure.worker.watchdog import Watchdog
@@ -54,8 +52,6 @@ IDLE_RUNS = 1_000
 _EVICT_AMONG = 64
 THREADS = 32
 """`def` steps that run at the same time."""
-TOLD_AGAIN = 10_000
-"""Of what a process may have died over before its spans were sent, so much is told again."""
 LOOK_AGAIN_SECONDS = 1.0
 PUT_OFF_SECONDS = 10.0
 
@@ -108,7 +104,7 @@ class Worker:
         self.executions: dict[str, Execution] = {}
         self.idle: dict[str, Execution] = {}
         self.held = Held()
-        self.measures = Measures()
+        self.telemetry = Telemetry(tracing)
         self.settler = Settler(self.loop)
         self.suspects = Suspects()
         self.threads = Threads(THREADS)
@@ -116,9 +112,6 @@ class Worker:
         self._watchdog = Watchdog(self)
         self.payloads = payloads or Payloads()
         self.lines = lines
-        self.tracing = tracing
-        self._tails: dict[int, deque[Act]] = {}
-        """By partition, what has ended by the records that its last owner may have died over."""
         self._listener = listener
         self._evict_always = evict
         self._idle_runs = idle_runs
@@ -139,16 +132,12 @@ class Worker:
         return run in self.executions
 
     def folded_before(self, partition: int, acts: list[Act]) -> None:
-        if self.tracing is not None:
-            tail = self._tails.setdefault(partition, deque(maxlen=TOLD_AGAIN))
-            tail.extend(act for act in acts if isinstance(act, Deliver | Faltered | Ended))
+        self.telemetry.saw_before(partition, acts)
 
     def recover(self, partition: int, runs: list[RunState], unclean: bool) -> None:
-        tail = self._tails.pop(partition, ())
+        self.telemetry.begin(self.processors[partition].view, unclean=unclean)
         if unclean:
             self._unclean.update((state.id, partition) for state in runs)
-            if self.tracing is not None:
-                self.tracing.saw(self.processors[partition].view, tail)
         for state in runs:
             self._start(partition, state.id)
 
@@ -195,7 +184,7 @@ class Worker:
         for run in [run for run, of in self._unclean.items() if of == partition]:
             del self._unclean[run]
         self.held.take(partition)
-        self._tails.pop(partition, None)
+        self.telemetry.forget(partition)
 
     def perform(self, partition: int, acts: list[Act]) -> None:
         # A run that starts here reads the state after the whole batch: what else the batch has for it, it has.
@@ -203,10 +192,7 @@ class Worker:
             self._judge(execution)
         self._fresh.clear()
         executions = self.executions
-        if self.measures.wanted:
-            self.measures.saw(acts)
-        if self.tracing is not None:
-            self.tracing.saw(self.processors[partition].view, acts)
+        self.telemetry.saw(self.processors[partition].view, acts)
         for act in acts:
             kind = type(act)
             if kind is Deliver:
@@ -330,7 +316,7 @@ class Worker:
             # Never parked: other code, on this pod later or on another one, takes it further.
             self.held.add(partition, run, state.function)
             return
-        tracing = self.tracing
+        tracing = self.telemetry.tracing
         traceparent = state.traceparent if tracing is None else tracing.of_run(processor.view, state)
         execution = self.executions[run] = self._fresh[run] = Execution(
             *(self, processor, state, function, self.loop, run, state.started_at, self.payloads.coded),
