@@ -38,6 +38,11 @@ async def fulfil(ctx: Context, event: Event) -> dict[str, Any]:
     return {"paid": paid, "label": made}
 
 
+@app.step(queue="studio")
+async def draw(order: str) -> str:
+    return order
+
+
 @app.background
 async def mail(to: str) -> str:
     return to

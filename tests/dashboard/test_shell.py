@@ -140,6 +140,50 @@ async def test_a_narrow_window_shows_it_all(browser: Browser, url: str, scheme: 
     await context.close()
 
 
+OVERFLOWING = """() => [...document.querySelectorAll(".numbers > li, .lags li, .waits li")]
+    .filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent)"""
+"""Boxes that do not hold what is in them."""
+
+MUCH = {
+    "since": 0, "until": 3_600_000, "bucket_ms": 300_000, "functions": [], "failing": [], "behind": 0,
+    "live": {"queued": 99_999, "running": 3, "parked": 0},
+    "waits": {
+        "paused": {"send_invoice": 12, "a/function/with_a_name_" + "as_long_as_can_be_" * 5: 10_000},
+        "delayed": 3, "held": 2,
+        "queues": [
+            {"queue": "gpu", "waiting": 10_000, "taken": 8, "resting": 2},
+            {"queue": "<b>mail</b>", "waiting": 1, "taken": 0, "resting": 0},
+        ],
+    },
+    "lag": {str(partition): partition * 1_000 for partition in range(60)},
+}  # fmt: skip
+"""An overview in which everything waits."""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_much_that_waits_can_be_read(browser: Browser, url: str, width: int, scheme: str) -> None:
+    context = await browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme="dark" if scheme == "dark" else "light"
+    )
+    page = await context.new_page()
+    await page.route("**/v1/overview*", lambda route: route.fulfill(json=MUCH))
+    await page.goto(f"{url}#/")
+    rows = page.get_by_role("region", name="What waits").get_by_role("listitem")
+    await expect(rows.filter(has_text="gpu")).to_contain_text("10,000 steps wait8 under way2 to be tried again")
+    await expect(rows.filter(has_text="<b>mail</b>")).to_contain_text("1 step waits")
+    lag = page.get_by_role("region", name="Lag by partition")
+    # Those that are farthest behind, in the order of their numbers.
+    await expect(lag.get_by_role("listitem")).to_have_count(48)
+    await expect(lag.get_by_role("listitem").first).to_have_text("1212,000")
+    await expect(lag).to_contain_text("The 48 farthest behind, of 60.")
+    wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide == 0
+    assert await page.evaluate(OVERFLOWING) == []
+    assert await page.evaluate(CONTRASTS) == []
+    await context.close()
+
+
 CONTRASTS = """() => {
     const light = (text) => {
         const [r, g, b] = text.match(/[\\d.]+/g).map((one) => one / 255)

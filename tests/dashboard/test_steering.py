@@ -179,6 +179,23 @@ async def test_the_overview_counts_what_ran(page: Page, url: str, engine: Engine
     await expect(page.get_by_role("list", name="Runs").get_by_role("listitem").first).to_contain_text("completed")
 
 
+async def test_the_overview_says_what_waits(page: Page, url: str, engine: EngineProcess) -> None:
+    engine.ask("/v1/functions/mail/pause", method="POST")
+    later = engine.ask("/v1/functions/label/runs", {"args": ["x"], "delay": "1h"})["run_id"]
+    made = until_one_waits(engine)
+    await page.goto(f"{url}#/")
+    waits = page.get_by_role("region", name="What waits")
+    rows = waits.get_by_role("listitem")
+    await expect(rows.filter(has_text="mail")).to_have_text("mailis paused1 run waits")
+    await expect(rows.filter(has_text="Delayed")).to_have_text("Delayedstart at a later time1 run")
+    await expect(rows.filter(has_text="studio")).to_have_text("studioqueue of a worker pool0 steps wait0 under way")
+    await expect(page.get_by_role("region", name="Lag by partition")).to_contain_text("4 partitions, read to the end.")
+    engine.ask(f"/v1/runs/{later}", method="DELETE")
+    engine.ask("/v1/functions/mail/resume", method="POST")
+    engine.ask(f"/v1/runs/{made}/result")
+    await expect(rows).to_have_count(1)
+
+
 async def test_the_history_is_searched_by_metadata_and_condition(page: Page, url: str, engine: EngineProcess) -> None:
     body = {"args": ["x"], "metadata": {"tenant": "acme"}}
     made = engine.ask("/v1/functions/label/runs", body)["run_id"]

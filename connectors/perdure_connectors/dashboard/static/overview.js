@@ -6,6 +6,7 @@ import { ago, errorName, moment, percent, plural, span, when } from "./format.js
 
 const TIMES = [["1h", "1 hour"], ["24h", "24 hours"], ["7d", "7 days"], ["30d", "30 days"]]; // prettier-ignore
 const USUAL = "24h";
+const PARTITIONS_SHOWN = 48;
 
 export function overview(view) {
   const body = h("div");
@@ -50,8 +51,11 @@ function page(told) {
       tile("Queued", live.queued ?? 0, "#/runs?status=queued"),
       tile("Under way", live.running ?? 0, "#/runs"),
       tile("Parked", live.parked ?? 0, "#/runs?status=parked", "parked"),
-      h("li", { title: "Records of the log that were not folded yet" }, h("span", null, "Lag"), h("b", null, lag.toLocaleString()))),
+      h("li", { title: "Records of the log that were not folded yet" }, h("span", null, "Lag"), h("b", null, large(lag)))),
     h("section.panel", { "aria-label": "Runs over time", "data-key": "over time" }, h("h2.over", null, "Runs over time", legend()), chart(total, told, "large")),
+    h("div.split", { "data-key": "queues" },
+      h("section", { "aria-label": "What waits" }, h("h2.over", null, "What waits"), waits(told.waits ?? {})),
+      h("section", { "aria-label": "Lag by partition" }, h("h2.over", null, "Lag by partition"), lags(told.lag ?? {}))),
     h("div.split", { "data-key": "split" },
       h("section", { "aria-label": "Functions" }, h("h2.over", null, "Functions"), table(functions, told)),
       h("section", { "aria-label": "What fails most" }, h("h2.over", null, "What fails most"), failing(told.failing ?? []))),
@@ -59,8 +63,39 @@ function page(told) {
   ]; // prettier-ignore
 }
 
+/** What cannot go on yet, and where to see it. */
+function waits({ paused = {}, delayed = 0, held = 0, queues = [] }) {
+  const row = (key, what, why, ...count) => h("li", { "data-key": key }, h("span", null, what), h("span.hint", null, why), h("span.much", null, ...count));
+  const some = (count, word) => h("span", { "data-status": count ? "parked" : null }, `${count.toLocaleString()} ${word}`);
+  const rows = Object.entries(paused).map(([name, count]) =>
+    row(`paused ${name}`, h("a", { href: "#/functions", "data-row": true }, bdi(name, "b")), "is paused", some(count, count === 1 ? "run waits" : "runs wait")));
+  if (delayed) rows.push(row("delayed", h("a", { href: "#/runs?status=queued", "data-row": true }, "Delayed"), "start at a later time", some(delayed, delayed === 1 ? "run" : "runs")));
+  if (held) rows.push(row("held", h("a", { href: "#/functions", "data-row": true }, "Held"), "for code that this process lacks", some(held, held === 1 ? "run" : "runs")));
+  for (const { queue, waiting, taken, resting } of queues) {
+    rows.push(row(`queue ${queue}`, bdi(queue, "b"), "queue of a worker pool", some(waiting, waiting === 1 ? "step waits" : "steps wait"), `${taken.toLocaleString()} under way`, resting ? some(resting, "to be tried again") : null));
+  }
+  return rows.length ? h("ul.waits", null, rows) : h("p.hint", null, "No function is paused, and no run is delayed or held.");
+} // prettier-ignore
+
+/** By partition, those that are farthest behind if there are very many. */
+function lags(lag) {
+  const all = Object.entries(lag);
+  if (!all.some(([, behind]) => behind)) return h("p.hint", null, all.length ? `${plural(all.length, "partition")}, read to the end.` : "No partition is at hand here.");
+  const shown = all.sort(([, a], [, b]) => b - a).slice(0, PARTITIONS_SHOWN);
+  const byNumber = [...shown].sort(([a], [b]) => a.localeCompare(b, undefined, { numeric: true }));
+  return [
+    h("ul.lags", null, byNumber.map(([partition, behind]) => h("li", { "data-key": partition, "data-status": behind ? "parked" : null, title: `Partition ${partition}: ${plural(behind, "record")} not folded yet` }, h("span", null, partition), h("b", null, behind.toLocaleString())))),
+    all.length > shown.length ? h("p.hint", null, `The ${shown.length} farthest behind, of ${all.length}.`) : null,
+  ];
+} // prettier-ignore
+
 function tile(name, count, href, status) {
-  return h("li", { "data-status": count ? status : null }, h("a", { href, "data-row": true }, h("span", null, name), h("b", null, count.toLocaleString())));
+  return h("li", { "data-status": count ? status : null }, h("a", { href, "data-row": true }, h("span", null, name), h("b", null, large(count))));
+}
+
+/** As it fits into a tile. */
+function large(count) {
+  return count < 100_000 ? count.toLocaleString() : count.toLocaleString(undefined, { notation: "compact", maximumFractionDigits: 1 });
 }
 
 function legend() {
