@@ -10,12 +10,13 @@ from rich.text import Text
 
 from perdure.cli.command import client_options, port_at
 from perdure.cli.output import console, print_json, styled
+from perdure.flow.lines import op_name
+from perdure.flow.states import TERMINAL
 from perdure.sdk.http_sync import SyncHttpPort
 from perdure_schemas.records import LogLevel, RunLogged
 
 LOOK_SECONDS = 0.5
 """Between two looks at what has come."""
-ENDED = ("completed", "failed", "cancelled", "discarded")
 STYLES: dict[LogLevel, str] = {
     "debug": "dim",
     "info": "cyan",
@@ -58,7 +59,7 @@ def lines_of(port: SyncHttpPort, run: str, level: LogLevel = "debug", *, follow:
         if not follow or over:
             return
         # What a run says last is on its way for a moment after its end.
-        over = port.status(run) in ENDED
+        over = port.status(run) in TERMINAL
         time.sleep(LOOK_SECONDS)
 
 
@@ -68,14 +69,9 @@ def line_text(line: RunLogged, *, step: bool = True) -> Text:
     text = Text.assemble((f"{at}.{line.at % 1000:03d} ", "dim"), (f"{line.level:8} ", STYLES[line.level]))
     if step and line.op:
         again = f" try {line.attempt}" if line.attempt > 1 else ""
-        text.append_text(styled(f"{_name(line.op)}{again}: ", "bold"))
+        text.append_text(styled(f"{op_name(line.op) or line.op}{again}: ", "bold"))
     text.append_text(styled(line.message))
     if line.error:
         below = "\n".join(f"    {one}" for one in line.error.rstrip().splitlines())
         text.append_text(Text("\n")).append_text(styled(below, "dim", lines=True))
     return text
-
-
-def _name(op: str) -> str:
-    """`charge` of `0/charge#1`."""
-    return op.partition("/")[2].rpartition("#")[0] or op

@@ -1,29 +1,24 @@
 """Tables of the settings file, read by the process that serves."""
 
-import os
 from pathlib import Path
 
 from perdure.cli.loading import load_app
-from perdure.cli.settings import file_settings, from_file_variable
+from perdure.cli.settings import file_settings
 from perdure.sdk.app import App
+from perdure.sdk.environment import from_environment
 from perdure_connectors.notify.settings import notify_by
 from perdure_connectors.webhook.source import Source, secret_variable, sources_from
-
-
-def secret(variable: str) -> str:
-    """From the environment, or the file that `<variable>_FILE` names. Empty if there is none."""
-    return os.environ.get(variable) or from_file_variable(variable) or ""
 
 
 def webhook_sources() -> list[Source]:
     """`[tool.perdure.webhooks]`, with secrets from the environment."""
     table = file_settings(Path.cwd()).get("webhooks", {})
-    return sources_from(table, lambda name: secret(secret_variable(name)))
+    return sources_from(table, lambda name: from_environment(secret_variable(name)))
 
 
 def app_that_notifies(target: str, gateway: str = "") -> App:
     """The app, which tells whom `[tool.perdure.notify]` names. `gateway`: where its runs are seen, if it has one."""
     app = load_app(target)
     link = f"{gateway}/v1/runs/{{run}}" if gateway else ""
-    notify_by(app, file_settings(Path.cwd()).get("notify", {}), secret, link)
+    notify_by(app, file_settings(Path.cwd()).get("notify", {}), from_environment, link)
     return app

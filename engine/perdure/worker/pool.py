@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from perdure.errors import LogError, qualified_name
+from perdure.flow.lines import op_name
 from perdure.flow.routing import partition_of_run
 from perdure.log.protocol import Command, Log, Reader
 from perdure.worker.answers import Answers
@@ -299,7 +300,7 @@ class _Work:
     async def _do(self, step: StepCommand, spec: StepSpec) -> StepCompleted | StepFailed | None:
         """The attempt's record; None if it came to nothing, since the step was lost or the process ends."""
         self._began = monotonic_ns()
-        name = step.op.partition("/")[2].rpartition("#")[0]
+        name = op_name(step.op)
         deaths, alone = self._deaths
         if alone >= DEATHS_ALONE:
             message = f"its process died {deaths} times while step {name!r} ran"
