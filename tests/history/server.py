@@ -49,9 +49,9 @@ def programs() -> Path:
 class Server:
     """It keeps its data over `stop` and `start`, until `close`. PostgreSQL does not run as root: then as another."""
 
-    def __init__(self) -> None:
+    def __init__(self, within: Path | None = None) -> None:
         self._programs = programs()
-        self.folder = Path(tempfile.mkdtemp(prefix="perdure-postgres-", dir=_roomy()))
+        self.folder = Path(tempfile.mkdtemp(prefix="perdure-postgres-", dir=within or _roomy()))
         self._user = None
         if os.getuid() == 0:
             names = {one.pw_name for one in pwd.getpwall()}

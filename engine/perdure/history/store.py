@@ -5,14 +5,14 @@ may be asked from any.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from perdure.errors import PerdureError
 from perdure.flow.expressions import Condition
-from perdure.flow.intake import event_view
 from perdure.flow.tables import Backing
 from perdure.history.projection import Writes
 from perdure.history.rows import Changes, EventRow, Mark, OpRow, RunData, RunRow, Standing, Use
@@ -208,28 +208,41 @@ class History(Protocol):
         ...
 
 
-class _Trigger(Struct):
-    """A `Payload` of an event, decoded in one go: a page may have to look at thousands."""
+class _Seen(Struct, gc=False):
+    """An event as expressions see it (`event_view`), decoded in one go: a page may have to look at thousands."""
 
-    inline: EventBody | None = None
+    id: str
+    name: str
+    data: Any
+    user: Any = {}
+    ts: int | None = None
+    v: str = ""
 
 
+class _Trigger(Struct, gc=False):
+    """A `Payload` of an event."""
+
+    inline: _Seen | None = None
+
+
+_DECODE_SEEN = msgspec.json.Decoder(_Seen).decode
 _DECODE_TRIGGER = msgspec.json.Decoder(_Trigger).decode
 
 
-def body_of(event: bytes | None) -> EventBody | None:
-    """The trigger in a run's data. None if it is too large to be there, or not in the open."""
-    if event is None:
-        return None
+def matches(where: Condition, body: bytes) -> bool:
+    """Whether an event is meant."""
+    return where.matches(asdict(_DECODE_SEEN(body)), None)
+
+
+def trigger_matches(where: Condition, payload: bytes | None) -> bool:
+    """The same of a run's. Nothing is true of one that is too large to be there, or not in the open."""
+    if payload is None:
+        return False
     try:
-        return _DECODE_TRIGGER(event).inline
+        seen = _DECODE_TRIGGER(payload).inline
     except msgspec.ValidationError:  # a codec's text
-        return None
-
-
-def matches(where: Condition, body: EventBody | None) -> bool:
-    """Of an event that is not known nothing is true."""
-    return body is not None and where.matches(event_view(body), None)
+        return False
+    return seen is not None and where.matches(asdict(seen), None)
 
 
 def decode_body(body: bytes) -> EventBody:
