@@ -68,7 +68,8 @@ class Asking(ABC):
             return self._runs_where(where, source, query)
 
         def wanted(row: Sequence[Any]) -> RunRow | None:
-            return _run_row(row) if _fits(query, row[2], row[3], row[15]) else None
+            run = row[2:]
+            return _run_row(run) if _fits(query, run[2], run[3], run[15]) else None
 
         return RunsPage(*self._page(_RUN, source, query, wanted))
 
@@ -77,10 +78,10 @@ class Asking(ABC):
         source = source._replace(table=f"{source.table} LEFT JOIN run_data d ON d.n = r.n")
 
         def wanted(row: Sequence[Any]) -> int | None:
-            n, function, status, metadata, event = row
+            _, n, function, status, metadata, event = row
             return n if _fits(query, function, status, metadata) and trigger_matches(where, event) else None
 
-        numbers, after = self._page("r.n, r.function, r.status, r.metadata, d.event", source, query, wanted)
+        numbers, after = self._page("r.function, r.status, r.metadata, d.event", source, query, wanted)
         listed = ", ".join("?" * len(numbers))
         rows = self._rows(f"SELECT r.n, {_RUN} FROM runs r WHERE r.n IN ({listed})", numbers) if numbers else []
         found = {n: _run_row(row) for n, *row in rows}
@@ -94,7 +95,7 @@ class Asking(ABC):
         where = query.where
 
         def wanted(row: Sequence[Any]) -> EventRow | None:
-            event = EventRow(*row)
+            event = EventRow(*row[2:])
             return event if where is None or matches(where, event.body) else None
 
         return EventsPage(*self._page(_EVENT, source, query, wanted))
@@ -220,12 +221,12 @@ class Asking(ABC):
         if query.until is not None:
             source = _asked(source, f"{at} < ?", query.until)
         found: list[T] = []
-        last: Cursor | None = None
+        last: Sequence[Any] = ()
         rows = self._newest_first(columns, source, query.cursor, query.limit + 1)
-        for looked_at, (when, n, *row) in enumerate(rows):
+        for looked_at, row in enumerate(rows):
             if len(found) == query.limit or looked_at - len(found) == SCANNED_ROWS:
-                return found, last
-            last = Cursor(when, n)
+                return found, Cursor(*last[:2])
+            last = row
             one = wanted(row)
             if one is not None:
                 found.append(one)
