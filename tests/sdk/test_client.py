@@ -123,6 +123,14 @@ async def test_an_engine_serves_the_functions_of_its_app(log_url: str) -> None:
         assert await handle.status() == "completed"
 
 
+@pytest.mark.parametrize("kind", [Engine, Client])
+def test_what_is_no_app_is_refused(kind: type[Client]) -> None:
+    with pytest.raises(
+        DefinitionError, match=f"'http://x' is no App: {kind.__name__}\\(app, log='…'\\) takes apps first"
+    ):
+        kind(cast("App", "http://x"))
+
+
 async def test_an_engine_takes_events(log_url: str) -> None:
     shop = Shop()
     async with Engine(shop.app, log=log_url) as engine:

@@ -45,6 +45,9 @@ class Client(Sender):
 
     def __init__(self, app: App, *more: App, log: str = "", key: str = "") -> None:
         self.apps = (app, *more)
+        for one in cast("tuple[object, ...]", self.apps):
+            if not isinstance(one, App):
+                raise DefinitionError(f"{one!r} is no App: {type(self).__name__}(app, log='…') takes apps first")
         self._log_url = log
         self._key = key
         self._port: Port | None = None
