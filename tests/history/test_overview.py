@@ -118,6 +118,8 @@ async def test_what_waits(tmp_path: Path) -> None:
         idle = [{"queue": queue, "waiting": 0, "taken": 0, "resting": 0} for queue in ("cpu", "gpu")]
         assert await waits() == {"paused": {}, "delayed": 0, "held": 0, "queues": idle}
         await running.api.post("/v1/functions/frame/pause")
+        while (await waits())["paused"] != {"frame": 0}:
+            await asyncio.sleep(0.01)
         frames = [await asked("frame") for _ in range(2)]
         later = await asked("sell", delay="1h")
         await asked("picture", args=[0])

@@ -58,13 +58,17 @@ Options = dict[str, list[str]]
 """Role → what it is told of the history."""
 
 
-@pytest.fixture(params=["postgres", "own"])
+@pytest.fixture
 def options(request: pytest.FixtureRequest, namespace: str) -> Iterator[Options]:
     """Where the gateway's history lies."""
     if request.param == "own":
         yield {"worker": [], "gateway": ["--data", "gateway"]}
         return
     url: str = request.getfixturevalue("postgres")
+    if request.param == "nobody writes it":
+        yield {"worker": [], "gateway": ["--history", url]}
+        PostgresShelf(url, schema_named(f"{namespace}.shop.jobs")).drop()
+        return
     yield {"worker": ["--history", url], "gateway": ["--history", url]}
     PostgresHistory(url, schema_named(f"{namespace}.shop")).drop()
     PostgresShelf(url, schema_named(f"{namespace}.shop.jobs")).drop()
@@ -120,6 +124,21 @@ def told(gateway: EngineProcess) -> Iterator[Iterator[dict[str, Any]]]:
         yield (one for line in stream if line.startswith(b"data: [") for one in json.loads(line[6:]))
 
 
+@pytest.mark.parametrize("options", ["nobody writes it"], indirect=True)
+def test_what_workers_do_not_write_is_waited_for(start: Callable[..., EngineProcess]) -> None:
+    """A gateway may start before the first worker writes; it takes events and calls all the same."""
+    worker = start("worker", "--data", "worker", "--partitions", "2")
+    gateway = start("gateway")
+    for path in ("/v1/runs", "/v1/events", "/v1/overview", "/v1/functions", "/v1/runs/r1"):
+        said = gateway.ask(path)
+        assert (said["status"], said["type"]) == (503, "urn:perdure:error:NoHistory"), path
+        assert "there is no history at postgresql://" in said["detail"]
+    mail = gateway.ask("/v1/functions/mail/runs", {"args": ["ada"]})["run_id"]
+    assert gateway.ask(f"/v1/runs/{mail}/result?timeout=30s")["result"] == "ada"
+    assert [gateway.stop(signal.SIGTERM), worker.stop(signal.SIGTERM)] == [0, 0]
+
+
+@pytest.mark.parametrize("options", ["postgres", "own"], indirect=True)
 def test_runs_are_seen_and_steered(start: Callable[..., EngineProcess]) -> None:
     worker = start("worker", "--data", "worker", "--partitions", "2", "--no-queues")
     gateway = start("gateway")

@@ -116,7 +116,10 @@ class PostgresHistory(Asking):
     def _check(self, connection: Connection) -> None:
         version = self._version(connection)
         if version is None:
-            raise NoHistory(f"there is no history at {self.shown}: `perdure history rebuild` makes it from the log")
+            raise NoHistory(
+                f"there is no history at {self.shown}: workers that are given it write it, and `perdure history "
+                "rebuild` makes it from the log"
+            )
         if version != VERSION:
             raise NoHistory(self._other(version))
 

@@ -167,8 +167,8 @@ class QueueLength(Struct, frozen=True):
 class Waits(Struct, frozen=True):
     """Runs and steps that cannot go on yet. Of each kind 10,000 are counted at most.
 
-    `paused`: function → runs that wait until it is resumed; `delayed`: runs whose start is due later; `held`: runs that
-    wait for code that this process lacks.
+    `paused`: each function that is → runs that wait until it is resumed; `delayed`: runs whose start is due later;
+    `held`: runs that wait for code that this process lacks.
     """
 
     paused: dict[str, int]

@@ -34,7 +34,8 @@ def rebuild(app: str, log: str, history: str, history_retention: str | None, as_
     """Make the history of APP anew from its log.
 
     The one that is there stays until the new one is whole. No engine may have the log open if it is a folder; with one
-    on Kafka and history in the data directory, no `perdure serve`. What was trimmed from the log cannot come back.
+    on Kafka and history in the data directory, no `perdure serve` or `gateway`. What was trimmed from the log cannot
+    come back.
     """
     with _shown(as_json) as told:
         rebuilt = asyncio.run(_rebuild(app_name(app), log, history, retention_ms(history_retention), told))

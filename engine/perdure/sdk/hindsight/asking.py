@@ -166,8 +166,9 @@ class Hindsight:
     async def _waits(self) -> Waits:
         found = await self._ask(remembered.queues, self._store)
         names = sorted(self._port.queues() | set(found))
+        waiting = await self._ask(remembered.waiting_to_start, self._store)
         return Waits(
-            dict(sorted((await self._ask(remembered.waiting_to_start, self._store)).items())),
+            {function: waiting[function] for function in sorted(await self._ask(remembered.paused, self._store))},
             await self._ask(self._store.delayed, remembered.MOST_ROWS),
             sum(self._port.counts().held.values()),
             [QueueLength(name, *found.get(name, remembered.InQueue())) for name in names],
