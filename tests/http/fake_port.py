@@ -19,6 +19,11 @@ WORK = Work(
     steps_took_sum=5_000_000,
     loop_delay={8: 4},
     loop_delay_sum=1_000,
+    runs_ended={"completed": 4, "failed": 1},
+    runs_took={20: 5},
+    runs_took_sum=4_000_000,
+    runs_waited={8: 5},
+    runs_waited_sum=1_000,
 )
 
 

@@ -308,6 +308,9 @@ async def test_metrics_of_the_work(port: FakePort) -> None:
     bounds = {"6.4e-05": 1, "0.000256": 1, "0.001024": 7, "68719.476736": 7, "+Inf": 8}
     assert {le: found[f"{took}_bucket", app, ("le", le)] for le in bounds} == bounds
     assert found["perdure_loop_delay_seconds_count", app] == 4
+    assert [found["perdure_runs_total", app, ("status", status)] for status in ("completed", "failed")] == [4, 1]
+    for name, total in (("run_duration", 4), ("run_wait", 0.001)):
+        assert (found[f"perdure_{name}_seconds_count", app], found[f"perdure_{name}_seconds_sum", app]) == (5, total)
 
 
 async def test_metrics_while_the_log_cannot_be_asked(port: FakePort) -> None:

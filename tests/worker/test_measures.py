@@ -29,6 +29,7 @@ async def hopeless() -> None:
 
 
 TRIES: list[int] = []
+HOUR_US = 3_600_000_000
 
 
 @APP.background
@@ -58,6 +59,33 @@ async def test_each_result_counts_once_however_often_it_is_replayed(evict: bool)
     assert sum(work.steps_took.values()) == 3
     assert (work.steps_failed, work.retries) == (1, 2)
     assert (work.runs_in_memory, work.steps_running) == (0, 0)
+    assert work.runs_ended == {"completed": 1}
+    assert sum(work.runs_took.values()) == sum(work.runs_waited.values()) == 1
+    assert work.runs_took_sum >= HOUR_US, "it slept"
+
+
+async def test_runs_are_counted_by_their_ends() -> None:
+    app = App("measured")
+
+    @app.background
+    async def fails(ctx: Context) -> None:
+        raise NonRetriable("no")
+
+    @app.background
+    async def sleeps(ctx: Context) -> None:
+        await ctx.sleep("2h")
+
+    async with TestEngine(app) as engine:
+        work_of(engine)
+        for one in (fails, fails.options(delay="1h"), sleeps):
+            await one.enqueue()
+        later = await sleeps.options(delay="1d").enqueue()
+        await later.cancel()
+        await engine.finish()
+        work = work_of(engine)
+    assert work.runs_ended == {"failed": 2, "completed": 1, "cancelled": 1}
+    assert sum(work.runs_took.values()) == sum(work.runs_waited.values()) == 3, "one never started"
+    assert HOUR_US <= work.runs_waited_sum < 2 * HOUR_US <= work.runs_took_sum < 3 * HOUR_US
 
 
 async def test_what_is_in_hand() -> None:

@@ -54,14 +54,21 @@ def _work(apps: Mapping[str, Work]) -> Iterator[Metric]:
     done = CounterMetricFamily("perdure_steps", "Steps with an outcome.", labels=["app", "outcome"])
     retries = CounterMetricFamily("perdure_step_retries", "Attempts after a failed one.", labels=["app"])
     took = HistogramMetricFamily("perdure_step_duration_seconds", "Last attempt of completed steps.", labels=["app"])
+    ended = CounterMetricFamily("perdure_runs", "Runs that have ended.", labels=["app", "status"])
+    ran = HistogramMetricFamily("perdure_run_duration_seconds", "Runs, from start to end.", labels=["app"])
+    waited = HistogramMetricFamily("perdure_run_wait_seconds", "Runs, from request to start.", labels=["app"])
     delay = HistogramMetricFamily("perdure_loop_delay_seconds", "How late the event loop is.", labels=["app"])
     for app, work in apps.items():
         done.add_metric([app, "completed"], sum(work.steps_took.values()))
         done.add_metric([app, "failed"], work.steps_failed)
         retries.add_metric([app], work.retries)
         took.add_metric([app], _buckets(work.steps_took), work.steps_took_sum / _MICRO)
+        for status, count in sorted(work.runs_ended.items()):
+            ended.add_metric([app, status], count)
+        ran.add_metric([app], _buckets(work.runs_took), work.runs_took_sum / _MICRO)
+        waited.add_metric([app], _buckets(work.runs_waited), work.runs_waited_sum / _MICRO)
         delay.add_metric([app], _buckets(work.loop_delay), work.loop_delay_sum / _MICRO)
-    yield from (done, retries, took, delay)
+    yield from (done, retries, took, ended, ran, waited, delay)
 
 
 def _buckets(counts: Mapping[int, int]) -> list[tuple[str, float]]:

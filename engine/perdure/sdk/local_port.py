@@ -442,6 +442,8 @@ class LocalPort:
         measures.wanted = True
         took, took_sum = measures.completed.told()
         delay, delay_sum = measures.loop_delay.told()
+        ran, ran_sum = measures.runs_took.told()
+        waited, waited_sum = measures.runs_waited.told()
         return Work(
             runs_in_memory=len(residents),
             runs_idle=len(worker.idle),
@@ -452,6 +454,11 @@ class LocalPort:
             steps_took_sum=took_sum,
             loop_delay=delay,
             loop_delay_sum=delay_sum,
+            runs_ended=dict(measures.runs),
+            runs_took=ran,
+            runs_took_sum=ran_sum,
+            runs_waited=waited,
+            runs_waited_sum=waited_sum,
         )
 
     def ready(self) -> Mapping[str, str]:

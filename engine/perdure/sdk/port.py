@@ -362,6 +362,14 @@ class Work(Struct, frozen=True):
     loop_delay: Mapping[int, int] = {}
     """How much later than planned a timer of the event loop ran, four times a second."""
     loop_delay_sum: int = 0
+    runs_ended: Mapping[str, int] = {}
+    """Status → how many; the engine's own are left out."""
+    runs_took: Mapping[int, int] = {}
+    """From start to end."""
+    runs_took_sum: int = 0
+    runs_waited: Mapping[int, int] = {}
+    """From request to start, of those that have ended."""
+    runs_waited_sum: int = 0
 
 
 class Counts(Struct, frozen=True):

@@ -24,7 +24,7 @@ class Telemetry:
     def saw(self, view: View, acts: Iterable[Act]) -> None:
         """What a batch of the log has brought."""
         if self.measures.wanted:
-            self.measures.saw(acts)
+            self.measures.saw(view, acts)
         if self.tracing is not None:
             self.tracing.saw(view, acts)
 
