@@ -11,6 +11,7 @@ import logging
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import Token
+from functools import lru_cache
 from threading import local
 from typing import cast
 
@@ -30,6 +31,8 @@ from perdure_schemas.payload import ErrorInfo
 from perdure_schemas.records import StepCompleted, StepFailed
 
 log = logging.getLogger("perdure.otel")
+REMEMBERED = 4_096
+"""Runs of which is known whether their trace is sampled, so that their steps need not ask."""
 _SCOPE = "perdure"
 _NS_A_MS, _NS_A_US = 1_000_000, 1_000
 
@@ -56,6 +59,7 @@ class Spans:
         self._tracer = tracer
         tracer.id_generator = _IDS
         self._told = False
+        self._own = lru_cache(REMEMBERED)(self._own_of)
 
     def of_run(self, view: View, run: RunState) -> str:
         """The traceparent of the run's own span."""
@@ -67,7 +71,7 @@ class Spans:
         ending = view.ending_of(run)
         return given if ending is None else self._own(ending.run, ending.function, given)
 
-    def _own(self, run: str, function: str, parent: str) -> str:
+    def _own_of(self, run: str, function: str, parent: str) -> str:
         whole = own_span(run, parent, sampled=True)
         try:
             context = _below(parent)
@@ -118,6 +122,8 @@ class Spans:
         if run is None:
             return
         parent = self.of_run(view, run)
+        if not _is_sampled(parent):
+            return
         attributes = self._attributes(run.id, run.function)
         attributes |= {"perdure.step.op": end.op, "perdure.step.attempt": end.attempt}
         end_ns = at * _NS_A_MS
@@ -207,10 +213,18 @@ def _ids(traceparent: str) -> tuple[int, int]:
     return int(traceparent[3:35], 16), int(traceparent[36:52], 16)
 
 
+def _is_sampled(traceparent: str) -> bool:
+    return _flags(traceparent).sampled
+
+
+def _flags(traceparent: str) -> TraceFlags:
+    return TraceFlags(int(traceparent[53:], 16))
+
+
 def _below(traceparent: str, *, remote: bool = True) -> contexts.Context:
     """A context whose current span is that one; an empty one without it, whatever is current here."""
     if not traceparent:
         return contexts.Context()
-    flags = TraceFlags(int(traceparent[53:], 16))
-    span = NonRecordingSpan(SpanContext(*_ids(traceparent), is_remote=remote, trace_flags=flags))
+    own = SpanContext(*_ids(traceparent), is_remote=remote, trace_flags=_flags(traceparent))
+    span = NonRecordingSpan(own)
     return trace.set_span_in_context(span, contexts.Context())
