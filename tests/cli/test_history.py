@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from perdure import App, Context, Engine, Event
+from perdure import App, Context, Engine, Event, NonRetriable
 from perdure.cli import main
 from perdure.cli.history.recording import recorded
 from perdure.cli.orders import Served
@@ -21,6 +22,7 @@ from perdure.history.store import HistoryDown, RunQuery
 from perdure.sdk.hindsight import asking
 from perdure.sdk.port import RunFilter
 from perdure_connectors.http.problems import problem_of
+from tests.history.tools import SqliteShelf
 
 app = App("shop")
 
@@ -28,6 +30,21 @@ app = App("shop")
 @app.function(on="shop/order.placed")
 async def order(ctx: Context, event: Event) -> str:
     return f"{event.data['order']} shipped"
+
+
+@app.function(on="shop/order.refused", retries=0)
+async def refuse(ctx: Context, event: Event) -> None:
+    raise NonRetriable("no such order")
+
+
+@app.function(on="shop/order.held")
+async def hold(ctx: Context, event: Event) -> str:
+    await ctx.wait_for_event("shop/order.freed", match="data.order", timeout="1d")
+    return await ctx.step("weigh", weigh)
+
+
+async def weigh() -> str:
+    return "3 kg"
 
 
 @pytest.fixture
@@ -78,6 +95,48 @@ async def test_rebuild_and_search(log: str) -> None:
     again = json.loads((await perdure("history", "rebuild", "shop", "--log", log, "--json")).stdout)
     assert (again["gaps"], again["halted"]) == ([], {})
     assert not list(Path("log").glob("history.db.*"))
+
+
+async def test_deleted_and_made_anew_it_has_the_same_rows(clean: Path) -> None:
+    """As an engine kept them: runs that completed, failed, were cancelled, ran again, and that still wait."""
+    served = Served("", "embedded://log", 4)
+    async with Engine(app, log="embedded://log") as engine, recorded(engine, served) as hindsight:
+        assert hindsight is not None
+        for number in range(12):
+            for name in ("placed", "refused", "held"):
+                data = {"order": f"o{number}", "total": number}
+                await engine.send(f"shop/order.{name}", data, id=f"{name}{number}", user={"id": "ada"})
+        held = [(await engine.port.runs(event_id=f"held{number}"))[0][0].id for number in range(12)]
+        for number in range(4):
+            await until(engine, held[number], "suspended")
+            await engine.send("shop/order.freed", {"order": f"o{number}"})
+            await engine.port.cancel(held[number + 4], "too late")
+        again = [await engine.port.rerun(run) for run in held[:2]]
+        for run in held[:8]:
+            await engine.port.result(run, 20_000)
+        for run in [*held[8:], *again]:
+            await until(engine, run, "suspended")
+        while (await engine.port.runs(status="running"))[0] or (await hindsight.runs(RunFilter(), 1, "")).behind:
+            await asyncio.sleep(0.01)
+    kept = told()
+    assert len(kept["runs"]) == 38
+    assert {row[3] for row in kept["runs"]} == {"completed", "failed", "cancelled", "running"}
+    for file in Path("log").glob("history.db*"):
+        file.unlink()
+    made = await perdure("history", "rebuild", "shop", "--log", "embedded://log")
+    assert made.exit_code == 0, made.output
+    assert told() == kept
+
+
+async def until(engine: Engine, run: str, status: str) -> None:
+    while await engine.port.status(run) != status:
+        await asyncio.sleep(0.01)
+
+
+def told() -> dict[str, list[Any]]:
+    """All rows but those of how far it has read, which goes on until the engine's last word."""
+    rows = SqliteShelf(Path("log")).everything("history")
+    return {name: rows[name] for name in rows if name not in ("state", "standing")}
 
 
 async def test_on_postgresql(log: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
