@@ -4,19 +4,24 @@ import asyncio
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from perdure.flow.states import CronState, Meta, PausedRun, QueuedState
 from perdure.history import elsewhere, remembered
 from perdure.history.elsewhere import KeptElsewhere
+from perdure.history.postgres import PostgresHistory
 from perdure.history.postgres_news import MOST
+from perdure.history.postgres_shelf import PostgresShelf as PostgresShelfOfJobs
 from perdure.history.projector import NEAR
 from perdure.history.remembered import InQueue
 from perdure.history.rows import Changes, RunNews, Standing
 from perdure.history.sqlite import SqliteHistory
-from perdure.history.store import History, HistoryDown
+from perdure.history.store import History, HistoryDown, RunQuery
 from perdure_schemas.definition import Definition
 from perdure_schemas.payload import Payload
 from perdure_schemas.records import Queued, RetryRule
@@ -122,6 +127,33 @@ def test_what_is_written_is_told_to_who_listens(places: PostgresShelf) -> None:
         assert news.next(5) is None
     news.close()
     writer.close()
+
+
+def test_who_only_reads_needs_no_more_rights(places: PostgresShelf) -> None:
+    """All but bulk jobs, for which a schema is made."""
+    writer = places.of()
+    writer.open()
+    put(writer, run(1))
+    role = f"reader_{uuid4().hex[:12]}"
+    url = make_conninfo(places.url, options=f"-c role={role}")
+    with psycopg.connect(places.url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role}".encode())
+        connection.execute(f"GRANT USAGE ON SCHEMA {writer.schema} TO {role}".encode())
+        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {writer.schema} TO {role}".encode())
+        reader = PostgresHistory(url, writer.schema, writes=False)
+        news, shelf = reader.news(), PostgresShelfOfJobs(url, f"{writer.schema}_jobs")
+        reader.open()
+        assert news.next(0) is None
+        put(writer, run(2), offset=2)
+        assert news.next(5) == [RunNews("run002", "f2", "completed")]
+        assert [one.id for one in reader.runs(RunQuery()).runs] == ["run002", "run001"]
+        assert dict(reader.stands()) == {0: 2}
+        with pytest.raises(HistoryDown, match="permission denied"):
+            shelf.all()
+        for one in (reader, news, shelf, writer):
+            one.close()
+        connection.execute(f"DROP OWNED BY {role}".encode())
+        connection.execute(f"DROP ROLE {role}".encode())
 
 
 class FakeNews:
