@@ -87,6 +87,7 @@ ONE_LOG = {
         "tests/history/test_live_changes.py",
         "tests/history/test_overview.py",
         "tests/history/test_runs_asked.py",
+        "tests/history/test_shelf.py",
     ),
     "the logs themselves; what is true of all of them is the conformance suite, which runs on each": ("tests/log",),
     "simulated brokers in virtual time, with faults that a real one cannot be made to have at will": (
