@@ -39,6 +39,12 @@ ONE_LOG = {
         "tests/sdk/test_client.py::test_who_awaits_a_run_while_the_engine_closes_is_told_that_it_goes_on",
         "tests/sdk/test_elsewhere.py::test_who_waits_for_an_answer_while_the_engine_closes_is_told_so",
     ),
+    "records of a topic of events that the test makes up, taken into a journal in memory": (
+        "tests/sdk/test_ingest.py::test_an_app_is_born_where_its_first_code_found_the_topic_to_end",
+        "tests/sdk/test_ingest.py::test_it_says_where_and_when_it_came",
+        "tests/sdk/test_ingest.py::test_the_birth_of_an_app_may_be_out_of_sight",
+        "tests/sdk/test_ingest.py::test_what_came_before_the_app_is_none_of_its",
+    ),
     "lines at times that the test chooses": (
         "tests/sdk/test_run_lines.py::test_a_page_ends_where_others_lines_fill_it",
         "tests/sdk/test_run_lines.py::test_where_to_begin_is_found_by_time",
