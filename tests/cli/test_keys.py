@@ -39,7 +39,11 @@ def test_keys_that_cannot_be(args: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["serve", "shop:app", "--host", "0.0.0.0"], [*GATEWAY, "--host", "::"], [*WORKER, "--health-host", "::"]],
+    [
+        ["serve", "shop:app", "--port", "0", "--host", "0.0.0.0"],
+        [*GATEWAY, "--port", "0", "--host", "::"],
+        [*WORKER, "--health-host", "::"],
+    ],
 )
 def test_other_machines_need_keys(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(main, command)
@@ -71,13 +75,13 @@ def test_where_the_keys_of_an_engine_come_from(clean: Path, monkeypatch: pytest.
     monkeypatch.setenv("PERDURE_KEYS_FILE", "lines")
     assert passes()
     clean.joinpath("lines").write_text("\n")
-    assert "the file is empty" in CliRunner().invoke(main, ["serve", "shop:app"]).output
+    assert "the file is empty" in CliRunner().invoke(main, ["serve", "shop:app", "--port", "0"]).output
 
 
 def test_a_key_in_the_place_of_its_line_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     key, _ = new_key(["send"])
     monkeypatch.setenv("PERDURE_KEYS", key)
-    done = CliRunner().invoke(main, ["serve", "shop:app"])
+    done = CliRunner().invoke(main, ["serve", "shop:app", "--port", "0"])
     assert done.exit_code == 2
     assert "this is a key itself" in done.output
     assert key not in done.output + done.stderr
