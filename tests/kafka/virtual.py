@@ -13,7 +13,6 @@ from perdure.log.kafka import client, topics, writer
 from perdure.log.kafka import log as kafka_log
 from perdure.log.kafka.address import Address, parse
 from perdure.log.kafka.client import Client, Partition, Producer
-from perdure.log.kafka.feed import cut, end_of
 from perdure.log.kafka.hands import Hands
 from perdure.log.kafka.lanes import Lane
 from perdure.log.kafka.log import KafkaLog
@@ -92,7 +91,8 @@ class VirtualKafkaLog(KafkaLog):
         self._durable = 0
         self._stands: dict[Partition, int] = {}
         """Topic and partition → the end of what stands there, all of it ours."""
-        self._mirror: list[list[Batch]] = [[] for _ in range(PARTITIONS)]
+        self._mirror: list[dict[int, tuple[int, bytes]]] = [{} for _ in range(PARTITIONS)]
+        """By partition: offset → time and record, of all that anybody was given."""
 
     def now_ms(self) -> int:
         return self._now_ms()
@@ -137,9 +137,25 @@ class VirtualKafkaLog(KafkaLog):
         super()._landed(lane, offset, count, stamp_ms)
 
     def _seen(self, batch: Batch) -> None:
-        mirror = self._mirror[batch.partition]
-        self._mirror[batch.partition] += cut([batch], end_of(mirror[-1]) if mirror else 0, end_of(batch))
+        self._keep(batch)
         super()._seen(batch)
 
+    async def fetch(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
+        """Whoever catches up is given what the feed may never read."""
+        found = await super().fetch(partition, offset, limit_bytes=limit_bytes)
+        for batch in found:
+            self._keep(batch)
+        return found
+
+    def _keep(self, batch: Batch) -> None:
+        kept = self._mirror[batch.partition]
+        kept.update((batch.offset + index, (batch.timestamp_ms, value)) for index, value in enumerate(batch.values))
+
     def read(self, partition: int, offset: int, *, limit_bytes: int = 1 << 20) -> list[Batch]:
-        return cut(self._mirror[partition], offset, self.end(partition))
+        kept, found, place = self._mirror[partition], list[Batch](), offset
+        while place in kept:
+            stamp_ms, value = kept[place]
+            found.append(Batch(partition, place, stamp_ms, [value]))
+            place += 1
+        assert place >= max(kept, default=0), f"nobody was given offset {place} of partition {partition}"
+        return found
