@@ -32,9 +32,8 @@ class _Copy:
 def event_keyed(view: View, record: EventKeyed, at: int) -> None:
     """A copy arrives: kept for the look-back, and offered to who subscribed."""
     meta = view.meta
-    moment = record.at if record.came is None else record.came.at
-    meta.high = max(meta.high, moment)
     kept = KeptEvent(view.offset, record.event, record.at, meta.high, record.came)
+    kept.high = meta.high = max(meta.high, kept.moment)
     row = view.kept.add(record.key, kept)
     lookback_ms = max(meta.paths.get(record.event.name, {}).values(), default=DEFAULT_LOOKBACK_MS)
     view.expiries.add(at + lookback_ms + 1, row)
