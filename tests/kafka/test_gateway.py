@@ -4,7 +4,7 @@ import json
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 
 from perdure.history.postgres import PostgresHistory, schema_named
 from perdure.history.postgres_shelf import PostgresShelf
+from tests.kafka.roles import Start, roles
 from tests.system.engine_process import EngineProcess, wait_until
 
 SHOP = """
@@ -80,22 +81,10 @@ def namespace() -> str:
 
 
 @pytest.fixture
-def start(tmp_path: Path, kafka: str, namespace: str, options: Options) -> Iterator[Callable[..., EngineProcess]]:
+def start(tmp_path: Path, kafka: str, namespace: str, options: Options) -> Iterator[Start]:
     tmp_path.joinpath("shop.py").write_text(SHOP)
-    started: list[EngineProcess] = []
-
-    def begin(role: str, *args: str) -> EngineProcess:
-        log = f"kafka://{kafka}/{namespace}?session=1s"
-        port = "--port" if role == "gateway" else "--health-port"
-        arguments = (role, "shop:app", "--log", log, *options[role], *args)
-        engine = EngineProcess(tmp_path, *arguments, port_option=port, output=f"output{len(started)}.txt")
-        started.append(engine)
-        engine.start()
-        return engine
-
-    yield begin
-    for engine in started:
-        engine.end()
+    with roles(tmp_path, f"kafka://{kafka}/{namespace}?session=1s") as begin:
+        yield lambda role, *args: begin(role, *options[role], *args)
 
 
 def found(gateway: EngineProcess, **wanted: str) -> list[str]:
@@ -125,9 +114,9 @@ def told(gateway: EngineProcess) -> Iterator[Iterator[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("options", ["nobody writes it"], indirect=True)
-def test_what_workers_do_not_write_is_waited_for(start: Callable[..., EngineProcess]) -> None:
+def test_what_workers_do_not_write_is_waited_for(start: Start) -> None:
     """A gateway may start before the first worker writes; it takes events and calls all the same."""
-    worker = start("worker", "--data", "worker", "--partitions", "2")
+    worker = start("worker", "--partitions", "2")
     gateway = start("gateway")
     for path in ("/v1/runs", "/v1/events", "/v1/overview", "/v1/functions", "/v1/runs/r1"):
         said = gateway.ask(path)
@@ -139,8 +128,8 @@ def test_what_workers_do_not_write_is_waited_for(start: Callable[..., EngineProc
 
 
 @pytest.mark.parametrize("options", ["postgres", "own"], indirect=True)
-def test_runs_are_seen_and_steered(start: Callable[..., EngineProcess]) -> None:
-    worker = start("worker", "--data", "worker", "--partitions", "2", "--no-queues")
+def test_runs_are_seen_and_steered(start: Start) -> None:
+    worker = start("worker", "--partitions", "2", "--no-queues")
     gateway = start("gateway")
     with told(gateway) as changes:
         gateway.ask("/e/key", {"name": "shop/order.placed", "data": {"order": "o-1"}, "id": "e1"})

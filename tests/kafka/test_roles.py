@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,6 +20,7 @@ from perdure.log.kafka import KafkaLog, parse
 from perdure.log.kafka.client import Client, partition_in
 from perdure.log.kafka.topics import Topics
 from tests.kafka.broker import Broker, NoKafka
+from tests.kafka.roles import Start, roles
 from tests.system.engine_process import EngineProcess, environment, wait_until
 
 SHOP = """
@@ -56,8 +57,6 @@ async def picture(order: str) -> int:
     return await draw(order)
 """
 
-Start = Callable[..., EngineProcess]
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -67,23 +66,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path, kafka: str) -> Iterator[Start]:
-    """`start("worker", …)`; several are told apart by their number."""
-    url = f"kafka://{kafka}/test-{uuid4().hex[:12]}?session=1s"
-    started: list[EngineProcess] = []
-
-    def begin(role: str, *args: str, log: str = url) -> EngineProcess:
-        number = len(started)
-        place = () if role == "gateway" else ("--data", f"data{number}")
-        option = "--port" if role == "gateway" else "--health-port"
-        args = (role, "shop:app", "--log", log, *place, *args)
-        engine = EngineProcess(folder, *args, port_option=option, output=f"output{number}.txt")
-        started.append(engine)
-        engine.start()
-        return engine
-
-    yield begin
-    for engine in started:
-        engine.end()
+    with roles(folder, f"kafka://{kafka}/test-{uuid4().hex[:12]}?session=1s") as begin:
+        yield begin
 
 
 def answer(engine: EngineProcess, path: str, body: object = None) -> tuple[int, Any, str]:
