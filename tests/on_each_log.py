@@ -45,6 +45,9 @@ ONE_LOG = {
         "tests/sdk/test_ingest.py::test_the_birth_of_an_app_may_be_out_of_sight",
         "tests/sdk/test_ingest.py::test_what_came_before_the_app_is_none_of_its",
     ),
+    "its owner trims it at once; of Kafka's trimmed journals and their snapshots, tests/kafka/test_copy.py": (
+        "tests/past/test_tape.py::test_of_a_trimmed_log_there_is_what_the_state_has",
+    ),
     "lines at times that the test chooses": (
         "tests/sdk/test_run_lines.py::test_a_page_ends_where_others_lines_fill_it",
         "tests/sdk/test_run_lines.py::test_where_to_begin_is_found_by_time",

@@ -1,4 +1,4 @@
-"""Imports point one way: schemas ← flow, log ← partition ← worker ← sdk ← testing, cli, connectors.
+"""Imports point one way: schemas ← flow, log ← partition ← worker ← sdk ← past ← testing, cli, connectors.
 
 The checker reads syntax trees, so an import inside a function or under TYPE_CHECKING counts like any other.
 """
@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "history": COMMON | {"flow", "log", "partition"},
     "sdk": BELOW_SDK,
     "surface": SDK,  # perdure/__init__.py and __main__.py: what users import
-    "connectors": SDK,
+    "past": SDK,
+    "connectors": SDK | {"past"},
     "testing": SDK,
-    "cli": SDK | {"connectors", "testing"},
+    "cli": SDK | {"past", "connectors", "testing"},
 }
 """Layer → the layers that it may import beside itself."""
 

@@ -38,6 +38,10 @@ class UnknownRun(PerdureError):
     """No run of this id is known: it never was, or ended longer ago than the window."""
 
 
+class PastGone(PerdureError):
+    """What was asked for is not in the log: its owner has trimmed it, or there was nothing of it yet."""
+
+
 class NotParked(PerdureError):
     """Only a parked run can be told to go on: this one does already, or has ended."""
 

@@ -15,6 +15,7 @@ from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import nothing_is_left
 from tests.simulation.checks.prefixes import check_prefixes
 from tests.simulation.checks.replaying import check_replays
+from tests.simulation.checks.tapes import check_tapes
 from tests.simulation.control import Patches
 from tests.simulation.programs.aimed import aimed_plan, moves, parted
 from tests.simulation.programs.ledger import Ledger
@@ -110,6 +111,7 @@ def storm(
             trace += here.trace.lines
     check_prefixes(evidence)
     replays = _replayed(evidence, here.draw("replays"))
+    asyncio.run(check_tapes(evidence.journal, here.draw("tapes")))
     records = sum(len(entries) for entries in evidence.journal.values())
     return Outcome(seed, here.time, here.loop.leapt, records, replays, dict(here.trace.counts), here.trace.digest)
 

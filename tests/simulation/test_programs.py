@@ -20,6 +20,7 @@ from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import LATE, nothing_is_left
 from tests.simulation.checks.prefixes import check_prefixes
 from tests.simulation.checks.replaying import check_replays
+from tests.simulation.checks.tapes import check_tapes
 from tests.simulation.programs.alone import Alone, crashing
 from tests.simulation.programs.app import make_app
 from tests.simulation.programs.plan import Plan, random_plan
@@ -52,6 +53,7 @@ async def play(plan: Plan, rng: random.Random) -> None:
         check_invariants(evidence)
         check_prefixes(evidence)
         await check_replays(evidence, rng)
+        assert await check_tapes(evidence.journal, rng)
         await engine.advance("4000d")  # a test engine keeps for ten years what has ended
         for n in range(60):
             # Log time passes with what is appended.

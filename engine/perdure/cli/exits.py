@@ -3,6 +3,7 @@
 from perdure.errors import (
     DefinitionError,
     LogError,
+    PastGone,
     PerdureError,
     UnknownEvent,
     UnknownFunction,
@@ -29,7 +30,7 @@ KILLED = 130
 
 def code_of(error: PerdureError) -> int:
     """What a command that ended in this error exits with."""
-    if isinstance(error, UnknownRun | UnknownEvent | UnknownFunction | UnknownJob):
+    if isinstance(error, UnknownRun | UnknownEvent | UnknownFunction | UnknownJob | PastGone):
         return NOT_FOUND
     if isinstance(error, EngineUnreachable):
         return UNREACHABLE

@@ -6,8 +6,8 @@ from hashlib import blake2b
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 _ROUTE_DIGITS = 4
-_RUN_ID_LENGTH = _ROUTE_DIGITS + 32
-_RUN_ID = re.compile(f"[0-9a-f]{{{_RUN_ID_LENGTH}}}")
+RUN_ID_LENGTH = _ROUTE_DIGITS + 32
+_RUN_ID = re.compile(f"[0-9a-f]{{{RUN_ID_LENGTH}}}")
 
 
 def partition_of(entity: str, partitions: int) -> int:
@@ -32,7 +32,7 @@ def is_run_id(text: str) -> bool:
 def partition_of_run(run: str, partitions: int) -> int:
     """Partition of a run: its id carries its routing. Raises ValueError if `run` is not a run id."""
     if not is_run_id(run):
-        raise ValueError(f"{run!r} is not a run id: those have {_RUN_ID_LENGTH} hex digits")
+        raise ValueError(f"{run!r} is not a run id: those have {RUN_ID_LENGTH} hex digits")
     return route_of(run, partitions)
 
 
