@@ -1,8 +1,11 @@
-"""Each test has databases of its own."""
+"""Each test has databases of its own, and at its end each of its runs is replayed."""
 
 from pathlib import Path
 
 import pytest
+
+from perdure.testing import TestEngine
+from tests.past.replays import check_replays
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +15,15 @@ def databases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ORDERS_DB", str(tmp_path / "orders.db"))
     monkeypatch.setenv("ONBOARDING_DATA", str(tmp_path / "onboarding"))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has happened in an engine is replayed before it closes: all as recorded."""
+    close = TestEngine._close
+
+    async def replay_and_close(engine: TestEngine) -> None:
+        await check_replays(engine)
+        await close(engine)
+
+    monkeypatch.setattr(TestEngine, "_close", replay_and_close)

@@ -19,7 +19,7 @@ from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import LATE, nothing_is_left
 from tests.simulation.checks.prefixes import check_prefixes
-from tests.simulation.checks.replaying import check_replays
+from tests.simulation.checks.replaying import check_finished, check_replays
 from tests.simulation.checks.tapes import check_tapes
 from tests.simulation.programs.alone import Alone, crashing
 from tests.simulation.programs.app import make_app
@@ -54,6 +54,9 @@ async def play(plan: Plan, rng: random.Random) -> None:
         check_prefixes(evidence)
         await check_replays(evidence, rng)
         assert await check_tapes(evidence.journal, rng)
+        before = {p: list(records(engine.log, p)) for p in range(engine.log.partitions)}
+        assert await check_finished(evidence) > 0 or not alone.asked
+        assert before == {p: list(records(engine.log, p)) for p in range(engine.log.partitions)}
         await engine.advance("4000d")  # a test engine keeps for ten years what has ended
         for n in range(60):
             # Log time passes with what is appended.

@@ -75,6 +75,8 @@ class Worker:
     """Runs the user code of all partitions of one process. Implements the processors' `Host`."""
 
     call = staticmethod(asking.call)
+    execution_type: type[Execution] = Execution
+    """What runs are made of; a replay watches its own."""
 
     def __init__(
         self,
@@ -316,18 +318,23 @@ class Worker:
             # Never parked: other code, on this pod later or on another one, takes it further.
             self.held.add(partition, run, state.function)
             return
-        tracing = self.telemetry.tracing
-        traceparent = state.traceparent if tracing is None else tracing.of_run(processor.view, state)
-        execution = self.executions[run] = self._fresh[run] = Execution(
-            *(self, processor, state, function, self.loop, run, state.started_at, self.payloads.coded),
-            traceparent,
-            tracing,
-        )
+        execution = self._fresh[run] = self.make(processor, state, function)
         if self._unclean and self._unclean.pop(run, None) is not None:
             execution.suspect, execution.plain = True, False
         if lines or state.open:
             execution.load(lines)
         execution.run(main(execution))
+
+    def make(self, processor: Processor, state: RunState, function: FunctionSpec) -> Execution:
+        """A run in memory, whose user code has not begun."""
+        run, tracing = state.id, self.telemetry.tracing
+        traceparent = state.traceparent if tracing is None else tracing.of_run(processor.view, state)
+        execution = self.executions[run] = self.execution_type(
+            *(self, processor, state, function, self.loop, run, state.started_at, self.payloads.coded),
+            traceparent,
+            tracing,
+        )
+        return execution
 
     def put_off(self, execution: Execution, why: Exception) -> None:
         """What the run needs cannot be read at present: it leaves memory, and is begun again after a while."""
