@@ -13,6 +13,7 @@ The owner of a partition says which code it runs. What newer code has taken furt
 from perdure.flow.effects import Activated, OwnerKnown, Schedule, Start
 from perdure.flow.states import CronState, RunState
 from perdure.flow.view import View
+from perdure_schemas.definition import Definition
 from perdure_schemas.records import (
     AppActivated,
     AppDefined,
@@ -46,14 +47,19 @@ def app_defined(view: View, record: AppDefined, at: int) -> None:
 def app_paths(view: View, record: AppPaths, at: int) -> None:
     """From here on this partition copies events for these paths too. Paths are only ever added."""
     view.definitions.put(str(record.number), record.definition)
-    paths = view.meta.paths
-    for function in record.definition.functions:
-        for event, path in function.paths:
-            known = paths.setdefault(event, {})
-            known[path] = max(known.get(path, 0), function.lookback_ms)
+    know_paths(view, record.definition)
     view.meta.known[record.definition.digest] = record.number
     _number_code(view)
     view.send(0, AppReady(v=V, number=record.number))
+
+
+def know_paths(view: View, definition: Definition) -> None:
+    """Events are copied for these from here on."""
+    paths = view.meta.paths
+    for function in definition.functions:
+        for event, path in function.paths:
+            known = paths.setdefault(event, {})
+            known[path] = max(known.get(path, 0), function.lookback_ms)
 
 
 def app_ready(view: View, record: AppReady, at: int) -> None:

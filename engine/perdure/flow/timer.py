@@ -21,10 +21,7 @@ def timer_fired(view: View, record: TimerFired, at: int) -> None:
     run = view.live(record.entity)
     if run is None:
         return
-    timer: RunTimer | OpenOp | QueuedState | None
-    timer = run.timers.get(record.timer) or run.open.get(record.timer)
-    if isinstance(timer, OpenOp) and timer.type == queues.QUEUED:
-        timer = view.queued.get(queues.key_of(run.id, record.timer))
+    timer = timer_of(view, run, record.timer)
     if timer is None or timer.due is None or timer.setter != record.setter:
         return
     if at < timer.due:
@@ -35,6 +32,14 @@ def timer_fired(view: View, record: TimerFired, at: int) -> None:
         queues.fired(view, run, record.timer, timer, at)
     else:
         _op_timer(view, run, record, timer, at)
+
+
+def timer_of(view: View, run: RunState, name: str) -> RunTimer | OpenOp | QueuedState | None:
+    """What holds the run's timer of this name, if anything does."""
+    timer = run.timers.get(name) or run.open.get(name)
+    if isinstance(timer, OpenOp) and timer.type == queues.QUEUED:
+        return view.queued.get(queues.key_of(run.id, name))
+    return timer
 
 
 def _refuse(view: View, record: TimerFired) -> None:

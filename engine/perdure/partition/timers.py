@@ -79,7 +79,7 @@ class TimerDriver:
         self._pending[identity] = self._now_ms()
         entity, timer, setter = identity
         if entity.startswith(CRON):
-            self._append(self._cron_fired(entity, setter, now))
+            self._append(self.cron_fired(entity, setter, now))
         else:
             self._append(TimerFired(entity, timer, setter, v=V))
         return True
@@ -101,7 +101,8 @@ class TimerDriver:
         fired.clear()
         return True
 
-    def _cron_fired(self, entity: str, setter: int, now: int) -> TimerFired:
+    def cron_fired(self, entity: str, setter: int, now: int) -> TimerFired:
+        """The fire of a schedule at log time `now`, with the one after it."""
         function = entity.removeprefix(CRON)
         state = self._view.crons.get(function)
         routes = self._view.routes()

@@ -1,0 +1,47 @@
+"""Beside itself the past is the same: what is folded with the definitions that were in force makes no difference."""
+
+import msgspec
+
+from perdure.flow.states import RunState
+from perdure.flow.view import View
+from perdure.past.beside import Beside
+from perdure.past.order import ordered
+from perdure.past.reading import read_tape
+from perdure.past.tale import Tale
+from tests.evidence.entries import Journal
+from tests.simulation.checks.tapes import Journals
+
+
+async def check_beside(journal: Journal) -> int:
+    """Of everything in the log. How many runs were compared."""
+    tape = await read_tape(Journals(journal))  # type: ignore[arg-type]
+    was, would = Tale(), Tale()
+    beside = Beside(tape, None, was, would)
+    for stood in ordered(tape.parts, beside.waits_for):
+        beside.take(stood)
+    assert list(was.runs) == list(would.runs), "the same runs in the same order"
+    for run, told in was.runs.items():
+        assert told == would.runs[run], f"run {run}"
+    assert was.sent == would.sent
+    for then, now in zip(beside.was, beside.would, strict=True):
+        assert known(then) == known(now), f"partition {then.partition}"
+        assert then.meta.outseq == now.meta.outseq and then.meta.inseq == now.meta.inseq, f"partition {then.partition}"
+    return len(was.runs)
+
+
+def known(view: View) -> dict[str, object]:
+    """All that is known of runs, events, subscriptions and schedules, but places in the log."""
+    found: dict[str, object] = {f"r/{run.id}": _known(run) for run in view.runs.values()}
+    found |= {f"e/{event}": one for event, one in view.seen.items()}
+    for key, state in view.matches.items():
+        found[f"m/{key}"] = [(name, sub.g, sub.waits, sub.own, sub.until) for name, sub in state.subs.items()]
+    found |= {f"c/{function}": (cron.line, cron.tz, cron.due) for function, cron in view.crons.items()}
+    found["meta"] = (view.at, view.meta.current, view.meta.paths, view.meta.live, view.meta.paused, view.meta.known)
+    return found
+
+
+def _known(run: RunState) -> list[object]:
+    ops = {name: (op.type, op.attempt, op.due, op.key, op.child) for name, op in run.open.items()}
+    timers = {name: timer.due for name, timer in run.timers.items()}
+    told = (run.function, run.status, run.cause, run.number, run.event_id, run.since, run.copies, run.started_at)
+    return [*told, run.requested_at, run.ended_at, ops, timers, run.waits, run.taken, msgspec.json.encode(run.rules)]
