@@ -47,6 +47,11 @@ ONE_LOG = {
     ),
     "its owner trims it at once; of Kafka's trimmed journals and their snapshots, tests/kafka/test_copy.py": (
         "tests/past/test_tape.py::test_of_a_trimmed_log_there_is_what_the_state_has",
+        "tests/past/test_whatif.py::test_of_a_trimmed_log_it_tells_what_is_there",
+    ),
+    "tapes of made-up apps, by the dozen; those beside them are of each log": (
+        "tests/past/test_whatif.py::test_it_goes_as_the_same_events_go_with_the_other_app",
+        "tests/past/test_whatif.py::test_it_names_the_event_and_the_reason",
     ),
     "lines at times that the test chooses": (
         "tests/sdk/test_run_lines.py::test_a_page_ends_where_others_lines_fill_it",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import perdure.worker.stragglers
 from tests.evidence.folding import assert_all_arrived, assert_same, fold_records
 from tests.evidence.refolding import check_other_ways
+from tests.simulation.checks.besides import check_beside
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.invariants import check_invariants
 from tests.simulation.checks.leftovers import nothing_is_left
@@ -112,6 +113,7 @@ def storm(
     check_prefixes(evidence)
     replays = _replayed(evidence, here.draw("replays"))
     asyncio.run(check_tapes(evidence.journal, here.draw("tapes")))
+    asyncio.run(check_beside(evidence.journal))
     records = sum(len(entries) for entries in evidence.journal.values())
     return Outcome(seed, here.time, here.loop.leapt, records, replays, dict(here.trace.counts), here.trace.digest)
 

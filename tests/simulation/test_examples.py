@@ -1,5 +1,6 @@
 """The examples in worlds where whatever can fail does: what they promise to their users holds all the same."""
 
+import asyncio
 import csv
 import sqlite3
 from collections import Counter
@@ -16,6 +17,7 @@ from examples.order_saga import Bank, Warehouse
 from perdure.errors import UnknownRun
 from perdure.flow.routing import run_id
 from tests.evidence.entries import entries_of, without_repetitions
+from tests.simulation.checks.besides import check_beside
 from tests.simulation.checks.matching import check_matching
 from tests.simulation.checks.tales import Tale, tell
 from tests.simulation.storms import check_folds, swarm_of
@@ -36,6 +38,7 @@ def check(here: World) -> list[Tale]:
     effective, _ = without_repetitions(journal)
     tales, _ = tell(effective)
     check_matching(effective, tales)
+    asyncio.run(check_beside(journal))
     runs = [tale for tale in tales.values() if tale.request is not None]
     assert not [tale for tale in runs if tale.live], "I14"
     return runs

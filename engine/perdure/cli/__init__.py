@@ -17,6 +17,7 @@ from perdure.cli.runs import runs
 from perdure.cli.send import send
 from perdure.cli.serve import serve
 from perdure.cli.topics import topics
+from perdure.cli.whatif import whatif
 from perdure.cli.worker import worker
 
 __all__ = ["main"]
@@ -42,5 +43,6 @@ for command in (
     *(dev, serve, worker, gateway, keys),
     *(send, functions, pause, resume, runs, explain, logs),
     *(history, topics, dead_letters),
+    *(whatif,),
 ):
     main.add_command(command)

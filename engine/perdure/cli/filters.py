@@ -40,7 +40,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **others: Any,
     ) -> Any:
         pairs = dict(map(_pair, metadata))
-        times = _moment(since, "--since"), _moment(until, "--until")
+        times = moment_of(since, "--since"), moment_of(until, "--until")
         return command(*args, wanted=RunFilter(function, status or "", event_id, *times, pairs, where), **others)
 
     told: Callable[..., Any] = filtered
@@ -49,8 +49,8 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return told
 
 
-def _moment(text: str | None, option: str) -> int | None:
-    """In the reader's own zone, if it names none."""
+def moment_of(text: str | None, option: str) -> int | None:
+    """In ms; in the reader's own zone, if it names none. Raises `UsageProblem`."""
     try:
         return None if text is None else moment_ms(text, int(time.time() * 1000), option, zone=None)
     except PayloadError as error:

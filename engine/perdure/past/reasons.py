@@ -33,7 +33,7 @@ def why_starts(sides: Sides, told: Told) -> str:
             fits = _triggers(sides.now, told)
             return _unlike(sides.then, told, "had", "was") + (f"; {fits} fits now" if fits else "")
         case "cron":
-            return f"{_schedule(sides.now, 'is')}, and {_schedule(sides.then, 'was')}"
+            return f"its schedule is {_schedule(sides.now)}, and was {_schedule(sides.then)}"
         case _:
             return _through(told, "would have")
 
@@ -46,7 +46,7 @@ def why_starts_not(sides: Sides, told: Told, missing: Tale) -> str:
         case "event":
             return "its event comes of a run that goes otherwise, and would not have been sent"
         case "cron":
-            return f"{_schedule(sides.now, 'is')}, and {_schedule(sides.then, 'was')}"
+            return f"its schedule is {_schedule(sides.now)}, and was {_schedule(sides.then)}"
         case _:
             return _through(told, "had")
 
@@ -67,11 +67,9 @@ def _triggers(function: FunctionDefined | None, told: Told) -> str:
     return " or ".join(f"where={one.where!r}" if one.where else repr(one.event) for one in fitting)
 
 
-def _schedule(function: FunctionDefined | None, verb: str) -> str:
-    if function is None:
-        return "there is no such function" if verb == "is" else "there was no such function"
-    cron = function.cron
-    return f"its schedule {verb} {f'{cron.line!r} in {cron.tz}' if cron is not None else 'none'}"
+def _schedule(function: FunctionDefined | None) -> str:
+    cron = function.cron if function is not None else None
+    return f"{cron.line!r} in {cron.tz}" if cron is not None else "none"
 
 
 def _through(told: Told, verb: str) -> str:

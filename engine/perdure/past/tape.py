@@ -153,7 +153,7 @@ def _base_of(tape: Tape, part: Part, run: str, until: int | None) -> tuple[View,
     """What is known of the run without its records, and from which offset on those are to be folded."""
     state = part.state
     if state is None or b"r/" + run.encode() not in state.rows:
-        return _beginning(tape, part), 0
+        return beginning_of(tape, part), 0
     if until is not None and until < state.offset - 1:
         raise PastGone(
             f"the first records of run {run} were trimmed by their owner: what it was is known from offset "
@@ -167,7 +167,7 @@ def _base_of(tape: Tape, part: Part, run: str, until: int | None) -> tuple[View,
 def whole_view_of(tape: Tape, partition: int, until: int | None = None) -> View:
     """What the folds make of everything that the tape has of a partition. Raises `KeyError` if it has none of it."""
     part = tape.parts[partition]
-    view = _beginning(tape, part)
+    view = beginning_of(tape, part)
     for entry in part.entries:
         if until is not None and entry.offset > until:
             break
@@ -188,8 +188,8 @@ def fold_entry(view: View, entry: Entry) -> None:
     view.effects = Effects()
 
 
-def _beginning(tape: Tape, part: Part) -> View:
-    """Before the first record; where the log was trimmed, with the definitions that were in force there."""
+def beginning_of(tape: Tape, part: Part) -> View:
+    """A view before the first record; where the log was trimmed, with the definitions that were in force there."""
     if part.state is None:
         return View(part.partition, tape.partitions)
     later = View(part.partition, tape.partitions, Rows(part.state.rows)).meta

@@ -60,7 +60,7 @@ class Difference(Struct):
 
 
 class WhatIf(Struct):
-    """`since` to `until`, by log time. `trimmed`: the log begins there only, and what was before is not known."""
+    """`since` to `until`, by log time, but not from before the log begins. `trimmed`: it began earlier once."""
 
     app: str
     since: int
@@ -68,7 +68,7 @@ class WhatIf(Struct):
     records: int
     functions: list[Compared]
     differences: list[Difference]
-    trimmed: int | None = None
+    trimmed: bool = False
 
 
 def what_if(tape: Tape, definition: Definition | None, since: int = 0) -> WhatIf:
@@ -78,9 +78,6 @@ def what_if(tape: Tape, definition: Definition | None, since: int = 0) -> WhatIf
     """
     if definition is not None and tape.app and tape.app != definition.app:
         raise LogMismatch(f"this is the log of app {tape.app!r}, not of {definition.app!r}")
-    trimmed = max(
-        (part.entries[0].at for part in tape.parts.values() if part.state is not None and part.entries), default=None
-    )
     was, would = Tale(), Tale()
     beside = Beside(tape, definition, was, would)
     records = until = 0
@@ -88,8 +85,16 @@ def what_if(tape: Tape, definition: Definition | None, since: int = 0) -> WhatIf
         beside.take(stood)
         records += 1
         until = max(until, stood.entry.at)
-    counted = _Counted(beside, was, would, max(since, trimmed or 0))
-    return WhatIf(tape.app, counted.since, until, records, counted.functions(), list(counted.differences()), trimmed)
+    counted = _Counted(beside, was, would, max(since, _beginning(tape)))
+    differences = list(counted.differences())
+    return WhatIf(tape.app, counted.since, until, records, counted.functions(), differences, beside.trimmed)
+
+
+def _beginning(tape: Tape) -> int:
+    """From when on all of the log is there."""
+    firsts = [(part.state is not None, part.entries[0].at) for part in tape.parts.values() if part.entries]
+    trimmed = [at for was_trimmed, at in firsts if was_trimmed]
+    return max(trimmed) if trimmed else min((at for _, at in firsts), default=0)
 
 
 class _Counted:

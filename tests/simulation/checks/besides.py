@@ -2,12 +2,16 @@
 
 import msgspec
 
+from perdure.flow import decode
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.past.beside import Beside
 from perdure.past.order import ordered
 from perdure.past.reading import read_tape
 from perdure.past.tale import Tale
+from perdure.past.tape import Tape
+from perdure_schemas.definition import Definition
+from perdure_schemas.records import AppPaths
 from tests.evidence.entries import Journal
 from tests.simulation.checks.tapes import Journals
 
@@ -16,7 +20,7 @@ async def check_beside(journal: Journal) -> int:
     """Of everything in the log. How many runs were compared."""
     tape = await read_tape(Journals(journal))  # type: ignore[arg-type]
     was, would = Tale(), Tale()
-    beside = Beside(tape, None, was, would)
+    beside = Beside(tape, _definition_of(tape), was, would)
     for stood in ordered(tape.parts, beside.waits_for):
         beside.take(stood)
     assert list(was.runs) == list(would.runs), "the same runs in the same order"
@@ -25,8 +29,16 @@ async def check_beside(journal: Journal) -> int:
     assert was.sent == would.sent
     for then, now in zip(beside.was, beside.would, strict=True):
         assert known(then) == known(now), f"partition {then.partition}"
-        assert then.meta.outseq == now.meta.outseq and then.meta.inseq == now.meta.inseq, f"partition {then.partition}"
+        numbers = [(view.meta.outseq, view.meta.inseq) for view in (then, now)]
+        assert numbers[0] == numbers[1], f"partition {then.partition}"
     return len(was.runs)
+
+
+def _definition_of(tape: Tape) -> Definition | None:
+    """The app as it was all the time; None if it had several."""
+    of_first = [decode(entry.raw) for entry in tape.parts[0].entries if entry.kind == "app.paths"]
+    definitions = {one.definition.digest: one.definition for one in of_first if isinstance(one, AppPaths)}
+    return next(iter(definitions.values())) if len(definitions) == 1 else None
 
 
 def known(view: View) -> dict[str, object]:
