@@ -113,7 +113,7 @@ def storm(
     check_prefixes(evidence)
     replays = _replayed(evidence, here.draw("replays"))
     asyncio.run(check_tapes(evidence.journal, here.draw("tapes")))
-    asyncio.run(check_beside(evidence.journal))
+    check_beside(evidence.journal)
     records = sum(len(entries) for entries in evidence.journal.values())
     return Outcome(seed, here.time, here.loop.leapt, records, replays, dict(here.trace.counts), here.trace.digest)
 

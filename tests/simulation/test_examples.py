@@ -1,6 +1,5 @@
 """The examples in worlds where whatever can fail does: what they promise to their users holds all the same."""
 
-import asyncio
 import csv
 import sqlite3
 from collections import Counter
@@ -38,7 +37,7 @@ def check(here: World) -> list[Tale]:
     effective, _ = without_repetitions(journal)
     tales, _ = tell(effective)
     check_matching(effective, tales)
-    asyncio.run(check_beside(journal))
+    check_beside(journal)
     runs = [tale for tale in tales.values() if tale.request is not None]
     assert not [tale for tale in runs if tale.live], "I14"
     return runs
