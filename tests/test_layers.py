@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 EXCEPTIONS = {
     ("perdure.__main__", "cli"),  # `python -m perdure` is the command line
+    ("perdure.sdk.local_port", "past"),  # what a port hands out of the log, imported when it is asked for
     ("perdure.sdk.engine", "connectors"),  # Engine.asgi() hands out the gateway, imported when it is asked for
     ("perdure.sdk.telemetry", "connectors"),  # Engine(tracing=True) makes spans, by what is imported for it alone
 }

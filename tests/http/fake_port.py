@@ -133,6 +133,10 @@ class FakePort:
         found = kept[start : start + limit]
         return LinePage(found, str(start + len(found)), end=len(found) < limit)
 
+    async def tape(self, run_id: str) -> bytes:
+        await self.status(run_id)
+        return b'{"tape":"begin"}\n'
+
     async def knows_event(self, event_id: str) -> bool:
         self._check()
         return any(event.id == event_id for event in self.events)

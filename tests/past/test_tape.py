@@ -6,13 +6,12 @@ For generated programs, with crashes and repetitions: tests/simulation/checks/ta
 import asyncio
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import examples.order_saga as orders
 from examples.order_saga import PLACED, Order, fulfil
-from perdure import App, Context, Engine, Event
+from perdure import Engine, Event
 from perdure.cli.sharing import opened_any
 from perdure.errors import PastGone, UnknownRun
 from perdure.flow.states import TERMINAL
@@ -27,6 +26,7 @@ from perdure.testing import TestEngine
 from tests.evidence.entries import Journal, entries_of
 from tests.evidence.folding import fold_records, records
 from tests.partition.test_trimming import LARGE, begin, body, rest
+from tests.past.shop import shop
 from tests.simulation.checks.tapes import check_tapes, what_is_known
 
 
@@ -61,22 +61,6 @@ async def test_of_the_saga_each_run_is_what_it_was_after_each_of_its_records(
         tape = await read_tape(engine.log)
         assert {run.id for run in engine.all_runs(fulfil)} <= set(tape.runs())
         assert tape.app == orders.app.name
-
-
-def shop() -> App:
-    app = App("shop")
-
-    @app.step
-    async def pack(text: str) -> str:
-        return text * 3_000
-
-    @app.function(on="placed", id="order")
-    async def order(ctx: Context, event: Event[Any]) -> int:
-        packed = await pack(event.data["text"])
-        paid = await ctx.wait_for_event("paid", match="data.cart", timeout="1h")
-        return len(packed) + (0 if paid is None else 1)
-
-    return app
 
 
 async def some_runs(url: str) -> None:

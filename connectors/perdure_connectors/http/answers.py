@@ -10,6 +10,8 @@ from perdure.errors import KeepsNothing
 from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.port import Port
 
+UNCACHED = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+"""Of what is true only now."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -44,6 +46,6 @@ def json_answer(content: object, status: int = 200, headers: Mapping[str, str] |
     return Response(
         _encode(content),
         status,
-        {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
+        {**UNCACHED, **(headers or {})},
         "application/json",
     )

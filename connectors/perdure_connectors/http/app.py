@@ -35,7 +35,7 @@ from perdure_connectors.http.access import Gate, rules_of
 from perdure_connectors.http.answers import json_answer
 from perdure_connectors.http.openapi import document
 from perdure_connectors.http.problems import on_error, on_http_error, on_unexpected
-from perdure_connectors.http.routing import EventStream, Operation, routes_of
+from perdure_connectors.http.routing import EventStream, JsonLines, Operation, routes_of
 from perdure_connectors.http.webhooks import OPERATION as WEBHOOK
 from perdure_connectors.http.webhooks import Webhooks
 from perdure_connectors.webhook.source import Source
@@ -80,6 +80,7 @@ OPERATIONS = [
         query={"level": {"enum": list(queries.LEVELS)}, **queries.PART},
         refusals=RUN,
     ),
+    Operation("GET", "/v1/runs/{run_id}/tape", runs.tape, "read", {200: JsonLines}, refusals=RUN),
     Operation("POST", "/v1/runs/{run_id}/rerun", runs.rerun, "operate", {201: shapes.RunId}, refusals=RUN),
     Operation(
         *("POST", "/v1/runs/{run_id}/unpark", runs.unpark, "operate", {202: shapes.RunId}),

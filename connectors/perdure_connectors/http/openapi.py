@@ -14,7 +14,7 @@ from perdure.errors import LogError, PerdureError
 from perdure.history.store import HistoryDown, NoHistory
 from perdure.sdk.http_wire import PROBLEM_TYPE
 from perdure_connectors.http.problems import status_of
-from perdure_connectors.http.routing import EventStream, Operation
+from perdure_connectors.http.routing import EventStream, JsonLines, Operation
 
 Json = dict[str, Any]
 
@@ -34,7 +34,7 @@ _KEY: list[type[PerdureError]] = [errors.KeyRefused, errors.ScopeMissing]
 _PARAMETER = re.compile(r"{(\w+)(?::path)?}")
 _REF = "#/components/schemas/{name}"
 
-_MEDIA: Mapping[Any, str] = {str: "text/plain", EventStream: "text/event-stream"}
+_MEDIA: Mapping[Any, str] = {str: "text/plain", EventStream: "text/event-stream", JsonLines: "application/x-ndjson"}
 """Of answers that are not JSON."""
 
 _PROBLEM: Json = {
@@ -59,7 +59,7 @@ def document(operations: Iterable[Operation], root: str = "") -> Json:
     """Of a gateway that is mounted at `root`."""
     described = list(operations)
     types = {kind for one in described for kind in (*one.answers.values(), one.body) if kind is not None}
-    wanted = sorted(types - {str, EventStream, Any}, key=str)
+    wanted = sorted(types - {*_MEDIA, Any}, key=str)
     schemas, components = msgspec.json.schema_components(wanted, ref_template=_REF)
     schema_of: Mapping[Any, Json] = {
         **{kind: {"type": "string"} for kind in _MEDIA},

@@ -15,6 +15,9 @@ from perdure_connectors.http.keys import authorize
 EventStream = NewType("EventStream", str)
 """The type of an answer that is server-sent events."""
 
+JsonLines = NewType("JsonLines", str)
+"""The type of an answer that is a JSON object a line."""
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -27,7 +30,7 @@ class Operation:
     handler: Handler
     scope: Scope | None
     answers: Mapping[int, Any]
-    """Status → the type of its JSON, `str` for plain text, or `EventStream`."""
+    """Status → the type of its JSON, `str` for plain text, `EventStream` or `JsonLines`."""
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     """The parameters that it takes, as JSON Schema."""
     body: Any = None

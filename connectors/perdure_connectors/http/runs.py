@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure.sdk.port import RunOutcome
-from perdure_connectors.http.answers import hindsight_of, json_answer, port_of
+from perdure_connectors.http.answers import UNCACHED, hindsight_of, json_answer, port_of
 from perdure_connectors.http.queries import check_level, duration_ms, limit_of, only, page_of
 
 POLL_MS = 20_000
@@ -50,6 +50,13 @@ async def lines(request: Request) -> Response:
         cursor=query.get("cursor", ""),
     )
     return json_answer(page)
+
+
+async def tape(request: Request) -> Response:
+    """The run's records and what decided about it, a JSON object a line: what `perdure replay` runs again."""
+    only(request)
+    told = await port_of(request).tape(request.path_params["run_id"])
+    return Response(told, headers=UNCACHED, media_type="application/x-ndjson")
 
 
 async def rerun(request: Request) -> Response:

@@ -18,6 +18,8 @@ from perdure.log.kafka.client import Client
 from perdure.log.kafka.topics import Topics
 from perdure.log.protocol import Log
 
+_JOURNAL = ".journal"
+
 
 def log_options(command: click.decorators.FC) -> click.decorators.FC:
     """Which app's topics on which log."""
@@ -67,6 +69,18 @@ async def partitions_there(log: str, app: str) -> int | None:
     address = parse(log)
     journal = address.topic(app, "journal")
     return (await Topics(Client(replace(address, create=False))).partitions_of([journal])).get(journal)
+
+
+async def only_app(log: str) -> str:
+    """The name of the one app that has topics there. Raises `UsageProblem` if there is none, or more."""
+    address = parse(log)
+    names = await Topics(Client(replace(address, create=False))).names()
+    prefix = address.topic("")
+    apps = [name.removeprefix(prefix).removesuffix(_JOURNAL) for name in names if name.endswith(_JOURNAL)]
+    if len(apps) != 1:
+        which = f"there are {', '.join(apps)}" if apps else "there is none"
+        raise UsageProblem(f"--app: say which app of {shown(log)} is meant; {which}")
+    return apps[0]
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """Reads a tape off an open log: a folder that no engine has open, topics, or the log of a running engine."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -49,6 +50,15 @@ async def read_tape(log: Log, wanted: Wanted = Wanted(), app: str = "") -> Tape:
     return Tape(app or app_of(parts.values()), log.partitions, parts)
 
 
+async def read_run(log: Log, run: str, app: str = "") -> Tape:
+    """All that there is of a run. Raises `UnknownRun`, `LogError`."""
+    tape = await read_tape(log, Wanted(frozenset([run])), app)
+    part = tape.part_of(run)
+    if part.state is None and not tape.entries_of(run):
+        raise unknown(run)
+    return tape
+
+
 def partitions_for(log: Log, wanted: Wanted) -> Collection[int]:
     """Those that may have what is wanted. Raises `UnknownRun` for what is no run's id."""
     strange = next((run for run in wanted.runs if not is_run_id(run)), None)
@@ -94,6 +104,7 @@ class PartReader:
         count = _Count(self._state)
         offset = self._start
         while offset < self._end:
+            await asyncio.sleep(0)  # the log may be that of an engine that has more to do
             for batch in await self._fetch(offset):
                 for index, value in enumerate(batch.values[: self._end - batch.offset]):
                     found = self._entry(count, batch.offset + index, batch.timestamp_ms, bytes(value))

@@ -96,6 +96,8 @@ class Tape(NamedTuple):
     app: str
     partitions: int
     parts: Mapping[int, Part]
+    redacted: tuple[str, ...] = ()
+    """Rules by which values were replaced."""
 
     def runs(self) -> list[str]:
         """Every run whose request is on it, in the order of their requests."""
@@ -225,7 +227,7 @@ def _missing(part: Part, run: str, until: int | None) -> UnknownRun | PastGone:
 
 def unknown(run: str) -> UnknownRun:
     """The error that says so."""
-    return UnknownRun(f"no run {run!r} is in this log: `perdure runs list` shows those that are known")
+    return UnknownRun(f"no run {run!r} is in what was read: compare its id, or name another source")
 
 
 def state_of_run(view: View, run: str) -> RunState:

@@ -241,6 +241,9 @@ class ManyPorts:
     async def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
         return await (await self._of(run_id)).lines(run_id, level=level, limit=limit, cursor=cursor)
 
+    async def tape(self, run_id: str) -> bytes:
+        return await (await self._of(run_id)).tape(run_id)
+
     async def knows_event(self, event_id: str) -> bool:
         return any([await port.knows_event(event_id) for port in self._ports.values()])
 

@@ -107,6 +107,9 @@ class HttpPort:
     async def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
         return await self._ask(wire.lines(run_id, level, limit, cursor))
 
+    async def tape(self, run_id: str) -> bytes:
+        return await self._ask(wire.tape(run_id))
+
     async def knows_event(self, event_id: str) -> bool:
         return await self._ask(wire.knows_event(event_id))
 

@@ -125,6 +125,10 @@ class SyncHttpPort:
         """What the run logged; see `Port.lines`."""
         return self._ask(wire.lines(run_id, level, limit, cursor))
 
+    def tape(self, run_id: str) -> bytes:
+        """The run's records; see `Port.tape`."""
+        return self._ask(wire.tape(run_id))
+
     def knows_event(self, event_id: str) -> bool:
         return self._ask(wire.knows_event(event_id))
 

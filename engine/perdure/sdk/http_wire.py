@@ -194,6 +194,10 @@ def status(run_id: str) -> Call[RunStatus]:
     return Call("GET", f"{_run(run_id)}/result?timeout=0s", lambda answer: _decode(answer, RunOutcome).status)
 
 
+def tape(run_id: str) -> Call[bytes]:
+    return Call("GET", f"{_run(run_id)}/tape", lambda answer: answer.body)
+
+
 def cancel(run_id: str, reason: str) -> Call[None]:
     query = "?" + urlencode({"reason": reason}) if reason else ""
     return Call("DELETE", _run(run_id) + query, lambda answer: None)

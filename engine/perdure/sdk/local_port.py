@@ -375,6 +375,12 @@ class LocalPort:
             since, until = state.requested_at, state.ended_at
         return await page_of(self._node.log, run_id, level, place_of(cursor), limit, since, until)
 
+    async def tape(self, run_id: str) -> bytes:
+        from perdure.past.file import lines_of
+        from perdure.past.reading import read_run
+
+        return b"".join(lines_of(await read_run(self._node.log, run_id, self._node.app.name)))
+
     async def knows_event(self, event_id: str) -> bool:
         self._refuse_without_state()
         processor = self._node.processor(partition_of(event_id, self._node.log.partitions))

@@ -445,6 +445,10 @@ class Port(Protocol):
         """
         ...
 
+    async def tape(self, run_id: str) -> bytes:
+        """The run's records as the log has them, with what decided about it (`perdure.past.file`). `UnknownRun`."""
+        ...
+
     async def knows_event(self, event_id: str) -> bool:
         """Whether an event of this id has come within the window, also one that triggered nothing."""
         ...

@@ -95,6 +95,9 @@ class TestPort:
     async def lines(self, run_id: str, *, level: LogLevel = "debug", limit: int = 200, cursor: str = "") -> LinePage:
         return await self._engine.asked(lambda: self._local().lines(run_id, level=level, limit=limit, cursor=cursor))
 
+    async def tape(self, run_id: str) -> bytes:
+        return await self._engine.asked(lambda: self._local().tape(run_id))
+
     async def knows_event(self, event_id: str) -> bool:
         return await self._engine.asked(lambda: self._local().knows_event(event_id))
 

@@ -12,18 +12,13 @@ from perdure.cli.command import json_option
 from perdure.cli.exits import UsageProblem
 from perdure.cli.output import console, print_json, styled
 from perdure.cli.settings import Setting
-from perdure.cli.sharing import app_name, opened_any, shown
+from perdure.cli.sharing import app_name, only_app, opened_any, shown
 from perdure.cli.topics.targets import half_is_there, new_log
 from perdure.flow import UnreadableRecord, decode
-from perdure.log.kafka import parse
-from perdure.log.kafka.client import Client
-from perdure.log.kafka.topics import Topics
 from perdure.log.protocol import Log
 from perdure.partition import transfer
 from perdure.partition.transfer import Copied
 from perdure_schemas.records import AppDefined, AppPaths
-
-_JOURNAL = ".journal"
 
 
 @click.command()
@@ -58,22 +53,11 @@ def copy(source: str, target: str, app: str, as_json: bool) -> None:
 
 
 async def _copy(source: str, target: str, app: str, told: transfer.Told) -> tuple[str, Copied]:
-    name = app_name(app) if app else await _only_app(source) if source.startswith("kafka://") else ""
+    name = app_name(app) if app else await only_app(source) if source.startswith("kafka://") else ""
     async with opened_any(source, name) as log:
         name = await _app_in(log, name)
         async with new_log(target, name, log.partitions) as new:
             return name, await transfer.copy(log, new, told)
-
-
-async def _only_app(source: str) -> str:
-    address = parse(source)
-    names = await Topics(Client(address)).names()
-    prefix = address.topic("")
-    apps = [name.removeprefix(prefix).removesuffix(_JOURNAL) for name in names if name.endswith(_JOURNAL)]
-    if len(apps) != 1:
-        which = f"there are {', '.join(apps)}" if apps else "there is none"
-        raise UsageProblem(f"--app: say which app of {shown(source)} is to be copied; {which}")
-    return apps[0]
 
 
 async def _app_in(log: Log, wanted: str) -> str:
