@@ -27,7 +27,7 @@ from perdure.flow.routes import Routes
 from perdure.flow.timer import timer_of
 from perdure.flow.view import View
 from perdure.partition.timers import TimerDriver
-from perdure.past.mail import Letter, Mail, Sends, meaning_of
+from perdure.past.mail import Letter, Mail, Places, meaning_of
 from perdure.past.order import Stood
 from perdure.past.tape import Tape, beginning_of
 from perdure_schemas.definition import Definition
@@ -47,6 +47,7 @@ ROOM = 1 << 20
 """Offsets between two of the log's: what arrives only now stands there."""
 TIMERS_AT_ONCE = 1_000
 _ENCODE = msgspec.json.Encoder().encode
+_NONE: Places = set()
 
 
 class _Spread(View):
@@ -74,7 +75,7 @@ class Beside:
         self.now = 0
         self._definition = definition
         self._tell_was, self._tell_would = was, would
-        self._mail = Mail(loose=self.trimmed)
+        self._mail = Mail(trimmed=self.trimmed)
         self._held: dict[tuple[int, str], list[tuple[str, int]]] = defaultdict(list)
         """(partition, entity) → its timers (name, setter) that are due, and which the log has yet to fire."""
         self._unscheduled: set[tuple[int, str]] = set()
@@ -121,23 +122,29 @@ class Beside:
         for view in (was, self.would[entry.partition]):
             view.advance(entry.at)
         fold(was, record, entry.raw, entry.offset, entry.stamp)
-        then, was.effects.sends = was.effects.sends, []
+        places = self._mail.sent_then(was.partition, was.effects.sends)
+        was.effects.sends.clear()
         self._tell_was(was, record)
         _forget(was)
-        self._happens(was, record, then)
+        self._happens(was, record, places)
         self._look_again(entry.partition, record)
 
-    def _happens(self, was: View, record: AnyRecord, then: Sends) -> None:
-        """The same as it would be. `then`: what it led to."""
+    def end(self) -> None:
+        """The log has ended."""
+        for to, letter in self._mail.at_last():
+            self._arrive(to, letter)
+
+    def _happens(self, was: View, record: AnyRecord, places: Places) -> None:
+        """The same as it would be. `places`: what it led to."""
         partition, place = was.partition, (was.offset + 1) * ROOM
         if record.from_ is None:
             told = self._retold(record)
-            self._fold(partition, told, was.raw if told is record else _ENCODE(told), place, was.stamp, then)
+            self._fold(partition, told, was.raw if told is record else _ENCODE(told), place, was.stamp, places)
             return
         source, meaning = record.from_[0], meaning_of(record)
         for letter in self._mail.up_to(source, partition, meaning):
             if letter.place == meaning:
-                self._fold(partition, letter.record, letter.raw, place, was.stamp, then)
+                self._fold(partition, letter.record, letter.raw, place, was.stamp, places)
             else:
                 self._arrive(partition, letter)
         self._deliver(source, partition)
@@ -151,11 +158,12 @@ class Beside:
         return record
 
     def _fold(
-        self, partition: int, record: AnyRecord, raw: bytes, offset: int, stamp_ms: int, then: Sends = ()
+        self, partition: int, record: AnyRecord, raw: bytes, offset: int, stamp_ms: int, places: Places = _NONE
     ) -> None:
         view = self.would[partition]
-        taken = fold(view, record, raw, offset, stamp_ms)
-        assert taken, "I3: nothing is sent twice here"
+        if record.from_ is not None:
+            view.meta.inseq[record.from_[0]] = record.from_[1] - 1
+        fold(view, record, raw, offset, stamp_ms)
         if isinstance(record, AppPaths):
             # What code of the past waited for is still copied: paths are only ever added.
             know_paths(view, self._paths_then(partition, record.number))
@@ -163,7 +171,8 @@ class Beside:
         self._unscheduled.update((partition, act.function) for act in view.effects.acts if isinstance(act, Schedule))
         sends, view.effects.sends = view.effects.sends, []
         _forget(view)
-        for to in dict.fromkeys(self._mail.post(partition, sends, then)):
+        self._mail.send(partition, sends, places)
+        for to in dict.fromkeys(to for to, _ in sends):
             self._deliver(partition, to)
 
     def _paths_then(self, partition: int, number: int) -> Definition:

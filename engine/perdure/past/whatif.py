@@ -85,6 +85,7 @@ def what_if(tape: Tape, definition: Definition | None, since: int = 0) -> WhatIf
         beside.take(stood)
         records += 1
         until = max(until, stood.entry.at)
+    beside.end()
     counted = _Counted(beside, was, would, max(since, _beginning(tape)))
     differences = list(counted.differences())
     return WhatIf(tape.app, counted.since, until, records, counted.functions(), differences, beside.trimmed)
