@@ -161,11 +161,24 @@ class Heritage(Struct, frozen=True, omit_defaults=True, gc=False):
     taken: dict[str, list[str]] = {}
 
 
+class Fork(Struct, frozen=True, gc=False):
+    """A run that begins with a part of another run's history, which comes after its request."""
+
+    seed: str
+    """The run by whose id its randomness goes, and the order of its tasks: the first of a line of forks."""
+    began: int
+    """When that one's user code began, by log time: a replay sees the same."""
+    lines: int
+    """So many `run.recalled` are to come; the run starts with the last one."""
+    code: int = 0
+    """Number of the code that took that one's first step; 0 if it is not known here."""
+
+
 class RunRequested(_Kind, frozen=True, tag="run.requested", omit_defaults=True):
     run: str
     function: str
     cause: str
-    """`event`, `call`, `enqueue`, `cron`, `rerun`, `handler` or `continue`."""
+    """`event`, `call`, `enqueue`, `cron`, `rerun`, `fork`, `handler` or `continue`."""
     number: int = 0
     """The definition that asked for it; 0 lets the receiving fold take its current one."""
     event: Payload | None = None
@@ -195,6 +208,22 @@ class RunRequested(_Kind, frozen=True, tag="run.requested", omit_defaults=True):
     """When its schedule was due, in ms; a rerun keeps it."""
     traceparent: str = ""
     """W3C trace context that it was asked for in. Nothing is decided by it."""
+    fork: Fork | None = None
+
+
+class RunRecalled(_Kind, frozen=True, tag="run.recalled", omit_defaults=True):
+    """A line of a fork's history. Whoever asks for the fork appends them in order after its request; copies are idle.
+
+    `line` is a record of the other run, with the fork's id in place of that one's, and of a step without its digest:
+    what was recalled is handed out for its op, whatever the arguments are by now.
+    """
+
+    run: str
+    n: int
+    """0, 1, … below the `lines` of the request."""
+    at: int
+    """Log time of the record that `line` was."""
+    line: Raw
 
 
 class RunCancelRequested(_Kind, frozen=True, tag="run.cancel_requested", omit_defaults=True):
@@ -574,6 +603,7 @@ AnyRecord = (
     | EventReceived
     | EventKeyed
     | RunRequested
+    | RunRecalled
     | RunCancelRequested
     | RunRerunRequested
     | RunUnparked

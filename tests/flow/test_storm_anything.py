@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import Raw
 
 from perdure.flow import decode, ending, fold
 from perdure.flow.definitions import CRON, parse_timer_key
@@ -25,6 +27,7 @@ from perdure_schemas.records import (
     CancelRun,
     CronScheduled,
     EventReceived,
+    Fork,
     OpClosed,
     Opening,
     OpOpened,
@@ -39,6 +42,7 @@ from perdure_schemas.records import (
     RunErrored,
     RunFinished,
     RunParked,
+    RunRecalled,
     RunRequested,
     RunRerunRequested,
     RunUnparked,
@@ -143,9 +147,24 @@ class Anything(Storm):
                 RunCancelRequested(run, v=V),
                 RunRerunRequested(run, run_id("again", str(rng.randrange(5))), v=V),
                 RunUnparked(run, v=V),
+                RunRequested(run, "work", "fork", fork=Fork(run_id("first"), 1, rng.randrange(4)), v=V),
+                RunRecalled(run, rng.randrange(3), self.now() - 9_000, self._line(run), v=V),
             ]
         )
         return int(run[:4], 16) % self.partitions, record
+
+    def _line(self, run: str) -> Raw:
+        rng = self.random
+        op = rng.choice(OPS)
+        result = payload(rng.choice([1, "x" * 5_000]))
+        lines: list[Record] = [
+            StepCompleted(run, op, 1, "", result, v=V),
+            OpClosed(run, op, v=V),
+            OpOpened(run, op, "", Sleep(for_ms=5_000), v=V),
+            OpOpened(run, op, "", CancelRun(self._any_run()), v=V),
+            TimerFired(run, op, 3, v=V),
+        ]
+        return Raw(msgspec.json.encode(rng.choice(lines)))
 
     def _event(self) -> EventBody:
         rng = self.random
@@ -202,7 +221,7 @@ class Anything(Storm):
                 RunUnparked(run, v=V),
                 RunErrored(run, state.attempt, ERROR, 10_000, v=V),
                 RunWatched(run, Parent(self._any_run(), op), rng.choice(["result", "status"]), v=V),
-                TimerFired(run, rng.choice([op, "start", "timeout", "retry"]), rng.randrange(99), v=V),
+                TimerFired(run, rng.choice([op, "start", "timeout", "retry", "recall"]), rng.randrange(99), v=V),
                 RunFinished(run, "failed", error=ERROR, closes=(op,), v=V),
                 RunFinished(run, "completed", result, closes=(op,), v=V),
                 RunFinished(run, "continued", closes=(op,), successor=successor, v=V),

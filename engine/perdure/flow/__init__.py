@@ -7,7 +7,7 @@
     0      pausing      function                function.pause_requested function.paused
     1      intake       event id                event.received
     3      run          run id                  run.requested run.cancel_requested run.rerun_requested run.unparked
-                                                run.parked run.errored run.finished run.watched
+                                                run.parked run.errored run.finished run.watched run.recalled
                                                 run.answered step.completed step.failed step.attempted
                                                 op.opened op.closed match.offered
     5      matcher      event name, path, value event.keyed match.subscribed
@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from perdure.flow import definitions, intake, matcher, ops, pausing, queues, run, timer
+from perdure.flow import definitions, forking, intake, matcher, ops, pausing, queues, run, timer
 from perdure.flow.imported import without_orig
 from perdure.flow.view import View
 from perdure_schemas import records as r
@@ -45,6 +45,7 @@ FOLDS: dict[type[r.Record], Callable[[View, Any, int], None]] = {
     r.FunctionPaused: pausing.function_paused,
     r.EventReceived: intake.event_received,
     r.RunRequested: run.run_requested,
+    r.RunRecalled: forking.run_recalled,
     r.RunCancelRequested: run.run_cancel_requested,
     r.RunRerunRequested: run.run_rerun_requested,
     r.RunUnparked: run.run_unparked,

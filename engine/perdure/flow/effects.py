@@ -59,6 +59,15 @@ class Faltered(Struct, frozen=True, tag=True, gc=False):
     at: int
 
 
+class Recalled(Struct, frozen=True, tag=True, gc=False):
+    """A line of a fork's history, as it was at log time `at`. There is nothing to do: the fork has not begun."""
+
+    run: str
+    op: str
+    line: Line
+    at: int
+
+
 class Retry(Struct, frozen=True, tag=True, gc=False):
     """The backoff is over: run the step's attempt `attempt`."""
 
@@ -124,7 +133,7 @@ class OwnerKnown(Struct, frozen=True, tag=True, gc=False):
 
 Duty = Schedule | OwnerKnown | Activated | Answer | Parked | Attempted
 """What the processor itself has to see to, also where it concerns the worker too."""
-Act = Start | Deliver | Opened | Closed | Faltered | Retry | Ended | Refused | Duty
+Act = Start | Deliver | Opened | Closed | Faltered | Recalled | Retry | Ended | Refused | Duty
 
 
 class Effects:

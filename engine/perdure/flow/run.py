@@ -31,6 +31,9 @@ from perdure_schemas.records import (
     V,
 )
 
+RECALL_MS = 600_000
+"""From the request of a fork until the last line of its history has come: it is written in one go."""
+
 
 def run_requested(view: View, record: RunRequested, at: int) -> None:
     """The first request of a run counts; it registers its cancel rules and starts, now or when due."""
@@ -47,6 +50,9 @@ def run_requested(view: View, record: RunRequested, at: int) -> None:
     if run.rules:
         for index, rule in enumerate(run.rules):
             _subscribe_rule(view, run, index, rule)
+    if run.fork is not None and run.fork.lines:
+        set_run_timer(view, run, "recall", at + RECALL_MS)
+        return
     due = at + record.delay_ms if record.delay_ms is not None else record.due
     if due is not None and due > at:
         set_run_timer(view, run, "start", due)
@@ -81,6 +87,7 @@ def _new_run(view: View, record: RunRequested, at: int) -> RunState:
         record.traceparent,
         at,
         requested_offset=view.offset,
+        fork=record.fork,
     )
     heritage = record.heritage
     if heritage is not None:
@@ -137,10 +144,14 @@ def start(view: View, run: RunState, at: int) -> None:
     view.effects.acts.append(Start(run.id))
 
 
-def set_run_timer(view: View, run: RunState, name: str, due: int) -> None:
-    old = run.timers.get(name)
+def drop_run_timer(view: View, run: RunState, name: str) -> None:
+    old = run.timers.pop(name, None)
     if old is not None:
         view.timers.remove(old.due, timer_key(run.id, name, old.setter))
+
+
+def set_run_timer(view: View, run: RunState, name: str, due: int) -> None:
+    drop_run_timer(view, run, name)
     run.timers[name] = RunTimer(due, view.offset)
     view.timers.add(due, timer_key(run.id, name, view.offset))
     view.runs.touch(run.id)

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo, Payload
-from perdure_schemas.records import Came, CancelRule, Ending, KeyCursor, ListedWait, Owner, Parent, Queued
+from perdure_schemas.records import Came, CancelRule, Ending, Fork, KeyCursor, ListedWait, Owner, Parent, Queued
 
 COMMANDS_KEPT = 8
 TERMINAL = frozenset({"completed", "failed", "cancelled", "discarded", "continued"})
@@ -65,7 +65,7 @@ class QueuedState(Struct, omit_defaults=True, gc=False):
 
 
 class RunTimer(Struct, omit_defaults=True, gc=False):
-    """A timer of the run itself: `start`, `timeout` or `retry`."""
+    """A timer of the run itself: `start`, `timeout`, `retry` or `recall`."""
 
     due: int
     setter: int
@@ -144,6 +144,19 @@ class RunState(Struct, omit_defaults=True, gc=False):
     """Offsets of records that are kept whole for this run: its event, arguments or result refer to them."""
     ending_at: int = -1
     """The one of them that has the `ending`, where that is large."""
+    fork: Fork | None = None
+    recalled: int = 0
+    """How many lines of the fork's history have come."""
+
+    @property
+    def seed(self) -> str:
+        """What its randomness goes by, and the order of its tasks."""
+        return self.id if self.fork is None else self.fork.seed
+
+    @property
+    def began(self) -> int:
+        """When its user code began, by log time, as that code sees it."""
+        return self.started_at if self.fork is None else self.fork.began
 
 
 class Subscription(Struct, omit_defaults=True, gc=False):

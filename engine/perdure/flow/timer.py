@@ -54,6 +54,10 @@ def _run_timer(view: View, run: RunState, record: TimerFired, timer: RunTimer, a
         end(view, run, "failed", at, error=ErrorInfo("TimeoutError", "the run's own timeout", run=run.id))
     elif record.timer == "retry":
         view.effects.acts.append(Start(run.id))
+    elif record.timer == "recall":
+        lines = f"{run.recalled} of {run.fork.lines if run.fork else 0} lines"
+        message = f"of its history {lines} came, and no more: whoever asked for the fork stopped; ask again"
+        end(view, run, "discarded", at, error=ErrorInfo("perdure.errors.RunCancelled", message, run=run.id))
     elif run.discard_after_ms is not None and at > timer.due + run.discard_after_ms:
         end(view, run, "discarded", at)
     else:

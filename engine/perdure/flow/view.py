@@ -132,6 +132,8 @@ class View:
 
     def begun_by(self, run: RunState, lines: Sequence[StoredLine]) -> int:
         """Number of the code that took the run's first step; 0 if none has, or it is not known."""
+        if run.fork is not None and run.fork.code:
+            return run.fork.code
         first = [line.offset for line in lines if line.kind not in _BY_THE_LOG][:1]
         return self.code_at(min([*first, *(op.setter for op in run.open.values() if op.setter >= 0)], default=-1))
 

@@ -75,7 +75,7 @@ class Context(Sender):
         path = branch.path if branch is not None else "0"
         found = self._random.get(path)
         if found is None:
-            found = self._random[path] = random.Random(f"{self.run_id}/{path}")
+            found = self._random[path] = random.Random(f"{self._execution.state.seed}/{path}")
         return found
 
     @overload

@@ -168,7 +168,7 @@ class Execution(Struct, eq=False):
         if self.signal is not None:
             raise type(self.signal)
         known = self.recorded.get(op)
-        if known is not None and known != asked:
+        if known and known != asked:
             self.differ(op, known, asked)
             raise Diverged
         queue = self.queue

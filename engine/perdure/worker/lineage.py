@@ -44,7 +44,7 @@ class Branch:
 
     def __hash__(self) -> int:
         """The same on every replay and in every process, and another for each branch of each run."""
-        return xxh3_64_intdigest(f"{self.execution.run_id}/{self.path}".encode())
+        return xxh3_64_intdigest(f"{self.execution.state.seed}/{self.path}".encode())
 
     def child(self) -> "Branch":
         self.children += 1

@@ -154,7 +154,7 @@ async def run_step(
 def value_of(execution: Execution, op: str, spec: StepSpec, asked: str, delivered: Delivered) -> Any:
     """What the log has of the step: its result, or its last failure raised."""
     outcome = delivered.outcome
-    if isinstance(outcome, StepCompleted | StepFailed) and outcome.digest != asked:
+    if isinstance(outcome, StepCompleted | StepFailed) and outcome.digest and outcome.digest != asked:
         # Written by an owner of other code, before it knew of this one.
         execution.differ(op, outcome.digest, asked)
         raise Diverged

@@ -330,7 +330,7 @@ class Worker:
         run, tracing = state.id, self.telemetry.tracing
         traceparent = state.traceparent if tracing is None else tracing.of_run(processor.view, state)
         execution = self.executions[run] = self.execution_type(
-            *(self, processor, state, function, self.loop, run, state.started_at, self.payloads.coded),
+            *(self, processor, state, function, self.loop, run, state.began, self.payloads.coded),
             traceparent,
             tracing,
         )
