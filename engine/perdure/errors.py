@@ -46,6 +46,10 @@ class NotParked(PerdureError):
     """Only a parked run can be told to go on: this one does already, or has ended."""
 
 
+class UnknownOp(PerdureError):
+    """A run's history has no such step, sleep, wait or call, or has several."""
+
+
 class UnknownEvent(PerdureError):
     """No event of this id is known: it never came, or longer ago than the window."""
 

@@ -7,7 +7,18 @@ import msgspec
 from msgspec import Raw
 
 from perdure.errors import NotParked, PayloadError, UnknownFunction, UnknownRun
-from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary, Work
+from perdure.sdk.port import (
+    Counts,
+    Enqueue,
+    ForkAsk,
+    FunctionView,
+    LinePage,
+    RunDetail,
+    RunOutcome,
+    RunStatus,
+    RunSummary,
+    Work,
+)
 from perdure.worker.run_logs import LEVELS
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
@@ -37,6 +48,7 @@ class FakePort:
         self.outcomes: dict[str, asyncio.Future[RunOutcome]] = {}
         self.cancelled: list[tuple[str, str]] = []
         self.unparked: list[str] = []
+        self.forks: list[ForkAsk] = []
         self.pauses: list[tuple[str, bool]] = []
         self.logged: list[RunLogged] = []
         self.waiting: dict[str, str] = {}
@@ -88,6 +100,14 @@ class FakePort:
         await self.status(run_id)
         self.add(run_id + "-again")
         return run_id + "-again"
+
+    async def fork(self, ask: ForkAsk) -> str:
+        self._check()
+        if ask.function != "order":
+            raise UnknownFunction(f"no function {ask.function!r}")
+        self.forks.append(ask)
+        self.add(f"fork-{ask.key}")
+        return f"fork-{ask.key}"
 
     async def unpark(self, run_id: str) -> None:
         if (status := await self.status(run_id)) != "parked":

@@ -17,7 +17,18 @@ from perdure.errors import PerdureError
 from perdure.sdk.hindsight import Hindsight
 from perdure.sdk.hindsight.jobs import Jobs
 from perdure.sdk.keys import Keyring
-from perdure.sdk.port import EventDetail, EventList, Job, LinePage, Overview, Port, RunDetail, RunList, RunOutcome
+from perdure.sdk.port import (
+    EventDetail,
+    EventList,
+    ForkAsk,
+    Job,
+    LinePage,
+    Overview,
+    Port,
+    RunDetail,
+    RunList,
+    RunOutcome,
+)
 from perdure_connectors import dashboard
 from perdure_connectors.http import (
     cancellations,
@@ -82,6 +93,7 @@ OPERATIONS = [
     ),
     Operation("GET", "/v1/runs/{run_id}/tape", runs.tape, "read", {200: JsonLines}, refusals=RUN),
     Operation("POST", "/v1/runs/{run_id}/rerun", runs.rerun, "operate", {201: shapes.RunId}, refusals=RUN),
+    Operation("POST", "/v1/forks", runs.fork, "operate", {201: shapes.RunId}, body=ForkAsk, refusals=FUNCTION),
     Operation(
         *("POST", "/v1/runs/{run_id}/unpark", runs.unpark, "operate", {202: shapes.RunId}),
         refusals={**RUN, 409: ("NotParked",)},

@@ -19,7 +19,18 @@ from perdure.sdk.keys import Keyring
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import SLOTS, Node
 from perdure.sdk.options import check_queue
-from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, Port, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import (
+    Counts,
+    Enqueue,
+    ForkAsk,
+    FunctionView,
+    LinePage,
+    Port,
+    RunDetail,
+    RunOutcome,
+    RunStatus,
+    RunSummary,
+)
 from perdure.sdk.telemetry import is_on
 from perdure.worker.arguments import CallOptions, arguments_json
 from perdure.worker.asking import read
@@ -214,6 +225,9 @@ class ManyPorts:
 
     async def rerun(self, run_id: str) -> str:
         return await (await self._of(run_id)).rerun(run_id)
+
+    async def fork(self, ask: ForkAsk) -> str:
+        return await (await self._with(ask.function)).fork(ask)
 
     async def unpark(self, run_id: str) -> None:
         await (await self._of(run_id)).unpark(run_id)

@@ -13,6 +13,7 @@ from perdure.sdk.http_wire import ANSWER_S, REACH_S, Answer, Call
 from perdure.sdk.port import (
     Counts,
     Enqueue,
+    ForkAsk,
     FunctionView,
     LinePage,
     RunDetail,
@@ -86,6 +87,9 @@ class HttpPort:
 
     async def rerun(self, run_id: str) -> str:
         return await self._ask(wire.rerun(run_id))
+
+    async def fork(self, ask: ForkAsk) -> str:
+        return await self._ask(wire.fork(ask))
 
     async def unpark(self, run_id: str) -> None:
         await self._ask(wire.unpark(run_id))

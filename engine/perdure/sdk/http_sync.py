@@ -14,6 +14,7 @@ from perdure.sdk.port import (
     Counts,
     Enqueue,
     EventDetail,
+    ForkAsk,
     FunctionView,
     Job,
     LinePage,
@@ -95,6 +96,10 @@ class SyncHttpPort:
     def rerun(self, run_id: str) -> str:
         """Id of the new run."""
         return self._ask(wire.rerun(run_id))
+
+    def fork(self, ask: ForkAsk) -> str:
+        """Id of the new run, which starts with the last part. Raises `UnknownFunction`, `PayloadError`."""
+        return self._ask(wire.fork(ask))
 
     def unpark(self, run_id: str) -> None:
         """Accepted once durable. Raises `UnknownRun`, `NotParked`."""

@@ -16,6 +16,7 @@ from perdure.sdk.json_guard import EVENT_LIMIT_BYTES, REQUEST_LIMIT_BYTES
 from perdure.sdk.port import (
     Enqueue,
     EventDetail,
+    ForkAsk,
     FunctionView,
     Job,
     LinePage,
@@ -206,6 +207,10 @@ def cancel(run_id: str, reason: str) -> Call[None]:
 def rerun(run_id: str) -> Call[str]:
     """Not sent again by itself: each is one more run."""
     return Call("POST", f"{_run(run_id)}/rerun", _run_id, b"", again=False)
+
+
+def fork(ask: ForkAsk) -> Call[str]:
+    return Call("POST", "/v1/forks", _run_id, _encode(ask))
 
 
 def unpark(run_id: str) -> Call[None]:

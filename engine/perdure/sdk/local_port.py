@@ -17,10 +17,22 @@ from perdure.flow.ending import heir_of
 from perdure.flow.patterns import is_own
 from perdure.flow.routing import partition_of, partition_of_run
 from perdure.flow.states import TERMINAL, RunState
+from perdure.sdk import forking
 from perdure.sdk.journal import RunReader, records_of
 from perdure.sdk.json_guard import EVENT_LIMIT_BYTES
 from perdure.sdk.node import Node
-from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary, Work
+from perdure.sdk.port import (
+    Counts,
+    Enqueue,
+    ForkAsk,
+    FunctionView,
+    LinePage,
+    RunDetail,
+    RunOutcome,
+    RunStatus,
+    RunSummary,
+    Work,
+)
 from perdure.sdk.run_lines import page_of, place_of
 from perdure.worker.arguments import CallOptions, decode_arguments
 from perdure.worker.asking import rules_of_call
@@ -33,6 +45,7 @@ from perdure_schemas.records import (
     EventReceived,
     LogLevel,
     PauseRequested,
+    Record,
     RunAnswered,
     RunCancelRequested,
     RunRequested,
@@ -237,6 +250,23 @@ class LocalPort:
         await self._write(run_id, RunRerunRequested(run_id, new_run, command, v=V))
         await self._node.effects()
         return new_run
+
+    async def fork(self, ask: ForkAsk) -> str:
+        self._refuse_while_failing()
+        forking.check(ask)
+        spec = self._node.specs.get(ask.function)
+        if spec is None:
+            raise self._unknown(ask.function)
+        node, payloads = self._node, self._node.worker.payloads
+        run = routing.run_id(node.app.name, spec.id, f"fork:{ask.key}")
+        records: list[Record] = [forking.request_of(ask, run, spec, payloads)]
+        records += [forking.recalled_of(run, n, line, payloads) for n, line in enumerate(ask.lines, ask.first)]
+        partition, ticket = partition_of_run(run, node.log.partitions), 0
+        for record in records:
+            ticket = node.append(partition, record)
+        await node.log.acknowledge(ticket)
+        await node.effects()
+        return run
 
     async def unpark(self, run_id: str, command: str = "") -> None:
         self._refuse_while_failing()

@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from perdure_schemas.event import EventBody
-from perdure_schemas.payload import ErrorInfo
-from perdure_schemas.records import LogLevel, RunLogged
+from perdure_schemas.payload import ErrorInfo, Payload
+from perdure_schemas.records import Ending, LogLevel, RunLogged
 
 RunStatus = Literal["queued", "running", "suspended", "parked", "completed", "failed", "cancelled", "discarded"]
 
@@ -26,6 +26,38 @@ class Enqueue(Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, str] = {}
     rerun_of: str = ""
     traceparent: str = ""
+
+
+class ForkLine(Struct, frozen=True):
+    """A record of the other run, as JSON text, and its log time."""
+
+    at: int
+    line: str
+
+
+class ForkAsk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A run of `function` that begins with another one's history: `total` lines, from the `first` on in this part.
+
+    Parts of one fork have the same `key`, and all else alike; any of them may come again. `seed`, `began` and `code`
+    are as in `records.Fork`. One of `event` and `arguments` is set, or neither for a schedule.
+    """
+
+    function: str
+    key: str
+    of: str
+    """The run that it is made of, for people to see."""
+    seed: str
+    began: int
+    total: int
+    lines: tuple[ForkLine, ...]
+    first: int = 0
+    code: int = 0
+    event: EventBody | None = None
+    event_id: str = ""
+    arguments: Payload | None = None
+    ending: Ending | None = None
+    scheduled: int | None = None
+    metadata: dict[str, str] = {}
 
 
 class RunOutcome(Struct, frozen=True, omit_defaults=True):
@@ -413,6 +445,11 @@ class Port(Protocol):
 
     async def rerun(self, run_id: str) -> str:
         """Id of a new run with the same trigger or arguments. Raises `UnknownRun`."""
+        ...
+
+    async def fork(self, ask: ForkAsk) -> str:
+        """Id of the new run, once the part is durable; it starts with the last one. Raises `UnknownFunction`,
+        `PayloadError`."""
         ...
 
     async def unpark(self, run_id: str) -> None:

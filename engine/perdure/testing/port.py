@@ -8,7 +8,17 @@ from perdure.flow.ending import heir_of
 from perdure.flow.states import TERMINAL
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.node import Node
-from perdure.sdk.port import Counts, Enqueue, FunctionView, LinePage, RunDetail, RunOutcome, RunStatus, RunSummary
+from perdure.sdk.port import (
+    Counts,
+    Enqueue,
+    ForkAsk,
+    FunctionView,
+    LinePage,
+    RunDetail,
+    RunOutcome,
+    RunStatus,
+    RunSummary,
+)
 from perdure_schemas.event import EventBody
 from perdure_schemas.records import LogLevel
 
@@ -69,6 +79,9 @@ class TestPort:
     async def rerun(self, run_id: str) -> str:
         command = self._engine.next_id("rerun")
         return await self._engine.through(lambda: self._local().rerun(run_id, command))
+
+    async def fork(self, ask: ForkAsk) -> str:
+        return await self._engine.through(lambda: self._local().fork(ask))
 
     async def unpark(self, run_id: str) -> None:
         command = self._engine.next_id("unpark")
