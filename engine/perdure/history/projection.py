@@ -12,8 +12,8 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
 from perdure.flow import decode, fold
-from perdure.flow.effects import Attempted, Closed, Deliver, Ended, Opened, Outcome, Parked, Retry, Start
-from perdure.flow.lines import kind_of
+from perdure.flow.effects import Attempted, Closed, Deliver, Ended, Opened, Outcome, Parked, Recalled, Retry, Start
+from perdure.flow.lines import is_immediate, kind_of
 from perdure.flow.queues import QUEUED, key_of
 from perdure.flow.states import RunState
 from perdure.flow.tables import Backing
@@ -29,6 +29,7 @@ from perdure_schemas.records import (
     EventReceived,
     FunctionPaused,
     MatchOffered,
+    OpClosed,
     Opening,
     OpOpened,
     Queued,
@@ -37,6 +38,7 @@ from perdure_schemas.records import (
     RunErrored,
     RunFinished,
     RunParked,
+    RunRecalled,
     RunRequested,
     Send,
     StepAttempted,
@@ -120,6 +122,8 @@ class Projection:
             match act:
                 case Deliver():
                     self._delivered(act.run, act.op, act.outcome)
+                case Recalled():
+                    self._recalled(act)
                 case Opened() if isinstance(record, OpOpened):
                     self._opened(record)
                 case Ended():
@@ -199,7 +203,7 @@ class Projection:
         self._touch(run)
         if isinstance(record, TimerFired) and record.timer == "retry":
             self._mark(run, OWN, "retried", {})
-        elif not isinstance(record, TimerFired | RunRequested | FunctionPaused):
+        elif not isinstance(record, TimerFired | RunRequested | RunRecalled | FunctionPaused):
             self._mark(run, OWN, "unparked", {})
 
     def _ended(self, run: str, record: AnyRecord) -> None:
@@ -232,6 +236,25 @@ class Projection:
         self._mark(record.run, OWN, "parked", why)
 
     # Ops
+
+    def _recalled(self, act: Recalled) -> None:
+        """It happened to another run, when it did: no event was used by it here, and nothing was tried."""
+        line, at = act.line, act.at
+        if isinstance(line, OpOpened):
+            row = self._upsert(act.run, act.op, at, OpPatch("open"), kind_of(line.opening))
+            row.about = _about(line.opening)
+            if not is_immediate(line):
+                return
+        patch = OpPatch("completed", at)
+        if isinstance(line, StepCompleted | StepFailed):
+            patch.attempt, patch.took_us, patch.input = line.attempt, line.took_us, self._raw(line.input)
+        if isinstance(line, StepCompleted | RunAnswered | MatchOffered):
+            patch.result = self._json(line.event if isinstance(line, MatchOffered) else line.result)
+        if isinstance(line, StepFailed | RunAnswered) and line.error is not None:
+            patch.status, patch.error = "failed", _error(line.error)
+        if isinstance(line, OpClosed):
+            patch.status = "closed"
+        self._upsert(act.run, act.op, at - (patch.took_us or 0) // 1000, patch)
 
     def _opened(self, record: OpOpened) -> None:
         opening = record.opening

@@ -7,4 +7,5 @@ moments.py    a partition's log folded again, to stand where it stood
 replay.py     a run on the user's present code, by the shipped worker; what it would write is caught (replica.py)
 watched.py    the ops of a replay, as they are asked for and answered
 whatif.py     which runs another app would have started and ended: two folds of a tape, `beside.py`, with `mail.py`
+fork.py       a run that goes another way from a step on: what an engine is to be asked for
 """

@@ -18,6 +18,7 @@ from perdure.errors import PayloadError, UnknownOp
 from perdure.flow.lines import StoredLine, op_name
 from perdure.flow.states import RunState
 from perdure.flow.view import View
+from perdure.past.tape import Tape, state_of_run, view_of
 from perdure.sdk.json_guard import REQUEST_LIMIT_BYTES
 from perdure.sdk.port import ForkAsk, ForkLine
 from perdure_schemas.event import EventBody
@@ -99,6 +100,13 @@ def parts_of(
         metadata=run.metadata,
     )
     return list(_parts(ask, history))
+
+
+def before_its_end(tape: Tape, run: str) -> View:
+    """The run's last moment, if it has ended, or the last that the tape has. Raises `UnknownRun`, `PastGone`."""
+    view = view_of(tape, run)
+    state = state_of_run(view, run)
+    return view if state.ended_at is None else view_of(tape, run, until=state.ended_offset - 1)
 
 
 def op_of(ops: Sequence[str], at: str) -> str:

@@ -26,6 +26,7 @@ from perdure_schemas.records import (
     RerunRun,
     RunAnswered,
     RunParked,
+    RunRecalled,
     Send,
     Sleep,
     StepAnswered,
@@ -89,6 +90,8 @@ class RunReader:
 
     def _take(self, record: AnyRecord, at: int) -> None:
         match record:
+            case RunRecalled():
+                self._take(decode(bytes(record.line)), record.at)
             case StepCompleted() | StepFailed():
                 self._step(record, at)
             case OpOpened():
