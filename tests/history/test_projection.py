@@ -2,15 +2,21 @@
 
 from random import Random
 
+import msgspec
 import pytest
+from msgspec import Raw
 
+from perdure.flow.routing import run_id
 from perdure.flow.states import RunState
 from perdure.flow.view import View
 from perdure.history.rows import OpRow
 from perdure.history.store import History
+from perdure_schemas.records import Fork, MatchOffered, OpClosed, Record, RunRecalled, RunRequested, StepFailed, V
 from tests.evidence.folding import fold_records
 from tests.flow.storm import seeds
 from tests.flow.test_storm_anything import Anything, played
+from tests.flow.world import ERROR, called, completed, payload, waited
+from tests.flow.world import World as Partitions
 from tests.history.tools import Records, Shelf, read_at_once, read_under_kills
 from tests.simulation.checks.evidence import Evidence
 from tests.simulation.checks.tales import Op, Tale
@@ -147,3 +153,35 @@ def _uses_of(history: History, event: str) -> list[tuple[str, str, str]]:
 def _shown(status: str) -> str:
     """A run that went on as another one has done its work."""
     return "completed" if status == "continued" else status
+
+
+def test_a_fork_is_told_with_the_history_that_it_has(shelf: Shelf) -> None:
+    """As of the other run, and nothing else of it: no event is used twice, nothing is tried."""
+    run, child = run_id("fork"), run_id("child")
+    world = Partitions()
+    world.to_run(run, RunRequested(run, "work", "fork", rerun_of=run_id("r"), fork=Fork(run_id("r"), 5, 6), v=V))
+    failed = StepFailed(run, "0/b#1", 3, "", ERROR, took_us=2_000, v=V)
+    took = MatchOffered(run, "k", 0, "e1", 0, payload({"id": "e1"}), "0/w#1", v=V)
+    lines: list[tuple[Record, int]] = [
+        (completed(run, "0/a#1", 7), 1_000), (failed, 2_000), (waited(run, "0/w#1", "k"), 3_000), (took, 4_000),
+        (called(run, "0/c#1", child), 5_000), (OpClosed(run, "0/c#1", v=V), 6_000),
+    ]  # fmt: skip
+    for n, (line, at) in enumerate(lines):
+        world.to_run(run, RunRecalled(run, n, at, Raw(msgspec.json.encode(line)), v=V))
+    history = shelf.opened()
+    partition = world.of_run(run)
+    records = [(offset, ms, raw) for offset, (ms, raw) in enumerate(world.journals[partition].records)]
+    read_at_once(history, partition, world.partitions, records)
+    page = history.run(run)
+    assert page is not None
+    assert (page.run.status, page.run.cause, page.run.started_at) == ("running", "fork", world.now)
+    assert [(op.op, op.type, op.status, op.opened_at, op.ended_at, op.attempt) for op in page.ops] == [
+        ("0/a#1", "step", "completed", 1_000, 1_000, 1),
+        ("0/b#1", "step", "failed", 1_998, 2_000, 3),
+        ("0/w#1", "wait", "completed", 3_000, 4_000, None),
+        ("0/c#1", "call", "closed", 5_000, 6_000, None),
+    ]
+    assert page.ops[0].result == msgspec.json.encode(payload(7))
+    assert page.ops[1].error is not None
+    assert page.marks == []
+    history.close()

@@ -23,7 +23,7 @@ from perdure.errors import (
 )
 from perdure.sdk.http_port import HttpPort, SyncHttpPort
 from perdure.sdk.http_wire import EngineUnreachable
-from perdure.sdk.port import Enqueue, Port
+from perdure.sdk.port import Enqueue, ForkAsk, ForkLine, Port
 from perdure_schemas.event import EventBody
 from perdure_schemas.payload import ErrorInfo
 from perdure_schemas.records import RunLogged, V
@@ -129,6 +129,11 @@ async def test_runs(ports: tuple[FakePort, Any]) -> None:
     assert await client.cancel("r1", "why / not?") is None
     assert port.cancelled == [("r1", "why / not?")]
     assert await client.rerun("r1") == "r1-again"
+    ask = ForkAsk(
+        "order", "k1", "r1", "r0", 5, 3, (ForkLine(7, '{"kind": "x"}'),), 1, event=EventBody("e", "n", Raw(b"1"))
+    )
+    assert await client.fork(ask) == "fork-k1"
+    assert port.forks == [ask]
     port.add("r4", status="parked")
     assert await client.unpark("r4") is None
     with pytest.raises(NotParked, match="run 'r1' is not parked: it is running"):

@@ -36,9 +36,16 @@ def port(port: FakePort) -> FakePort:
     return port
 
 
+BODIES = {
+    "/e/{key}": b'{"name":"a"}',
+    "/v1/cancellations": b'{"function":"order"}',
+    "/v1/forks": b'{"function":"order","key":"k","of":"r1","seed":"r1","began":0,"total":0,"lines":[]}',
+}
+
+
 @pytest.mark.parametrize("one", OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
 async def test_each_operation_takes_its_scope_alone(port: FakePort, one: Operation) -> None:
-    body = b'{"name":"a"}' if one.path == "/e/{key}" else b'{"function":"order"}' if "cancel" in one.path else b"{}"
+    body = BODIES.get(one.path, b"{}")
     async with client_of(port, host="shop.example", peer="10.0.0.7", keys=KEYRING) as client:
 
         async def ask(headers: dict[str, str]) -> httpx.Response:

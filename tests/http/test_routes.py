@@ -57,6 +57,22 @@ async def test_a_run_is_shown_cancelled_and_run_again(port: FakePort) -> None:
     assert again.headers["location"] == "/v1/runs/r1-again"
 
 
+async def test_a_fork_is_asked_for_by_parts(port: FakePort) -> None:
+    part = {"function": "order", "key": "k", "of": "r1", "seed": "r1", "began": 1, "total": 2, "first": 1}
+    lines = [{"at": 5, "line": '{"kind": "step.completed"}'}]
+    async with client_of(port) as client:
+        made = await client.post("/v1/forks", json=part | {"lines": lines})
+        unknown = await client.post("/v1/forks", json=part | {"lines": [], "function": "nobody"})
+        misfit = await client.post("/v1/forks", json=part | {"lines": [], "lins": []})
+        missing = await client.post("/v1/forks", json={"function": "order"})
+    assert (made.status_code, made.json()) == (201, {"run_id": "fork-k"})
+    assert made.headers["location"] == "/v1/runs/fork-k"
+    assert [(ask.first, [line.at for line in ask.lines]) for ask in port.forks] == [(1, [5])]
+    assert (unknown.status_code, misfit.status_code, missing.status_code) == (404, 400, 400)
+    assert "lins" in misfit.json()["detail"]
+    assert "`key`" in missing.json()["detail"]
+
+
 async def test_what_a_run_logged(port: FakePort) -> None:
     port.add("r1")
     levels: list[LogLevel] = ["debug", "info", "error"]
