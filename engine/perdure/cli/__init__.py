@@ -2,6 +2,7 @@
 
 import click
 
+from perdure.cli.check import check
 from perdure.cli.command import Main
 from perdure.cli.dev import dev
 from perdure.cli.explain import explain
@@ -13,6 +14,7 @@ from perdure.cli.letters import dead_letters
 from perdure.cli.logs import logs
 from perdure.cli.output import release
 from perdure.cli.pausing import pause, resume
+from perdure.cli.replay import replay
 from perdure.cli.runs import runs
 from perdure.cli.send import send
 from perdure.cli.serve import serve
@@ -42,6 +44,7 @@ def main() -> None:
 for command in (
     *(dev, serve, worker, gateway, keys),
     *(send, functions, pause, resume, runs, explain, logs),
+    *(replay, check),
     *(history, topics, dead_letters),
     *(whatif,),
 ):

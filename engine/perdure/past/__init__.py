@@ -6,6 +6,8 @@ file.py       a tape as a file, and over HTTP
 moments.py    a partition's log folded again, to stand where it stood
 replay.py     a run on the user's present code, by the shipped worker; what it would write is caught (replica.py)
 watched.py    the ops of a replay, as they are asked for and answered
+debugger.py   pdb in the user's own frames (frames.py)
+checking.py   all that is under way, replayed on other code
 whatif.py     which runs another app would have started and ended: two folds of a tape, `beside.py`, with `mail.py`
 fork.py       a run that goes another way from a step on: what an engine is to be asked for
 """

@@ -4,8 +4,10 @@ from collections.abc import Container, Iterable, Iterator
 
 from perdure.flow import decode, fold
 from perdure.flow.effects import Ended
+from perdure.flow.states import TERMINAL
 from perdure.flow.view import View
 from perdure.past.replay import RecordedEnd
+from perdure.past.tape import Tape, state_of_run, view_of
 from perdure_schemas.records import AnyRecord, RunFinished
 
 Records = Iterable[tuple[int, int, bytes]]
@@ -47,3 +49,19 @@ def forget_effects(view: View) -> None:
     effects.sends.clear()
     effects.commands.clear()
     effects.fired.clear()
+
+
+def before_end(tape: Tape, run: str) -> tuple[View, RecordedEnd | None]:
+    """The run as it was before the record that ended it, and its end; all that there is of one that goes on.
+
+    Raises `UnknownRun`, `PastGone`.
+    """
+    view = view_of(tape, run)
+    state = state_of_run(view, run)
+    if state.status not in TERMINAL:
+        return view, None
+    raw = tape.raw_at(view.partition, state.ended_offset)
+    record = None if raw is None else decode(raw)
+    finished = record if isinstance(record, RunFinished) and record.run == run else None
+    end = RecordedEnd(state.status, state.ended_at or 0, state.ended_offset, finished, state.error)
+    return view_of(tape, run, state.ended_offset - 1), end

@@ -92,6 +92,11 @@ class PartReader:
             state = State(found.position, found.position.offset + moved, found.rows)
         return cls(log, partition, start, await log.latest(partition), state)
 
+    @property
+    def whole(self) -> State | None:
+        """All that stands for what was trimmed."""
+        return self._state
+
     async def all_wanted(self, wanted: Wanted) -> Wanted:
         """With the runs that go on after a time, if that is asked for."""
         if wanted.since is None:

@@ -61,6 +61,12 @@ stopped      the onlooker stopped it
 """
 
 
+Standing = Literal["answered", "given up", "recorded", "open", "due", "new"]
+"""How an op stands when the replay ends. `recorded`: it would have been answered next; `open`: in the log, without an
+outcome; `due`: a step whose next attempt comes now; `new`: not in the log.
+"""
+
+
 class RecordedEnd(Struct, frozen=True):
     """How the run ended in the log; `finished` if that was by its own code."""
 
@@ -80,8 +86,7 @@ class AskedFor(Struct, kw_only=True):
     """Log time of the last result that the run had by then."""
     kind: str = ""
     """`step`, `sleep`, `wait`, `call`, `send`, …; empty where it came to nothing yet: results are on their way."""
-    standing: Literal["answered", "given up", "open", "due", "new"] = "new"
-    """`open`: in the log, without an outcome; `due`: a step whose next attempt comes now; `new`: not in the log."""
+    standing: Standing = "new"
     outcome: Delivered | None = None
 
     @property
@@ -379,26 +384,29 @@ def _never_asked(execution: Execution, asked: Mapping[str, AskedFor]) -> AskedOp
 def _describe(asked: Mapping[str, AskedFor], execution: Execution) -> None:
     """What each op is, and how it stands."""
     openings = {record.op: record.opening for record in _written(execution) if isinstance(record, OpOpened)}
+    known = execution.recorded.keys() - openings.keys()
+    steps = set(execution.held)
     view, run = execution.processor.view, execution.run_id
-    lines = [line for line in view.lines.load(run) if line.kind in ("opening", "op.opened")]
-    for line in lines:
-        record = view.lines.whole(run, line)
+    for line in view.lines.load(run):
+        record = view.lines.whole(run, line) if line.kind in ("opening", "op.opened") else None
         if isinstance(record, OpOpened):
             openings[line.op] = record.opening
+        elif line.kind in ("step.completed", "step.failed"):
+            steps.add(line.op)
     for op, one in asked.items():
         opening, opened = openings.get(op), execution.state.open.get(op)
         if opening is not None:
             one.kind = kind_of(opening)
-        elif opened is not None or op in execution.held or one.outcome is not None:
+        elif opened is not None or op in steps:
             one.kind = "step"
         if one.outcome is not None:
             one.standing = "answered"
         elif op in execution.closed:
             one.standing = "given up"
-        elif opened is None:
-            one.standing = "new"
-        else:
+        elif opened is not None:
             one.standing = "due" if opened.type == "step" and opened.due is None else "open"
+        elif op in known:
+            one.standing = "recorded"
 
 
 def _same_json(mine: Raw | None, then: Raw | None) -> bool:

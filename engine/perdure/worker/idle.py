@@ -53,7 +53,7 @@ def _inside(waiter: "asyncio.Future[Any]", ops: set[int], own: set[int]) -> bool
 
 def _at_meeting_point(task: "asyncio.Future[Any]") -> bool:
     """Is the innermost of the coroutines that the task awaits one of asyncio's meeting points?"""
-    coroutines = _awaited(task)
+    coroutines = awaited(task)
     return bool(coroutines) and _asyncio_name(coroutines[-1].cr_code) in _MEETING_POINTS
 
 
@@ -62,7 +62,7 @@ def own_clock(execution: "Execution") -> str:
     for task in (execution.root, *execution.tasks):
         if task is None or task.done():
             continue
-        coroutines = _awaited(task)
+        coroutines = awaited(task)
         names = [_asyncio_name(one.cr_code) for one in coroutines]
         clock = next((_CLOCKS[name] for name in names if name in _CLOCKS), "")
         if clock and not any(one.cr_code.co_name == "run_step" for one in coroutines):
@@ -85,7 +85,7 @@ def _asyncio_name(code: CodeType) -> tuple[str, str]:
     return (module, code.co_name) if "/" not in module else ("", code.co_name)
 
 
-def _awaited(task: "asyncio.Future[Any]") -> "list[CoroutineType[Any, Any, Any]]":
+def awaited(task: "asyncio.Future[Any]") -> "list[CoroutineType[Any, Any, Any]]":
     """The chain of coroutines that the task waits through, innermost last."""
     coroutine: object = cast("asyncio.Task[Any]", task).get_coro()
     found: list[CoroutineType[Any, Any, Any]] = []
