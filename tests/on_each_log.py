@@ -54,6 +54,9 @@ ONE_LOG = {
         "tests/past/test_whatif.py::test_it_names_the_event_and_the_reason",
     ),
     "tapes as files, whatever log they were read of": ("tests/past/test_file.py",),
+    "commands that read the past, whose replays and sources are tested on each log in `tests/past`": (
+        "tests/cli/test_replay.py",
+    ),
     "lines at times that the test chooses": (
         "tests/sdk/test_run_lines.py::test_a_page_ends_where_others_lines_fill_it",
         "tests/sdk/test_run_lines.py::test_where_to_begin_is_found_by_time",

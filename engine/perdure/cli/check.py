@@ -83,7 +83,7 @@ def check(
     if as_json:
         print_json(report)
     else:
-        print_report(console(), report)
+        print_report(console(), report, app)
     ctx.exit(exits.FAILED if report.breaks else exits.OK)
 
 
@@ -131,7 +131,7 @@ def _replayer(app: App) -> Replayer:
     return Replayer(app, open_place(from_environment("PERDURE_PAYLOADS")), patience_seconds=PATIENCE_SECONDS)
 
 
-def print_report(screen: Console, report: Report) -> None:
+def print_report(screen: Console, report: Report, app: str) -> None:
     """What goes on in a line; each group with both sides and some of its runs."""
     well = sum(report.well.values()) - report.well.get("as_recorded", 0)
     screen.print(styled(f"{well:,} runs under way would go on", "green" if not report.breaks else ""))
@@ -141,10 +141,10 @@ def print_report(screen: Console, report: Report) -> None:
         )
     for group in report.groups:
         screen.print()
-        _print_group(screen, group)
+        _print_group(screen, group, app)
 
 
-def _print_group(screen: Console, group: Group) -> None:
+def _print_group(screen: Console, group: Group, app: str) -> None:
     ended = f" ({group.finished:,} of them have ended)" if 0 < group.finished < group.count else ""
     what = f"{group.count:,} runs of {group.function} {WORDS[group.verdict]}{ended}: {group.cause}"
     screen.print(styled(what, "bold red" if group.breaks else "bold yellow"), soft_wrap=True)
@@ -153,4 +153,4 @@ def _print_group(screen: Console, group: Group) -> None:
     more = "" if group.count == len(group.examples) else f" and {group.count - len(group.examples):,} more"
     screen.print(styled(f"  {', '.join(group.examples)}{more}"), soft_wrap=True)
     if group.verdict == "parks":
-        screen.print(styled(f"  perdure replay {group.examples[0]} --pdb", "dim"), soft_wrap=True)
+        screen.print(styled(f"  perdure replay {group.examples[0]} {app} --pdb", "dim"), soft_wrap=True)
