@@ -99,7 +99,7 @@ def app_of(body: Body, name: str = "f") -> App:
 async def checked(engine: TestEngine, app: App, finished: int = 0) -> Report:
     """What the check says of the engine's log; it writes nothing."""
     before = [list(records(engine.log, partition)) for partition in range(engine.log.partitions)]
-    replayer = Replayer(app, patience_seconds=0.05)
+    replayer = Replayer(app)
     report = await Check(replayer).log(engine.log, finished)
     await replayer.close()
     assert before == [list(records(engine.log, partition)) for partition in range(engine.log.partitions)]

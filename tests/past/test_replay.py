@@ -25,17 +25,17 @@ def app_of(fill: Fill) -> App:
     return app
 
 
-async def now_on(engine: TestEngine, app: App) -> Replayed:
+async def now_on(engine: TestEngine, app: App, *, patience_seconds: float = 0.05) -> Replayed:
     """The run of `f` as the log has it by now, on the code of `app`."""
     before = {partition: list(records(engine.log, partition)) for partition in range(engine.log.partitions)}
     run = engine.run("f").id
-    replayer = Replayer(app, patience_seconds=0.05)
+    replayer = Replayer(app)
     try:
         for partition, everything in before.items():
             view = View(partition, len(before))
             ends_of(view, everything)
             if view.live(run) is not None:
-                return await replayer.replay(view, run)
+                return await replayer.replay(view, run, patience_seconds=patience_seconds)
     finally:
         await replayer.close()
         assert before == {partition: list(records(engine.log, partition)) for partition in before}
@@ -108,6 +108,20 @@ async def test_code_that_ends_before_the_log_does_parks() -> None:
     assert replayed.verdict == "parks"
     assert replayed.recorded is not None
     assert replayed.recorded.op == "0/sleep#1"
+
+
+async def test_a_long_replay_is_not_stuck_however_long_it_takes() -> None:
+    def long(app: App) -> None:
+        @app.function(id="f", on="go")
+        async def f(ctx: Context, event: Event) -> None:
+            for _ in range(100):
+                await asyncio.gather(ctx.step("a", str, 1), ctx.step("b", str, 2))
+            await ctx.sleep("1h")
+
+    async with TestEngine(app_of(long)) as engine:
+        await engine.send(GO)
+        replayed = await now_on(engine, app_of(long), patience_seconds=0)
+        assert (replayed.verdict, len(replayed.asked)) == ("waits", 201)
 
 
 async def test_what_raises_is_to_be_tried_again() -> None:

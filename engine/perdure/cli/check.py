@@ -27,8 +27,6 @@ from perdure.sdk.http_sync import SyncHttpPort
 from perdure.sdk.port import RunFilter
 from perdure.worker.places import open_place
 
-PATIENCE_SECONDS = 0.5
-"""A run whose code waits on something of its own is given so long: there may be many such."""
 UNDER_WAY = ("running", "suspended", "parked")
 ENDED = ("completed", "failed")
 WORDS = {
@@ -128,7 +126,7 @@ async def _of_tape(app: App, tape: Tape, finished: int, told: Told) -> Report:
 
 
 def _replayer(app: App) -> Replayer:
-    return Replayer(app, open_place(from_environment("PERDURE_PAYLOADS")), patience_seconds=PATIENCE_SECONDS)
+    return Replayer(app, open_place(from_environment("PERDURE_PAYLOADS")))
 
 
 def print_report(screen: Console, report: Report, app: str) -> None:

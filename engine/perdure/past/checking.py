@@ -20,7 +20,7 @@ from perdure.log.protocol import Log
 from perdure.partition.transfer import Rows
 from perdure.past.moments import before_end
 from perdure.past.reading import PartReader, Wanted, read_tape
-from perdure.past.replay import Replayed, Replayer
+from perdure.past.replay import RecordedEnd, Replayed, Replayer
 from perdure.past.tape import COMMON, Entry, State, Tape, fold_entry, view_of, whole_view_of
 from perdure_schemas.records import AskedOp
 
@@ -28,6 +28,11 @@ MOVED_AFTER = 5_000
 """Runs that have ended, or as many as are under way."""
 _EXPIRIES = b"x/"
 """Rows that say when to forget what has ended: it was forgotten at once."""
+PATIENCE_SECONDS = 1.5
+"""A run whose code waits on something of its own is given so long."""
+STUCK = 20
+HURRIED_SECONDS = 0.05
+"""After so many of one function: the others will be so, too."""
 EXAMPLES = 5
 """Runs that are named of each group."""
 
@@ -79,6 +84,7 @@ class Check:
         self._told = told
         self._well: Counter[str] = Counter()
         self._groups: dict[tuple[str, ...], Group] = {}
+        self._stuck: Counter[str] = Counter()
         self._in_flight = 0
         self._finished = 0
 
@@ -127,9 +133,10 @@ class Check:
         """Runs that have ended, up to their ends."""
         for run in runs:
             view, end = before_end(tape, run)
-            if end is not None and view.live(run) is not None:
+            state = view.live(run)
+            if end is not None and state is not None:
                 self._finished += 1
-                replayed = await self._replayer.replay(view, run, end=end)
+                replayed = await self._replay(view, state, end)
                 self._take(replayed, replayed.verdict)
 
     def report(self) -> Report:
@@ -139,11 +146,17 @@ class Check:
 
     async def _one(self, view: View, state: RunState) -> None:
         try:
-            replayed = await self._replayer.replay(view, state.id)
+            replayed = await self._replay(view, state)
         except PayloadUnavailable as error:
             replayed = Replayed(run=state.id, function=state.function, verdict="stuck", message=str(error))
         parked = state.status == "parked" and replayed.verdict == "parks"
         self._take(replayed, "parked" if parked else replayed.verdict)
+
+    async def _replay(self, view: View, state: RunState, end: RecordedEnd | None = None) -> Replayed:
+        patience = HURRIED_SECONDS if self._stuck[state.function] >= STUCK else PATIENCE_SECONDS
+        replayed = await self._replayer.replay(view, state.id, end=end, patience_seconds=patience)
+        self._stuck[state.function] += replayed.verdict == "stuck"
+        return replayed
 
     def _take(self, replayed: Replayed, verdict: str) -> None:
         if replayed.goes_well:

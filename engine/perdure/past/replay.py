@@ -229,14 +229,19 @@ class _Asked(Unwatched):
 class Replayer:
     """Replays runs on one app's code, one after another. To be closed."""
 
-    def __init__(self, app: App, place: Place | None = None, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, app: App, place: Place | None = None) -> None:
         self.app = app
         self.worker = ReplayWorker(app, place)
         self._code = app.definition().digest
-        self._patience = patience_seconds
 
     async def replay(
-        self, view: View, run: str, *, end: RecordedEnd | None = None, onlooker: Onlooker | None = None
+        self,
+        view: View,
+        run: str,
+        *,
+        end: RecordedEnd | None = None,
+        onlooker: Onlooker | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> Replayed:
         """Runs user code on what `view` holds of `run`. `end`: what the log has after that.
 
@@ -259,7 +264,7 @@ class Replayer:
             return replayed
         execution, asked = self._begin(view, state, function, onlooker or Unwatched())
         try:
-            rests = await self._until_rest(execution)
+            rests = await self._until_rest(execution, asked, patience_seconds)
             if self.worker.unreadable is not None:
                 raise self.worker.unreadable
             _describe(asked, execution)
@@ -293,19 +298,21 @@ class Replayer:
         execution.run(main(execution))
         return execution, asked.ops
 
-    async def _until_rest(self, execution: Execution) -> bool:
-        """Whether it came to rest: at its end, parked, or waiting on ops alone."""
+    async def _until_rest(self, execution: Execution, asked: Mapping[str, AskedFor], patience: float) -> bool:
+        """Whether it came to rest: at its end, parked, or waiting on ops alone. False after `patience` without progress."""
         loop, settler = asyncio.get_running_loop(), self.worker.settler
-        deadline, spins = 0.0, 0
+        progress, spins, deadline = (0, 0), 0, 0.0
         while not execution.gone():
             if not execution.replaying and not execution.queue:
                 if execution.at_rest() and tasks_idle(execution):
                     return True
                 if execution.tasks and not settler.watches(execution):
                     settler.watch(execution)
+            if progress != (len(asked), len(execution.queue)):
+                progress, spins, deadline = (len(asked), len(execution.queue)), 0, 0.0
             spins += 1
             if spins > SPINS:
-                deadline = deadline or loop.time() + self._patience
+                deadline = deadline or loop.time() + patience
                 if loop.time() > deadline:
                     return False
             await asyncio.sleep(0 if spins <= SPINS else PAUSE_SECONDS)
