@@ -299,7 +299,7 @@ class Replayer:
         return execution, asked.ops
 
     async def _until_rest(self, execution: Execution, asked: Mapping[str, AskedFor], patience: float) -> bool:
-        """Whether it came to rest: at its end, parked, or waiting on ops alone. False after `patience` without progress."""
+        """Whether it came to rest: at its end, parked, or waiting on ops alone. False: no progress for `patience`."""
         loop, settler = asyncio.get_running_loop(), self.worker.settler
         progress, spins, deadline = (0, 0), 0, 0.0
         while not execution.gone():
