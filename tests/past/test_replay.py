@@ -178,6 +178,8 @@ async def test_all_that_runs_do_comes_out_as_recorded() -> None:
 
     @app.function(id="timely", on="go", timeout="1h")
     async def timely(ctx: Context, event: Event) -> None:
+        ctx.logger.info("it waits")
+        await ctx.report(waits=True)
         await ctx.wait_for_event("never")
 
     async with TestEngine(app) as engine:
