@@ -1,4 +1,4 @@
-"""Many runs cancelled, or run again, in the background."""
+"""Many runs cancelled, run again, or started by past events, in the background."""
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +16,9 @@ from perdure_connectors.http.queries import check_status, only
 class Asked(Struct, forbid_unknown_fields=True):
     """What to do, and with which runs: all that is given must hold, at least one is needed. Times are milliseconds.
 
+    `backfill`: `function` gets the events since `since`, until `until`, that it has a trigger for and no run of;
+    `where` speaks of the event, and `rate` is how many a second at most.
+
     `id`: a job of this id that was made before is answered, and no other is made. `dry_run`: only count.
     """
 
@@ -29,6 +32,7 @@ class Asked(Struct, forbid_unknown_fields=True):
     where: str = ""
     reason: str = ""
     id: str = ""
+    rate: float = 0
     dry_run: bool = False
 
 
@@ -43,9 +47,9 @@ _DECODER = msgspec.json.Decoder(Asked)
 
 
 async def create(request: Request) -> Response:
-    """202 with how many runs it is about: they are settled now, and cancelled or run again in the background.
+    """202 with how many runs it is about: they are settled now, and cancelled, run again or started in the background.
 
-    It goes on after a restart; a run that is asked for twice is cancelled, or run again, once. 100,000 runs at most.
+    It goes on after a restart; a run that is asked for twice is cancelled, run again or started once. 100,000 at most.
     """
     only(request)
     jobs = _jobs(request)
@@ -61,7 +65,7 @@ async def create(request: Request) -> Response:
     )
     if asked.dry_run:
         return json_answer(Job("", asked.action, "counted", await jobs.count(asked.action, wanted)))
-    return json_answer(await jobs.start(asked.action, wanted, asked.reason[:1000], asked.id), 202)
+    return json_answer(await jobs.start(asked.action, wanted, asked.reason[:1000], asked.id, asked.rate), 202)
 
 
 async def listing(request: Request) -> Response:
@@ -89,4 +93,6 @@ def _read(body: bytes) -> Asked:
         at = getattr(asked, name)
         if at is not None and not 0 <= at < 1 << 53:
             raise PayloadError(f"{name}={at}: milliseconds since the epoch are needed")
+    if not 0 <= asked.rate < 1e6 or (asked.rate and asked.action != "backfill"):
+        raise PayloadError(f"rate={asked.rate:g}: how many a second a backfill may start; 0 for no limit")
     return asked

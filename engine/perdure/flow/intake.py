@@ -100,6 +100,30 @@ def _start_triggered(
         )
 
 
+def backfill_request(routes: Routes, function: str, event: EventBody, command: str) -> RunRequested | None:
+    """The run that a past event starts of a function that it did not start then; None if no trigger of it fits.
+
+    It is the run that intake would have asked for: of one event and one function there is one, whoever asks for it
+    (I10). For its waits and rules counts what comes after this request.
+    """
+    seen = event_view(event)
+    for defined, where in routes.triggered_by(event.name):
+        if defined.id == function and (where is None or where.matches(seen, None)):
+            return RunRequested(
+                run_id(routes.definition.app, function, event.id),
+                function,
+                "backfill",
+                event=payload_of(event),
+                event_id=event.id,
+                rules=cancel_rules(defined, seen),
+                discard_after_ms=defined.discard_after_ms,
+                command=command,
+                traceparent=event.traceparent,
+                v=V,
+            )
+    return None
+
+
 def payload_of(event: EventBody) -> Payload:
     """A whole event as a payload."""
     return Payload(msgspec.Raw(_ENCODE(event)))

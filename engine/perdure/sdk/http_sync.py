@@ -84,10 +84,13 @@ class SyncHttpPort:
         return self._ask(wire.cancel_all(function, event_id, status, reason))
 
     def make_job(
-        self, action: str, wanted: RunFilter, *, reason: str = "", job: str = "", dry_run: bool = False
+        self, action: str, wanted: RunFilter, *, reason: str = "", job: str = "", rate: float = 0, dry_run: bool = False
     ) -> Job:
-        """Cancels the runs that fit, or runs them again, in the background; with `dry_run` it only counts them."""
-        return self._ask(wire.make_job(action, wanted, reason=reason, job=job, dry_run=dry_run))
+        """Cancels the runs that fit, runs them again, or starts those of past events, in the background.
+
+        With `dry_run` it only counts them.
+        """
+        return self._ask(wire.make_job(action, wanted, reason=reason, job=job, rate=rate, dry_run=dry_run))
 
     def job(self, job_id: str) -> Job:
         """How far it is. Raises `UnknownJob`."""

@@ -272,9 +272,12 @@ def cancel_all(function: str, event_id: str, status: str, reason: str) -> Call[i
     return Call("POST", "/v1/cancellations", lambda answer: _decode(answer, _Count).count, body)
 
 
-def make_job(action: str, wanted: RunFilter, *, reason: str = "", job: str = "", dry_run: bool = False) -> Call[Job]:
+def make_job(
+    action: str, wanted: RunFilter, *, reason: str = "", job: str = "", rate: float = 0, dry_run: bool = False
+) -> Call[Job]:
     """Beyond the Port. A job of this id that was made before is answered again."""
-    body = {**msgspec.to_builtins(wanted), "action": action, "reason": reason, "id": job, "dry_run": dry_run}
+    more = {"action": action, "reason": reason, "id": job, "rate": rate, "dry_run": dry_run}
+    body = {**msgspec.to_builtins(wanted), **more}
     return Call("POST", "/v1/jobs", lambda answer: _decode(answer, Job), _encode(body), again=bool(job or dry_run))
 
 

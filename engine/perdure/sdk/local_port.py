@@ -268,6 +268,11 @@ class LocalPort:
         await node.effects()
         return run
 
+    async def backfill(self, request: RunRequested) -> None:
+        """Start the run of a past event. Nothing happens if there is one."""
+        self._refuse_while_failing()
+        await self._node.log.acknowledge(self._node.request(request))
+
     async def unpark(self, run_id: str, command: str = "") -> None:
         self._refuse_while_failing()
         status = await self.status(run_id)

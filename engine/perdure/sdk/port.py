@@ -246,11 +246,11 @@ class RunFilter(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         return self.since is not None or self.until is not None or bool(self.metadata or self.where)
 
 
-Action = Literal["cancel", "rerun"]
+Action = Literal["cancel", "rerun", "backfill"]
 
 
 class Job(Struct, frozen=True, omit_defaults=True):
-    """Many runs cancelled, or run again. `done` of `count` runs were asked for, `failed` of them in vain.
+    """Many runs cancelled, run again, or started by past events. `done` of `count` were asked for, `failed` in vain.
 
     `counted`: nothing was made, it was only asked how many runs that would be.
     """
@@ -265,6 +265,10 @@ class Job(Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     error: str = ""
     """Why the first was in vain."""
+    function: str = ""
+    """Of a backfill: the function that gets the events."""
+    rate: float = 0
+    """So many a second at most; 0: as fast as they are taken."""
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True):

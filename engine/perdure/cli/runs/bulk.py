@@ -1,4 +1,4 @@
-"""What `cancel` and `rerun` do with many runs: counted, confirmed, done as a job that is waited for."""
+"""What `cancel`, `rerun` and `backfill` do with many runs: counted, confirmed, done as a job that is waited for."""
 
 import secrets
 import sys
@@ -14,13 +14,25 @@ LOOK_SECONDS = 0.3
 """Between two looks at how far it is."""
 
 
-def bulk(port: SyncHttpPort, action: Action, wanted: RunFilter, *, reason: str = "", yes: bool, as_json: bool) -> None:
+ASKED = {"cancel": "Cancel", "rerun": "Run again", "backfill": "Start"}
+SAID = {"cancel": "cancelled", "rerun": "ran again", "backfill": "started"}
+
+
+def bulk(
+    port: SyncHttpPort,
+    action: Action,
+    wanted: RunFilter,
+    *,
+    reason: str = "",
+    rate: float = 0,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Ends when the job has."""
-    verb = "cancel" if action == "cancel" else "run again"
     if not yes and sys.stdin.isatty():
         count = port.make_job(action, wanted, dry_run=True).count
-        click.confirm(f"{verb.capitalize()} {_runs(count)}?", abort=True)
-    job = port.make_job(action, wanted, reason=reason, job=secrets.token_hex(8))
+        click.confirm(f"{ASKED[action]} {_runs(count)}?", abort=True)
+    job = port.make_job(action, wanted, reason=reason, rate=rate, job=secrets.token_hex(8))
     screen = console(stderr=True)
     with screen.status("") as status:
         while job.state == "running":
@@ -30,8 +42,7 @@ def bulk(port: SyncHttpPort, action: Action, wanted: RunFilter, *, reason: str =
     if as_json:
         print_json(job)
         return
-    said = "cancelled" if action == "cancel" else "ran again"
-    console().print(styled(f"{said} {_runs(job.count - job.failed)}"))
+    console().print(styled(f"{SAID[action]} {_runs(job.count - job.failed)}"))
     if job.failed:
         screen.print(styled(f"{_runs(job.failed)} in vain, the first because {job.error}", "yellow"))
 

@@ -13,7 +13,7 @@ from perdure.flow.patterns import is_own
 from perdure.flow.states import TERMINAL
 from perdure.history import remembered
 from perdure.history.rows import RunNews
-from perdure.history.store import SCANNED_ROWS, EventQuery, History, decode_body
+from perdure.history.store import SCANNED_ROWS, EventQuery, EventsPage, History, decode_body
 from perdure.history.tallies import size_of
 from perdure.sdk.hindsight.explaining import decisions_of, why_nothing
 from perdure.sdk.hindsight.filters import fits, query_of
@@ -39,6 +39,7 @@ from perdure.sdk.port import (
     Waits,
 )
 from perdure_schemas.definition import Definition
+from perdure_schemas.event import EventBody
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -137,9 +138,9 @@ class Hindsight:
             if use.run not in functions:
                 functions[use.run] = await self._function_of(use.run)
         uses = tuple(EventUse(use.run, functions[use.run], use.what, use.at, use.op) for use in page.uses)
-        body, code = decode_body(page.event.body), await self._active_code()
+        body, code = decode_body(page.event.body), await self.active_code()
         # A rerun has the trigger of the run that it repeats, and was not started by it.
-        started = {run.function: run.id for run in page.runs if run.cause == "event"}
+        started = {run.function: run.id for run in page.runs if run.cause in ("event", "backfill")}
         decisions = decisions_of(body, code, started, set(functions.values()), behind=behind > 0)
         return EventDetail(
             Raw(page.event.body),
@@ -207,7 +208,21 @@ class Hindsight:
         except (KeepsNothing, NotOwned):
             return await self._ask(self._store.event, event_id) is not None
 
-    async def _active_code(self) -> Definition | None:
+    async def past_events(self, wanted: EventQuery) -> EventsPage:
+        """As they came; newest first."""
+        await self._reached()
+        return await self._ask(self._store.events, wanted)
+
+    async def body_of(self, event_id: str) -> EventBody | None:
+        """None once it is forgotten."""
+        page = await self._ask(self._store.event, event_id)
+        return None if page is None else decode_body(page.event.body)
+
+    async def knows_run(self, run_id: str) -> bool:
+        """Whether it ever was, as far as history goes back."""
+        return self._port.now(run_id) is not None or await self._ask(self._store.run, run_id) is not None
+
+    async def active_code(self) -> Definition | None:
         known = self._port.active_code()
         return await self._ask(remembered.active_code, self._store) if known is None else known
 

@@ -1,10 +1,10 @@
-"""Many runs cancelled, or run again: counted first, then done in the background, across restarts.
+"""Many runs cancelled, run again, or started by past events: counted first, done in the background, across restarts.
 
     POST ──► which runs (kept on a shelf) ──► 100 at a time: commands with ids of (job, run) ──► progress (kept)
 
 Which runs are meant is settled when the job is made. A process that dies has done some of them; the next goes on from
 the last hundred, and what it asks for again is the same command, which counts once. Nor does it harm where two believe
-for a moment that a job is theirs.
+for a moment that a job is theirs. A backfill is of events; the run of one event and one function is one.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from perdure.errors import EngineClosed, LogError, PayloadError, PerdureError, UnknownJob
 from perdure.history.store import NoHistory
 from perdure.sdk.hindsight.asking import Hindsight
+from perdure.sdk.hindsight.backfilling import events_for, request_for, routes_of
 from perdure.sdk.hindsight.shelf import Shelf
 from perdure.sdk.local_port import LocalPort
 from perdure.sdk.port import Action, Job, RunFilter, RunSummary
@@ -79,21 +80,37 @@ class Jobs:
         return _JOB(found)
 
     async def count(self, action: Action, wanted: RunFilter) -> int:
-        """How many runs a job would be about. Raises `PayloadError`."""
-        return len(await self._runs(action, wanted))
+        """How many runs a job would be about. Raises `PayloadError`, `UnknownFunction`."""
+        return len(await self._about(action, wanted))
 
-    async def start(self, action: Action, wanted: RunFilter, reason: str = "", job: str = "") -> Job:
-        """A job of this id (`job`) that was made before is that. Raises `PayloadError`."""
+    async def start(self, action: Action, wanted: RunFilter, reason: str = "", job: str = "", rate: float = 0) -> Job:
+        """A job of this id (`job`) that was made before is that. Raises `PayloadError`, `UnknownFunction`."""
         if job and not _ID.fullmatch(job):
             raise PayloadError(f"id {job[:40]!r}: letters, digits, '-' and '_', 64 at most")
         if job and (known := await asyncio.to_thread(self._shelf.find, job)) is not None:
             return _JOB(known)
-        runs = await self._runs(action, wanted)
-        made = Job(job or secrets.token_hex(8), action, "running", len(runs), int(time.time() * 1000), reason=reason)
-        if not await asyncio.to_thread(self._shelf.make, made.id, _ENCODE(made), _ENCODE(runs)):
+        about = await self._about(action, wanted)
+        made = Job(
+            job or secrets.token_hex(8),
+            action,
+            "running",
+            len(about),
+            int(time.time() * 1000),
+            reason=reason,
+            function=wanted.function if action == "backfill" else "",
+            rate=rate,
+        )
+        if not await asyncio.to_thread(self._shelf.make, made.id, _ENCODE(made), _ENCODE(about)):
             return await self.find(made.id)
         await self._take(made)
         return made
+
+    async def _about(self, action: Action, wanted: RunFilter) -> list[str]:
+        """Ids of runs, or of a backfill's events."""
+        if action == "backfill":
+            found = await events_for(self._hindsight, wanted, int(time.time() * 1000), MOST_RUNS)
+            return _at_most(found, "events")
+        return await self._runs(action, wanted)
 
     async def _runs(self, action: Action, wanted: RunFilter) -> list[str]:
         """All of them before the first is touched, so that pages do not shift below the cursor."""
@@ -103,8 +120,7 @@ class Jobs:
         while True:
             page = await self._hindsight.runs(wanted, _PAGE, cursor)
             found += [run.id for run in page.data if _concerns(action, run)]
-            if len(found) > MOST_RUNS:
-                raise PayloadError(f"more than {MOST_RUNS:,} runs fit: say which by since, until or function")
+            _at_most(found, "runs")
             cursor = page.cursor
             if not cursor:
                 return found
@@ -145,32 +161,43 @@ class Jobs:
             raise NoHistory(f"job {name} is gone")
         return found
 
-    async def _ask_for(self, job: Job, runs: Sequence[str]) -> None:
+    async def _ask_for(self, job: Job, about: Sequence[str]) -> None:
+        at_once = max(1, min(AT_ONCE, int(job.rate / 2))) if job.rate else AT_ONCE
         while job.done < job.count:
-            some = runs[job.done : job.done + AT_ONCE]
-            errors = await asyncio.gather(*(self._one(job, run) for run in some))
-            stuck = next((error for error in errors if isinstance(error, LogError | EngineClosed)), None)
+            some = about[job.done : job.done + at_once]
+            errors = await asyncio.gather(*(self._one(job, one) for one in some))
+            stuck = next((error for error in errors if isinstance(error, LogError | EngineClosed | NoHistory)), None)
             if stuck is not None:
-                log.warning("job %s waits for the log: %s", job.id, stuck)
+                log.warning("job %s waits for the log, or for history: %s", job.id, stuck)
                 await asyncio.sleep(AGAIN_S)
                 continue
             vain = [str(error) for error in errors if error is not None]
             done, failed = job.done + len(some), job.failed + len(vain)
             job = replace(job, done=done, failed=failed, error=job.error or next(iter(vain), ""))
             await self._keep(job)
+            if job.rate:
+                await asyncio.sleep(len(some) / job.rate)
         await self._keep(replace(job, state="finished"))
 
-    async def _one(self, job: Job, run: str) -> PerdureError | None:
+    async def _one(self, job: Job, about: str) -> PerdureError | None:
         """Why it was in vain; None if it was not."""
-        command = f"job/{job.id}/{run}"
+        command = f"job/{job.id}/{about}"
         try:
             if job.action == "cancel":
-                await self._port.cancel(run, job.reason, command)
+                await self._port.cancel(about, job.reason, command)
+            elif job.action == "rerun":
+                await self._port.rerun(about, command)
             else:
-                await self._port.rerun(run, command)
+                await self._backfill(job.function, about, command)
         except PerdureError as error:
             return error
         return None
+
+    async def _backfill(self, function: str, event: str, command: str) -> None:
+        routes = await routes_of(self._hindsight, function)
+        request = await request_for(self._hindsight, routes, function, event, command)
+        if request is not None:
+            await self._port.backfill(request)
 
     async def _keep(self, job: Job) -> None:
         await asyncio.to_thread(self._shelf.keep, job.id, _ENCODE(job), job.done, finished=job.state == "finished")
@@ -178,6 +205,12 @@ class Jobs:
     async def _forget_some(self) -> None:
         over = [job.id for job in await self.listed() if job.state == "finished"]
         await asyncio.to_thread(self._shelf.forget, over[KEPT:])
+
+
+def _at_most(found: list[str], what: str) -> list[str]:
+    if len(found) > MOST_RUNS:
+        raise PayloadError(f"more than {MOST_RUNS:,} {what} fit: say which by since, until or function")
+    return found
 
 
 def _check(action: Action, wanted: RunFilter) -> None:
