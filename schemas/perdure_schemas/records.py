@@ -178,11 +178,7 @@ class RunRequested(_Kind, frozen=True, tag="run.requested", omit_defaults=True):
     run: str
     function: str
     cause: str
-<<<<<<< HEAD
-    """`event`, `call`, `enqueue`, `cron`, `rerun`, `fork`, `handler` or `continue`."""
-=======
-    """`event`, `call`, `enqueue`, `cron`, `rerun`, `handler`, `continue` or `backfill`."""
->>>>>>> 1fe6a562 (perdure backfill: past events for a function that did not get them, as a job)
+    """`event`, `call`, `enqueue`, `cron`, `rerun`, `fork`, `handler`, `continue` or `backfill`."""
     number: int = 0
     """The definition that asked for it; 0 lets the receiving fold take its current one."""
     event: Payload | None = None

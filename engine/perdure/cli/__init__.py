@@ -4,6 +4,7 @@ import click
 
 from perdure.cli.check import check
 from perdure.cli.command import Main
+from perdure.cli.backfill import backfill
 from perdure.cli.dev import dev
 from perdure.cli.explain import explain
 from perdure.cli.functions import functions
@@ -46,6 +47,6 @@ for command in (
     *(send, functions, pause, resume, runs, explain, logs),
     *(replay, check),
     *(history, topics, dead_letters),
-    *(whatif,),
+    *(whatif, backfill),
 ):
     main.add_command(command)
