@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from perdure.cli import main
+from perdure.cli.backfill import per_second
+from perdure.cli.exits import UsageProblem
 from perdure.cli.output import moment
 from perdure.errors import LogError, LogFull
 from perdure.sdk.port import FunctionView
@@ -175,3 +177,16 @@ def test_nobody_answers() -> None:
 
 def test_help_names_the_exit_codes() -> None:
     assert "4 no engine answers" in CliRunner().invoke(main, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("50/s", 50), ("120/m", 2), ("5/10s", 0.5), ("1/h", 1 / 3600), ("0.5/s", 0.5), ("", 0)]
+)
+def test_a_rate_is_so_many_in_some_time(text: str, rate: float) -> None:
+    assert per_second(text) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("text", ["50", "/s", "x/s", "0/s", "-1/s", "1/0s", "1/fortnight", "nan/s", "1e9/s"])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(UsageProblem, match="say how many in what time"):
+        per_second(text)

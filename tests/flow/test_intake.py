@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from perdure.flow.intake import cancel_rules, event_view
+from perdure.flow.intake import backfill_request, cancel_rules, event_view
 from perdure_schemas.definition import CancelDefined, FunctionDefined
 from perdure_schemas.payload import INLINE_LIMIT_BYTES
 from perdure_schemas.records import Came, CancelRule, EventKeyed, RunRequested
@@ -117,3 +117,22 @@ def test_cancel_rules_take_the_triggers_values() -> None:
         CancelRule('["over","",""]', "async.data.total > 3"),
         CancelRule('["over","",""]', "false"),
     )
+
+
+def test_a_backfill_asks_for_the_run_that_intake_would_have_asked_for(world: World) -> None:
+    """Where that was asked for, it changes nothing; where it was not, it is the one that there is from then on."""
+    rules = (CancelDefined("gone", "data.cart", "data.cart"),)
+    shipped = on("added", "ship", where="event.data.total > 10", cancel_on=rules)
+    world.define(shipped)
+    world.send(event("e1", total=11, cart="c"))
+    (asked,) = world.records(RunRequested)
+    routes = world.owners[0].view.routes()
+    assert routes is not None
+    again = backfill_request(routes, "ship", event("e1", total=11, cart="c"), "job")
+    assert again is not None
+    assert (again.run, again.event, again.rules) == (asked.run, asked.event, asked.rules)
+    assert backfill_request(routes, "ship", event("e2", total=10), "job") is None
+    assert backfill_request(routes, "other", event("e1", total=11), "job") is None
+    before = [owner.view.logical() for owner in world.owners]
+    world.to_run(again.run, again)
+    assert [owner.view.logical() for owner in world.owners] == before

@@ -2,9 +2,9 @@
 
 import click
 
+from perdure.cli.backfill import backfill
 from perdure.cli.check import check
 from perdure.cli.command import Main
-from perdure.cli.backfill import backfill
 from perdure.cli.dev import dev
 from perdure.cli.explain import explain
 from perdure.cli.functions import functions
@@ -45,8 +45,7 @@ def main() -> None:
 for command in (
     *(dev, serve, worker, gateway, keys),
     *(send, functions, pause, resume, runs, explain, logs),
-    *(replay, check),
+    *(replay, check, whatif, backfill),
     *(history, topics, dead_letters),
-    *(whatif, backfill),
 ):
     main.add_command(command)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 from perdure.errors import PayloadError, PerdureError, UnknownFunction
-from perdure.flow.expressions import compile_where
 from perdure.flow.intake import backfill_request
 from perdure.flow.routes import Routes
 from perdure.flow.routing import run_id
 from perdure.history.store import EventQuery, decode_body
 from perdure.sdk.hindsight.asking import Hindsight
+from perdure.sdk.hindsight.filters import condition_of
 from perdure.sdk.port import RunFilter
 from perdure_schemas.records import RunRequested
 
@@ -26,7 +26,7 @@ async def events_for(hindsight: Hindsight, wanted: RunFilter, now_ms: int, most:
     """
     _check(wanted)
     routes = await routes_of(hindsight, wanted.function)
-    where = compile_where(wanted.where, names=frozenset({"event"})) if wanted.where else None
+    where = condition_of(wanted.where)
     until = now_ms if wanted.until is None else min(wanted.until, now_ms)
     found: dict[str, int] = {}
     for name in _names(routes, wanted.function):
