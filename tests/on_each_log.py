@@ -74,11 +74,13 @@ ONE_LOG = {
     ),
     "how CPython keeps the attributes of objects": ("tests/worker/test_hot_path.py",),
     "`perdure dev` and `serve` are for one machine; `worker` and `gateway` are in `tests/kafka`": (
+        "tests/system/test_backfill.py",
         "tests/system/test_cli_dev.py",
         "tests/system/test_spans.py",
     ),
     "about the files of the embedded log": (
         "tests/cli/test_history.py",
+        "tests/cli/test_whatif.py",
         "tests/system/faults",
         "tests/system/test_damage.py",
         "tests/system/test_full_disk.py",
@@ -101,6 +103,7 @@ ONE_LOG = {
         "tests/cli/test_explain.py",
         "tests/dashboard",
         "tests/history/test_events_asked.py",
+        "tests/history/test_backfill.py",
         "tests/history/test_jobs.py",
         "tests/history/test_live_changes.py",
         "tests/history/test_overview.py",
