@@ -33,6 +33,7 @@ from perdure_connectors import dashboard
 from perdure_connectors.http import (
     cancellations,
     events,
+    forks,
     functions,
     health,
     jobs,
@@ -91,9 +92,16 @@ OPERATIONS = [
         query={"level": {"enum": list(queries.LEVELS)}, **queries.PART},
         refusals=RUN,
     ),
-    Operation("GET", "/v1/runs/{run_id}/tape", runs.tape, "read", {200: JsonLines}, refusals=RUN),
+    Operation(
+        "GET", "/v1/runs/{run_id}/tape", runs.tape, "read", {200: JsonLines}, refusals={**RUN, 410: ("PastGone",)}
+    ),
     Operation("POST", "/v1/runs/{run_id}/rerun", runs.rerun, "operate", {201: shapes.RunId}, refusals=RUN),
-    Operation("POST", "/v1/forks", runs.fork, "operate", {201: shapes.RunId}, body=ForkAsk, refusals=FUNCTION),
+    Operation("POST", "/v1/forks", forks.part, "operate", {201: shapes.RunId}, body=ForkAsk, refusals=FUNCTION),
+    Operation(
+        *("POST", "/v1/runs/{run_id}/fork", forks.fork, "operate", {201: shapes.RunId}),
+        body=forks.From,
+        refusals={404: ("UnknownRun", "UnknownFunction", "UnknownOp"), 410: ("PastGone",)},
+    ),
     Operation(
         *("POST", "/v1/runs/{run_id}/unpark", runs.unpark, "operate", {202: shapes.RunId}),
         refusals={**RUN, 409: ("NotParked",)},

@@ -16,6 +16,7 @@ from perdure.errors import (
     LogFull,
     NotParked,
     OutsideRun,
+    PastGone,
     PayloadError,
     PayloadTooLarge,
     PayloadUnavailable,
@@ -24,6 +25,7 @@ from perdure.errors import (
     UnknownEvent,
     UnknownFunction,
     UnknownJob,
+    UnknownOp,
     UnknownRun,
 )
 from perdure.history.store import NoHistory
@@ -40,6 +42,8 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (ScopeMissing, 403),
     (KeyRefused, 401),
     (UnknownEvent, 404),
+    (UnknownOp, 404),
+    (PastGone, 410),
     (UnknownRun, 404),
     (UnknownFunction, 404),
     (UnknownJob, 404),

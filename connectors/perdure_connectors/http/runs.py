@@ -2,19 +2,16 @@
 
 import asyncio
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from perdure.sdk.port import ForkAsk, RunOutcome
+from perdure.sdk.port import RunOutcome
 from perdure_connectors.http.answers import UNCACHED, hindsight_of, json_answer, port_of
-from perdure_connectors.http.body import fitting, json_body
 from perdure_connectors.http.queries import check_level, duration_ms, limit_of, only, page_of
 
 POLL_MS = 20_000
 LONGEST_POLL_MS = 60_000
 """What proxies between let pass. A longer `timeout` is answered after this, with 202 like any other that has passed."""
-_FORK = msgspec.json.Decoder(ForkAsk)
 
 
 async def listing(request: Request) -> Response:
@@ -67,12 +64,6 @@ async def rerun(request: Request) -> Response:
     only(request)
     run_id = await port_of(request).rerun(request.path_params["run_id"])
     return created(request, run_id)
-
-
-async def fork(request: Request) -> Response:
-    """201 with the id of the new run, once this part of its history is durable; it starts with the last one."""
-    only(request)
-    return created(request, await port_of(request).fork(fitting(_FORK, await json_body(request))))
 
 
 async def unpark(request: Request) -> Response:

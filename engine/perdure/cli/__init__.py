@@ -7,6 +7,7 @@ from perdure.cli.check import check
 from perdure.cli.command import Main
 from perdure.cli.dev import dev
 from perdure.cli.explain import explain
+from perdure.cli.fork import fork
 from perdure.cli.functions import functions
 from perdure.cli.gateway import gateway
 from perdure.cli.history import history
@@ -45,7 +46,7 @@ def main() -> None:
 for command in (
     *(dev, serve, worker, gateway, keys),
     *(send, functions, pause, resume, runs, explain, logs),
-    *(replay, check, whatif, backfill),
+    *(replay, check, fork, whatif, backfill),
     *(history, topics, dead_letters),
 ):
     main.add_command(command)

@@ -8,6 +8,7 @@ from perdure.errors import (
     UnknownEvent,
     UnknownFunction,
     UnknownJob,
+    UnknownOp,
     UnknownRun,
 )
 from perdure.sdk.http_wire import EngineUnreachable
@@ -30,7 +31,7 @@ KILLED = 130
 
 def code_of(error: PerdureError) -> int:
     """What a command that ended in this error exits with."""
-    if isinstance(error, UnknownRun | UnknownEvent | UnknownFunction | UnknownJob | PastGone):
+    if isinstance(error, UnknownRun | UnknownEvent | UnknownFunction | UnknownJob | UnknownOp | PastGone):
         return NOT_FOUND
     if isinstance(error, EngineUnreachable):
         return UNREACHABLE

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from perdure.errors import PayloadError, UnknownOp
+from perdure.flow.intake import payload_of
 from perdure.flow.lines import StoredLine, op_name
 from perdure.flow.states import RunState
 from perdure.flow.view import View
@@ -48,16 +49,20 @@ class Change(Struct, frozen=True):
     """What the op brings instead: one of the four. A wait takes an event or times out, all else has a result."""
 
     result: Raw | None = None
-    error: ErrorInfo | None = None
-    event: EventBody | None = None
+    error: str = ""
+    """`Type: message`, or the message alone."""
+    event: Raw | None = None
+    """The data of one that is as the wait asks for."""
     timeout: bool = False
 
 
 class Trigger(Struct, frozen=True):
     """What the fork starts with, where that is not what the run started with."""
 
-    event: EventBody | None = None
+    event: Raw | None = None
+    """Data, of the same event."""
     arguments: Raw | None = None
+    """JSON `[[positional…], {keyword: …}]`."""
 
 
 _AS_IT_WAS = Trigger()
@@ -92,9 +97,9 @@ def parts_of(
         len(history),
         (),
         code=code,
-        event=trigger.event or _event_of(view, run),
+        event=_event_of(view, run, trigger),
         event_id=run.event_id,
-        arguments=view.inline(run.arguments, "arguments") if trigger.arguments is None else Payload(trigger.arguments),
+        arguments=_arguments_of(view, run, trigger),
         ending=view.ending_of(run),
         scheduled=run.scheduled,
         metadata=run.metadata,
@@ -175,28 +180,47 @@ def _takes(opened: object, ended: StoredLine | None) -> str:
 def _of_a_step(run: RunState, op: str, change: Change) -> Record | None:
     if change.result is not None:
         return StepCompleted(run.id, op, 1, "", Payload(change.result), v=V)
-    return None if change.error is None else StepFailed(run.id, op, 1, "", change.error, v=V)
+    return StepFailed(run.id, op, 1, "", _error(run, op, change), v=V) if change.error else None
 
 
 def _of_an_opening(run: RunState, opened: OpOpened, change: Change) -> Record | None:
     opening, op = opened.opening, opened.op
     match opening:
         case Wait() if change.event is not None:
-            event = Payload(Raw(_ENCODE(change.event)))
-            return MatchOffered(run.id, opening.key, 0, change.event.id, 0, event, op, v=V)
+            event = EventBody(f"{run.id}:{op}", opening.event, change.event)
+            return MatchOffered(run.id, opening.key, 0, event.id, 0, payload_of(event), op, v=V)
         case Wait() | Sleep() if change.timeout:
             return TimerFired(run.id, op, 0, v=V)
         case Call() | Watch() if change.result is not None:
             return RunAnswered(run.id, op, opening.run, "completed", Payload(change.result), v=V)
-        case Call() | Watch() if change.error is not None:
-            return RunAnswered(run.id, op, opening.run, "failed", error=change.error, v=V)
+        case Call() | Watch() if change.error:
+            return RunAnswered(run.id, op, opening.run, "failed", error=_error(run, op, change), v=V)
         case _:
             return None
 
 
-def _event_of(view: View, run: RunState) -> EventBody | None:
-    event = view.inline(run.event, "event")
-    return None if event is None or not isinstance(event.inline, Raw) else _DECODE_EVENT(event.inline)
+def _error(run: RunState, op: str, change: Change) -> ErrorInfo:
+    kind, _, message = change.error.partition(": ")
+    typed = bool(message) and all(part.isidentifier() for part in kind.split("."))
+    return ErrorInfo(kind if typed else "Exception", message if typed else change.error, step=op_name(op), run=run.id)
+
+
+def _event_of(view: View, run: RunState, trigger: Trigger) -> EventBody | None:
+    payload = view.inline(run.event, "event")
+    if payload is None or not isinstance(payload.inline, Raw):
+        if trigger.event is not None:
+            raise PayloadError(f"run {run.id} was not started by an event: change what it was called with")
+        return None
+    event = _DECODE_EVENT(payload.inline)
+    return event if trigger.event is None else msgspec.structs.replace(event, data=trigger.event)
+
+
+def _arguments_of(view: View, run: RunState, trigger: Trigger) -> Payload | None:
+    if trigger.arguments is None:
+        return view.inline(run.arguments, "arguments")
+    if run.arguments is None:
+        raise PayloadError(f"run {run.id} was called with nothing: change its event")
+    return Payload(trigger.arguments)
 
 
 def _text(record: object) -> str:

@@ -7,6 +7,7 @@ from perdure.errors import PayloadError, PayloadUnavailable
 from perdure.flow.effects import Line
 from perdure.flow.intake import cancel_rules, event_view, payload_of
 from perdure.sdk.port import ForkAsk, ForkLine
+from perdure.worker.arguments import decode_arguments
 from perdure.worker.asking import rules_of_call
 from perdure.worker.coding import Payloads
 from perdure.worker.spec import FunctionSpec
@@ -44,7 +45,13 @@ def check(ask: ForkAsk) -> None:
 
 
 def request_of(ask: ForkAsk, run: str, spec: FunctionSpec, payloads: Payloads) -> RunRequested:
-    """What changed in its trigger or arguments since the other run's counts for its cancel rules, too."""
+    """What changed in its trigger or arguments since the other run's counts for its cancel rules, too.
+
+    Raises `PayloadError` for arguments that do not fit, as far as they can be read here.
+    """
+    plain = None if ask.arguments is None or ask.arguments.encoded else ask.arguments.inline
+    if isinstance(plain, msgspec.Raw):
+        decode_arguments(spec, plain)
     return RunRequested(
         run,
         spec.id,

@@ -105,7 +105,7 @@ _REBUILT: dict[str, type[PerdureError]] = {
         *(errors.UnknownRun, errors.NotParked, errors.UnknownFunction, errors.LogError, errors.LogFull),
         *(errors.LogCorrupt, errors.LogInUse, errors.LogMismatch, errors.NotOwned, errors.PartitionHalted),
         *(errors.KeepsNothing, PayloadTooLarge, errors.PayloadUnavailable, errors.KeyRefused, errors.ScopeMissing),
-        *(errors.UnknownEvent, errors.UnknownJob, errors.EngineClosed),
+        *(errors.UnknownEvent, errors.UnknownJob, errors.UnknownOp, errors.PastGone, errors.EngineClosed),
     )
 }
 
