@@ -54,8 +54,11 @@ ONE_LOG = {
         "tests/past/test_whatif.py::test_it_names_the_event_and_the_reason",
     ),
     "tapes as files, whatever log they were read of": ("tests/past/test_file.py",),
-    "commands that read the past, whose replays and sources are tested on each log in `tests/past`": (
+    "commands that read the past, and forks under kills; replays, sources and forks are of each log in `tests/past`": (
+        "tests/cli/test_fork.py",
         "tests/cli/test_replay.py",
+        "tests/cli/test_whatif.py",
+        "tests/system/test_fork_kills.py",
     ),
     "lines at times that the test chooses": (
         "tests/sdk/test_run_lines.py::test_a_page_ends_where_others_lines_fill_it",
