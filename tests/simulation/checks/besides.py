@@ -38,13 +38,14 @@ def check_beside(journal: Journal) -> int:
 
 
 def _at_once(reading: Coroutine[Any, Any, Tape]) -> Tape:
-    """What never waits needs no loop: there may be one already, of a simulated world."""
-    try:
-        reading.send(None)
-    except StopIteration as read:
-        tape: Tape = read.value
-        return tape
-    raise AssertionError("journals are there at once")
+    """What waits for nothing needs no loop: there may be one already, of a simulated world."""
+    while True:
+        try:
+            turn = reading.send(None)
+        except StopIteration as read:
+            tape: Tape = read.value
+            return tape
+        assert turn is None, "it lets others go on, and waits for nothing"
 
 
 def _definition_of(tape: Tape) -> Definition | None:
