@@ -47,6 +47,7 @@ ONE_LOG = {
     ),
     "its owner trims it at once; of Kafka's trimmed journals and their snapshots, tests/kafka/test_copy.py": (
         "tests/past/test_tape.py::test_of_a_trimmed_log_there_is_what_the_state_has",
+        "tests/past/test_redaction.py::test_what_the_state_stands_for_is_not_redacted",
         "tests/past/test_whatif.py::test_of_a_trimmed_log_it_tells_what_is_there",
     ),
     "tapes of made-up apps, by the dozen; those beside them are of each log": (

@@ -7,6 +7,7 @@ from perdure.cli.check import check
 from perdure.cli.command import Main
 from perdure.cli.dev import dev
 from perdure.cli.explain import explain
+from perdure.cli.export import export
 from perdure.cli.fork import fork
 from perdure.cli.functions import functions
 from perdure.cli.gateway import gateway
@@ -20,6 +21,7 @@ from perdure.cli.replay import replay
 from perdure.cli.runs import runs
 from perdure.cli.send import send
 from perdure.cli.serve import serve
+from perdure.cli.state import state
 from perdure.cli.topics import topics
 from perdure.cli.whatif import whatif
 from perdure.cli.worker import worker
@@ -46,7 +48,7 @@ def main() -> None:
 for command in (
     *(dev, serve, worker, gateway, keys),
     *(send, functions, pause, resume, runs, explain, logs),
-    *(replay, check, fork, whatif, backfill),
+    *(replay, check, fork, whatif, backfill, export, state),
     *(history, topics, dead_letters),
 ):
     main.add_command(command)

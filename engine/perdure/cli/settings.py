@@ -17,7 +17,7 @@ NAMES = (
 )
 """All that a file can set, for every command that has the option."""
 
-TABLES = ("webhooks", "notify")
+TABLES = ("webhooks", "notify", "redact")
 """What a file can set besides: tables, which whoever needs them reads."""
 
 

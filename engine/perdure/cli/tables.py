@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import msgspec
+
+from perdure.cli.exits import UsageProblem
 from perdure.cli.loading import load_app
 from perdure.cli.settings import file_settings
 from perdure.sdk.app import App
@@ -14,6 +17,18 @@ def webhook_sources() -> list[Source]:
     """`[tool.perdure.webhooks]`, with secrets from the environment."""
     table = file_settings(Path.cwd()).get("webhooks", {})
     return sources_from(table, lambda name: from_environment(secret_variable(name)))
+
+
+class _Redact(msgspec.Struct, forbid_unknown_fields=True):
+    rules: list[str] = []
+
+
+def redaction_rules() -> list[str]:
+    """`rules` of `[tool.perdure.redact]`. Raises `UsageProblem`."""
+    try:
+        return msgspec.convert(file_settings(Path.cwd()).get("redact", {}), _Redact).rules
+    except msgspec.ValidationError as error:
+        raise UsageProblem(f'[tool.perdure.redact] has a list of texts, rules = ["data.email"]: {error}') from None
 
 
 def app_that_notifies(target: str, gateway: str = "") -> App:

@@ -19,7 +19,7 @@ from perdure.errors import LogCorrupt, LogError, LogMismatch
 from perdure.flow import FOLD_VERSION
 from perdure.flow.imported import NoRecord
 from perdure.partition.checkpoint import Position
-from perdure.past.tape import Entry, Part, State, Tape, head_of
+from perdure.past.tape import Entry, Part, State, Tape, entity_of, head_of
 
 VERSION = 1
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -135,7 +135,7 @@ def _entry(found: _Record, name: str, number: int) -> Entry:
     except NoRecord as error:
         raise LogCorrupt(f"{name}, line {number}: {error}") from error
     stamp = found.at if found.stamp is None else found.stamp
-    return Entry(found.partition, found.offset, found.at, stamp, raw, head.kind, head.run or head.entity)
+    return Entry(found.partition, found.offset, found.at, stamp, raw, head.kind, entity_of(head))
 
 
 def _parts(begin: Begin, parts: Mapping[int, _Part], entries: Mapping[int, list[Entry]], name: str) -> dict[int, Part]:

@@ -12,12 +12,14 @@ from perdure.flow.routing import RUN_ID_LENGTH, is_run_id, partition_of_run
 from perdure.flow.states import Meta, RunState
 from perdure.log.protocol import Batch, Log
 from perdure.partition.snapshots import state_of
-from perdure.past.tape import COMMON, Entry, Part, State, Tape, head_of, unknown
+from perdure.past.tape import COMMON, Entry, Part, State, Tape, entity_of, head_of, unknown
 from perdure_schemas.definition import Definition
 from perdure_schemas.records import AppPaths, Orig
 
 _META = b"#meta"
 _RUN_ROWS = (b"r/", b"p/", b"h/", b"q/", b"o/")
+_KEY_ROWS = (b"m/", b"k/", b"x/")
+"""What is known of join keys, and when it is forgotten."""
 _decode_run = msgspec.json.Decoder(RunState).decode
 _decode_meta = msgspec.json.Decoder(Meta).decode
 _decode_definition = msgspec.json.Decoder(Definition).decode
@@ -145,7 +147,7 @@ class PartReader:
         at = count.at = max(count.at, stamp_ms)
         if head.from_ is not None and not count.takes(*head.from_, place):
             return None
-        return Entry(self._partition, place, at, stamp_ms, raw, head.kind, head.run or head.entity)
+        return Entry(self._partition, place, at, stamp_ms, raw, head.kind, entity_of(head))
 
     def state_for(self, wanted: Wanted) -> State | None:
         """Of the state, what is needed beside the records: definitions, and runs whose first records are gone."""
@@ -161,7 +163,13 @@ class PartReader:
                 if run.requested_offset < self.first:
                     gone.add(key[2:])
                     wholes.update(offset.to_bytes(8, "big") for offset in run.wholes)
-        return self._state._replace(rows={key: row for key, row in rows.items() if _is_needed(key, gone, wholes)})
+        return self._state._replace(
+            rows={
+                key: row
+                for key, row in rows.items()
+                if (everything and key[:2] in _KEY_ROWS) or _is_needed(key, gone, wholes)
+            }
+        )
 
 
 def _is_needed(key: bytes, runs: Collection[bytes], wholes: Collection[bytes]) -> bool:

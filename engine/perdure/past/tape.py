@@ -58,6 +58,11 @@ def head_of(raw: bytes) -> Head:
         raise NoRecord(f"{error}: {raw[:200]!r}") from error
 
 
+def entity_of(head: Head) -> str:
+    """The run that the record is about, or what else a timer is of. What a matcher is told is about a join key."""
+    return "" if head.kind == "match.subscribed" else head.run or head.entity
+
+
 class Entry(NamedTuple):
     """A record that counts. `offset` and `at` are those that folds see: `at` is the largest time so far."""
 

@@ -221,7 +221,7 @@ class _Attempt(InStep, eq=False):
             return await execution.wait(self.op)
         opened = execution.state.open.get(self.op)
         if opened is not None:
-            if opened.digest != self.asked:
+            if opened.digest and opened.digest != self.asked:
                 # Its last attempt was one of other code, which wrote its failure before it knew of this one.
                 execution.differ(self.op, opened.digest, self.asked)
                 raise Diverged
