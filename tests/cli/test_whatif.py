@@ -84,3 +84,10 @@ async def test_the_same_app_makes_no_difference(log: str) -> None:
 async def test_what_cannot_be_is_said(log: str, args: tuple[str, ...], code: int, message: str) -> None:
     refused = await perdure("whatif", *args)
     assert (refused.exit_code, message in refused.stderr) == (code, True), refused.output
+
+
+async def test_a_log_that_an_engine_has_open_is_named_as_such(clean: Path) -> None:
+    async with Engine(app, log="embedded://log"):
+        refused = await perdure("whatif", "tests.cli.test_whatif:app", "--log", "embedded://log")
+    assert refused.exit_code == 5
+    assert "embedded://log is in use by an engine, and all of it is to be read: stop that engine" in refused.stderr

@@ -13,8 +13,9 @@ from perdure.cli.exits import UsageProblem
 from perdure.cli.filters import moment_of
 from perdure.cli.output import console, moment, print_json, styled
 from perdure.cli.settings import AppArgument, Setting
-from perdure.cli.sharing import opened_any
+from perdure.cli.sharing import opened_any, shown
 from perdure.cli.tables import app_that_notifies
+from perdure.errors import LogInUse
 from perdure.past.reading import read_tape
 from perdure.past.tape import Tape
 from perdure.past.whatif import Counts, Difference, WhatIf, what_if
@@ -56,8 +57,14 @@ def whatif(app: str, log: str, since: str, limit: int, as_json: bool) -> None:
 
 
 async def _tape(log: str, app: str) -> Tape:
-    async with opened_any(log, app) as opened:
-        return await read_tape(opened)
+    try:
+        async with opened_any(log, app) as opened:
+            return await read_tape(opened)
+    except LogInUse as error:
+        raise LogInUse(
+            f"{shown(log)} is in use by an engine, and all of it is to be read: stop that engine meanwhile, or name a "
+            "snapshot of the folder with --log"
+        ) from error
 
 
 def _print(screen: Console, found: WhatIf, limit: int) -> None:
