@@ -83,7 +83,6 @@ ONE_LOG = {
     ),
     "about the files of the embedded log": (
         "tests/cli/test_history.py",
-        "tests/cli/test_whatif.py",
         "tests/system/faults",
         "tests/system/test_damage.py",
         "tests/system/test_full_disk.py",
