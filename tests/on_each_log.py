@@ -58,6 +58,7 @@ ONE_LOG = {
     "commands that read the past, and forks under kills; replays, sources and forks are of each log in `tests/past`": (
         "tests/cli/test_fork.py",
         "tests/cli/test_replay.py",
+        "tests/cli/test_whatif.py",
         "tests/system/test_fork_kills.py",
     ),
     "lines at times that the test chooses": (
