@@ -170,12 +170,12 @@ class Session:
         self.child.sendline(command)
         return self.prompt()
 
-    def end(self, command: str) -> str:
-        """What is said after the last command. The exit code is 0."""
+    def end(self, command: str, *, code: int = 0) -> str:
+        """What is said after the last command."""
         self.child.sendline(command)
         self.child.expect(pexpect.EOF)
         self.child.close()
-        assert self.child.exitstatus == 0
+        assert self.child.exitstatus == code
         return self.child.before or ""
 
 
@@ -209,6 +209,14 @@ def test_pdb_looks_at_where_a_run_failed(runs: dict[str, str], tmp_path: Path) -
     assert "as recorded: failed" in session.end("q")
 
 
+def test_pdb_stops_where_changed_code_asks_for_something_else(runs: dict[str, str], tmp_path: Path) -> None:
+    deploy(tmp_path, "await charge(order, total)", 'await ctx.step("bill", str, total)')
+    session = Session(tmp_path, runs["tea"], "--until", "0/bill#1")
+    assert '-> receipt = await ctx.step("bill", str, total)' in session.prompt()
+    assert "('tea', 12)" in session.say("p order, total")
+    assert "code  0/bill#1" in session.end("c", code=1)
+
+
 def test_pdb_can_be_left(runs: dict[str, str], tmp_path: Path) -> None:
     session = Session(tmp_path, runs["tea"])
     session.prompt()
@@ -226,6 +234,7 @@ def test_a_check_before_a_deploy(runs: dict[str, str], tmp_path: Path) -> None:
     assert "2 runs of wait would park: charge was recorded with other arguments" in broken.output
     assert runs["asleep tea"] in broken.output
     assert "log   0/charge#1" in broken.output
+    assert f"{MODULE}:app --pdb --until 0/charge#1" in broken.output
     told = json.loads(perdure("check", f"{MODULE}:app", "--json", "--finished", "9").output)
     assert (told["in_flight"], told["finished"], told["well"]) == (2, 2, {"as_recorded": 2})
     (group,) = told["groups"]

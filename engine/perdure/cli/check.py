@@ -151,4 +151,5 @@ def _print_group(screen: Console, group: Group, app: str) -> None:
     more = "" if group.count == len(group.examples) else f" and {group.count - len(group.examples):,} more"
     screen.print(styled(f"  {', '.join(group.examples)}{more}"), soft_wrap=True)
     if group.verdict == "parks":
-        screen.print(styled(f"  perdure replay {group.examples[0]} {app} --pdb", "dim"), soft_wrap=True)
+        there = f" --until {group.requested.op}" if group.requested is not None else ""
+        screen.print(styled(f"  perdure replay {group.examples[0]} {app} --pdb{there}", "dim"), soft_wrap=True)
