@@ -148,6 +148,8 @@ def test_runs_are_seen_and_steered(start: Start) -> None:
         assert found(gateway, **wanted) == [run]
     assert found(gateway, function="order", status="failed") == []
     assert gateway.ask("/v1/events/e1")["decisions"][0]["decision"] == "started"
+    state = json.loads(gateway.perdure("state", run, "--json").stdout)  # of records that the gateway reads itself
+    assert [line["op"] for line in state["lines"]] == ["0/pack#1", "0/wait:shop/order.collected#1"]
     assert refused(gateway, "/v1/events/nothing/runs") == refused(gateway, "/v1/runs/nothing") == 404
 
     steered(gateway, run)
