@@ -66,6 +66,33 @@ async def test_a_failure_is_read_and_the_run_goes_again_with_another_event(page:
     await status(page, "failed")
 
 
+async def test_a_run_goes_again_from_a_step_on_with_another_result(page: Page, url: str) -> None:
+    await send(page, url, '{"order": "o-7"}')
+    await status(page, "waiting")
+    first = page.url
+    side = page.get_by_role("region", name="Selected")
+    await page.get_by_role("button", name=re.compile("step charge")).click()
+    await side.get_by_role("button", name="Re-run from here").click()
+    await page.get_by_label("It", exact=True).select_option("brings this result")
+    result = page.get_by_label("Result")
+    await expect(result).to_have_value('"ch-o-7"')
+    await expect(page.get_by_label("Error", exact=True)).to_be_hidden()
+    await result.fill('"by hand')
+    await page.get_by_role("button", name="Run", exact=True).click()
+    await expect(page.get_by_role("alert").first).to_contain_text("no JSON")
+    await result.fill('"by hand"')
+    await page.get_by_role("button", name="Run", exact=True).click()
+    await page.wait_for_url(lambda url: url.partition("?")[0] != first)
+    await status(page, "waiting")
+    await expect(page.get_by_text("Fork of")).to_be_visible()
+    await page.get_by_role("button", name=re.compile("wait order.collected")).click()
+    await side.get_by_role("button", name="Re-run from here").click()
+    await page.get_by_label("It", exact=True).select_option("times out")
+    await page.get_by_role("button", name="Run", exact=True).click()
+    await status(page, "completed")
+    await expect(side).to_contain_text('"paid": "by hand"')
+
+
 async def test_a_run_is_cancelled_and_goes_again(page: Page, url: str) -> None:
     await send(page, url, '{"order": "o-3"}')
     await page.get_by_role("button", name="Cancel", exact=True).click()

@@ -3,6 +3,7 @@
 import { Problem, ask, part } from "./api.js";
 import { bdi, copy, dialog, fill, h } from "./dom.js";
 import { ENDED, chip, clock, errorName, json, moment, plural, short, span, when } from "./format.js";
+import { forkFrom, forkable } from "./fork.js";
 import { row } from "./runs.js";
 import { cancelRun, commands, editAndRerun, rerun, unpark } from "./steer.js";
 import { NAMES, lines, waterfall } from "./waterfall.js";
@@ -97,7 +98,7 @@ function facts(detail) {
     run.event_id ? fact(detail.event?.name ? bdi(detail.event.name) : "Event", h("a", { href: `#/events/${part(run.event_id)}` }, short(run.event_id))) : null,
     run.event_id ? null : fact("Cause", { enqueue: "called by name", cron: "its schedule", call: "called by a run" }[run.cause] ?? run.cause),
     run.parent ? fact("Called by", of(run.parent)) : null,
-    run.rerun_of ? fact("Re-run of", of(run.rerun_of)) : null,
+    run.rerun_of ? fact(run.cause === "fork" ? "Fork of" : "Re-run of", of(run.rerun_of)) : null,
     Object.entries(run.metadata ?? {}).map(([name, value]) => fact(bdi(name), bdi(value))),
     Object.entries(detail.progress ?? {}).map(([name, value]) => fact(bdi(name), bdi(typeof value === "string" ? value : JSON.stringify(value)))),
   ); // prettier-ignore
@@ -152,6 +153,7 @@ function selected(detail, line, logs) {
       op ? [
         op.about ? h("p.about", null, bdi(words(op.about))) : null,
         op.run ? h("p", null, h("a", { href: `#/runs/${part(op.run)}` }, "See the run that it started")) : null,
+        forkable(op) ? h("p.actions", null, h("button", { type: "button", on: { click: () => forkFrom(detail, op) } }, "Re-run from here")) : null,
         block("Input", op.input === undefined ? undefined : ofArguments(op.input)), block("Output", op.result), attempts(op), pool(op),
       ] : [
         block("Output", detail.result),

@@ -176,7 +176,7 @@ export function row(run, look, { steer = true } = {}) {
 
 /** What began it, in words. */
 export function cause(run) {
-  if (run.rerun_of) return ["re-run of ", short(run.rerun_of)];
+  if (run.rerun_of) return [run.cause === "fork" ? "fork of " : "re-run of ", short(run.rerun_of)];
   if (run.parent) return ["called by ", short(run.parent)];
   if (run.event_id && run.cause !== "cron") return ["event ", short(run.event_id)];
   return [{ enqueue: "called by name", cron: "its schedule", call: "called" }[run.cause] ?? run.cause ?? ""];

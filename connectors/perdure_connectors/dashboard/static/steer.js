@@ -5,7 +5,7 @@ import { bdi, dialog, h, toast } from "./dom.js";
 import { short } from "./format.js";
 
 /** Does it, and says what was refused. */
-async function attempt(what) {
+export async function attempt(what) {
   try {
     return await what();
   } catch (error) {
@@ -16,7 +16,7 @@ async function attempt(what) {
   }
 }
 
-function see(run_id) {
+export function see(run_id) {
   location.hash = `#/runs/${part(run_id)}`;
 }
 
@@ -74,18 +74,18 @@ export function cancelRun(run, look) {
 }
 
 /** A field with JSON in it. `read()` gives what is there as it was written, or says what is wrong and gives null. */
-function jsonField(label, value, { object = true } = {}) {
+export function jsonField(label, value, { object = true, any = false } = {}) {
   const field = h("textarea", { "aria-label": label, spellcheck: "false", rows: Math.min(16, value.split("\n").length + 1) });
   field.value = value;
   const wrong = h("p.wrong", { role: "alert" });
   const read = () => {
     wrong.textContent = "";
     try {
-      const found = JSON.parse(field.value.trim() || (object ? "{}" : "[]"));
-      const fits = object ? found !== null && typeof found === "object" && !Array.isArray(found) : Array.isArray(found);
+      const found = JSON.parse(field.value.trim() || (any ? "null" : object ? "{}" : "[]"));
+      const fits = any || (object ? found !== null && typeof found === "object" && !Array.isArray(found) : Array.isArray(found));
       if (!fits) throw new Error(`${label} is ${object ? 'an object, such as {"id": 1}' : "a list, such as [1, 2]"}`);
       // The text itself is sent: numbers of 64 bits would not survive in JavaScript's.
-      return field.value.trim() || (object ? "{}" : "[]");
+      return field.value.trim() || (any ? "null" : object ? "{}" : "[]");
     } catch (error) {
       wrong.textContent = error instanceof SyntaxError ? `${label} is no JSON: ${error.message}` : error.message;
       field.focus();

@@ -105,7 +105,7 @@ def table(runs: list[RunSummary]) -> Table:
 def started_by(run: RunSummary) -> str:
     """What started the run, with the id to look further."""
     if run.rerun_of:
-        return f"rerun of {run.rerun_of}"
+        return f"{'fork' if run.cause == 'fork' else 'rerun'} of {run.rerun_of}"
     if run.parent:
         return f"{run.cause} by {run.parent}"
     return f"{run.cause} {run.event_id}".strip()
