@@ -153,6 +153,7 @@ def test_runs_are_seen_and_steered(start: Start) -> None:
     assert refused(gateway, "/v1/events/nothing/runs") == refused(gateway, "/v1/runs/nothing") == 404
 
     steered(gateway, run)
+    forked(gateway, run)
     queued(gateway)
     assert [gateway.stop(signal.SIGTERM), worker.stop(signal.SIGTERM)] == [0, 0]
 
@@ -195,6 +196,20 @@ def steered(gateway: EngineProcess, run: str) -> None:
     again = the_one(gateway, function="order", status="running")
     assert gateway.ask(f"/v1/runs/{again}")["run"]["rerun_of"] == run
     assert [one["id"] for one in gateway.ask("/v1/jobs")["data"]] == [job["id"]]
+
+
+def forked(gateway: EngineProcess, run: str) -> None:
+    """The cancelled one from its wait on, which is over: of records that the gateway reads, by some that it writes."""
+    asked = {"at": "0/wait:shop/order.collected#1", "timeout": True}
+    new: str = gateway.ask(f"/v1/runs/{run}/fork", asked)["run_id"]
+    assert gateway.ask(f"/v1/runs/{new}/result?timeout=30s")["result"] == "o-1 packed"
+    assert the_one(gateway, function="order", status="completed") == new
+    page = gateway.ask(f"/v1/runs/{new}")
+    assert (page["run"]["cause"], page["run"]["rerun_of"]) == ("fork", run)
+    assert [(op["name"], op["status"]) for op in page["ops"]] == [
+        ("pack", "completed"),
+        ("wait:shop/order.collected", "completed"),
+    ]
 
 
 def queued(gateway: EngineProcess) -> None:

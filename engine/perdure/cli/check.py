@@ -132,7 +132,9 @@ def _replayer(app: App) -> Replayer:
 def print_report(screen: Console, report: Report, app: str) -> None:
     """What goes on in a line; each group with both sides and some of its runs."""
     well = sum(report.well.values()) - report.well.get("as_recorded", 0)
-    screen.print(styled(f"{well:,} runs under way would go on", "green" if not report.breaks else ""))
+    screen.print(
+        styled(f"{well:,} {'run' if well == 1 else 'runs'} under way would go on", "green" if not report.breaks else "")
+    )
     if report.finished:
         screen.print(
             f"{report.well.get('as_recorded', 0):,} of {report.finished:,} that have ended would end as they did"
