@@ -51,6 +51,7 @@ class FakePort:
         self.forks: list[ForkAsk] = []
         self.pauses: list[tuple[str, bool]] = []
         self.logged: list[RunLogged] = []
+        self.tapes: dict[str, bytes] = {}
         self.waiting: dict[str, str] = {}
         self.fail: Exception | None = None
 
@@ -155,7 +156,7 @@ class FakePort:
 
     async def tape(self, run_id: str) -> bytes:
         await self.status(run_id)
-        return b'{"tape":"begin"}\n'
+        return self.tapes.get(run_id, b'{"tape":"begin"}\n')
 
     async def knows_event(self, event_id: str) -> bool:
         self._check()

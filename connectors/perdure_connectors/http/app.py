@@ -95,6 +95,10 @@ OPERATIONS = [
     Operation(
         "GET", "/v1/runs/{run_id}/tape", runs.tape, "read", {200: JsonLines}, refusals={**RUN, 410: ("PastGone",)}
     ),
+    Operation(
+        *("GET", "/v1/runs/{run_id}/records", runs.records, "read", {200: shapes.Records}),
+        refusals={**RUN, 410: ("PastGone",)},
+    ),
     Operation("POST", "/v1/runs/{run_id}/rerun", runs.rerun, "operate", {201: shapes.RunId}, refusals=RUN),
     Operation("POST", "/v1/forks", forks.part, "operate", {201: shapes.RunId}, body=ForkAsk, refusals=FUNCTION),
     Operation(

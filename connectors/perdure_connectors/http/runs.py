@@ -5,7 +5,10 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
+from perdure.past.file import tape_of
+from perdure.past.records import records_of
 from perdure.sdk.port import RunOutcome
+from perdure_connectors.http import shapes
 from perdure_connectors.http.answers import UNCACHED, hindsight_of, json_answer, port_of
 from perdure_connectors.http.queries import check_level, duration_ms, limit_of, only, page_of
 
@@ -57,6 +60,18 @@ async def tape(request: Request) -> Response:
     only(request)
     told = await port_of(request).tape(request.path_params["run_id"])
     return Response(told, headers=UNCACHED, media_type="application/x-ndjson")
+
+
+async def records(request: Request) -> Response:
+    """The run's records in log order, each with what it did, in words, and how the run and its op were after it."""
+    only(request)
+    run_id = request.path_params["run_id"]
+    told = await port_of(request).tape(run_id)
+    return json_answer(await asyncio.to_thread(_told, told, run_id))
+
+
+def _told(lines: bytes, run_id: str) -> shapes.Records:
+    return shapes.Records(records_of(tape_of(lines.splitlines(keepends=True), f"run {run_id}"), run_id), "")
 
 
 async def rerun(request: Request) -> Response:

@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from perdure.past.records import RecordTold
 from perdure.sdk.port import FunctionView
 
 
@@ -54,6 +55,13 @@ class Functions(Struct):
     """All functions of the app."""
 
     data: list[FunctionView]
+    cursor: str
+
+
+class Records(Struct):
+    """All records of a run."""
+
+    data: list[RecordTold]
     cursor: str
 
 

@@ -4,6 +4,7 @@ tape.py       records of chosen runs, beside the definitions that were in force;
 reading.py    a tape of an open log
 file.py       a tape as a file, and over HTTP; redaction.py replaces what must not leave the house
 state.py      what was known of a run, or of a join key, at a moment
+records.py    what each record of a run did, in words
 moments.py    a partition's log folded again, to stand where it stood
 replay.py     a run on the user's present code, by the shipped worker; what it would write is caught (replica.py)
 watched.py    the ops of a replay, as they are asked for and answered

@@ -11,7 +11,7 @@ and what does not count is not on a tape.
 Where the owner has trimmed the log, a tape has the state that stands for what is gone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from perdure.errors import LogCorrupt, PastGone, UnknownRun
 from perdure.flow import UnreadableRecord, decode, fold
-from perdure.flow.effects import Effects
+from perdure.flow.effects import Act, Effects
 from perdure.flow.imported import NoRecord
 from perdure.flow.routing import partition_of_run
 from perdure.flow.states import RunState
@@ -147,13 +147,36 @@ def _folded(tape: Tape, part: Part, run: str, until: int | None) -> tuple[View, 
     """With the offset of the last record after which the run was known."""
     view, begin = _base_of(tape, part, run, until)
     known = None if view.runs.get(run) is None else begin - 1
-    for entry in part.entries:
+    for entry in _concerning(part, run, begin):
         if until is not None and entry.offset > until:
             break
-        if entry.offset >= begin and (entry.kind in COMMON or entry.entity == run):
-            fold_entry(view, entry)
-            known = known if view.runs.get(run) is None else entry.offset
+        fold_entry(view, entry)
+        known = known if view.runs.get(run) is None else entry.offset
     return view, known
+
+
+def each_of(tape: Tape, run: str) -> Iterator[tuple[Entry, Sequence[Act], RunState | None]]:
+    """The run's own records, each with what the folds made of it, and the run after it, where it was known then.
+
+    Where the owner has trimmed the log, those from the state on. Raises `UnknownRun`, `PastGone`.
+    """
+    part = tape.part_of(run)
+    view, begin = _base_of(tape, part, run, None)
+    known = view.runs.get(run) is not None
+    for entry in _concerning(part, run, begin):
+        acts, state = fold_entry(view, entry), view.runs.get(run)
+        known = known or state is not None
+        if entry.entity == run:
+            yield entry, acts, state
+    if not known:
+        raise _missing(part, run, None)
+
+
+def _concerning(part: Part, run: str, begin: int) -> Iterator[Entry]:
+    """What is to be folded for the run, from offset `begin` on."""
+    for entry in part.entries:
+        if entry.offset >= begin and (entry.kind in COMMON or entry.entity == run):
+            yield entry
 
 
 def _base_of(tape: Tape, part: Part, run: str, until: int | None) -> tuple[View, int]:
@@ -182,8 +205,8 @@ def whole_view_of(tape: Tape, partition: int, until: int | None = None) -> View:
     return view
 
 
-def fold_entry(view: View, entry: Entry) -> None:
-    """By the shipped folds: it counts, at its place and time. What they ask for is dropped."""
+def fold_entry(view: View, entry: Entry) -> Sequence[Act]:
+    """By the shipped folds: it counts, at its place and time. What they ask for is told, and nobody does it."""
     try:
         record = decode(entry.raw)
     except UnreadableRecord as error:
@@ -192,7 +215,8 @@ def fold_entry(view: View, entry: Entry) -> None:
         view.meta.inseq[record.from_[0]] = record.from_[1] - 1
     view.advance(entry.at)
     fold(view, record, entry.raw, entry.offset, entry.stamp)
-    view.effects = Effects()
+    acts, view.effects = view.effects.acts, Effects()
+    return acts
 
 
 def beginning_of(tape: Tape, part: Part) -> View:

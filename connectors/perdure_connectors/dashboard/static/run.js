@@ -4,16 +4,17 @@ import { Problem, ask, part } from "./api.js";
 import { bdi, copy, dialog, fill, h } from "./dom.js";
 import { ENDED, chip, clock, errorName, json, moment, plural, short, span, when } from "./format.js";
 import { forkFrom, forkable } from "./fork.js";
+import { Past } from "./past.js";
 import { row } from "./runs.js";
 import { cancelRun, commands, editAndRerun, rerun, unpark } from "./steer.js";
-import { NAMES, lines, waterfall } from "./waterfall.js";
+import { NAMES, lines, scaleOf, waterfall } from "./waterfall.js";
 
 const MOST_LOGS = 2000;
 const PAGE_OF_LOGS = 500;
 
 export function run(view) {
   const [id] = view.params;
-  const parts = { head: h("div"), now: h("div"), chart: h("section.chart", { "aria-label": "What happened when" }), side: h("section.side-by", { "aria-label": "Selected" }), below: h("div") };
+  const parts = { head: h("div"), past: h("div"), now: h("div"), chart: h("section.chart", { "aria-label": "What happened when" }), side: h("section.side-by", { "aria-label": "Selected" }), below: h("div") };
   const logs = { lines: [], cursor: "", end: false };
   let detail;
   let drawn = false;
@@ -23,11 +24,16 @@ export function run(view) {
     view.set({ step });
     draw();
   };
-  view.keys.Escape = () => (view.query.get("step") ? choose("") : (location.hash = "#/runs"));
+  const past = new Past(view, id, () => {
+    draw();
+    if (past.opened && !past.mark) look();
+  });
+  view.keys.Escape = () => (view.query.get("step") ? choose("") : past.opened ? past.close() : (location.hash = "#/runs"));
 
   const look = view.watch(async (signal) => {
     detail = await ask(`v1/runs/${part(id)}`, { signal });
     await more(logs, id, signal);
+    await past.read(detail, signal);
     draw();
     // What ended changes no more; runs that it started may, and lines come a moment later.
     return !(ENDED.has(detail.run.status) && logs.end && Date.now() - (detail.run.ended_at ?? 0) > 10_000);
@@ -35,19 +41,29 @@ export function run(view) {
 
   function draw() {
     if (!detail) return;
-    if (!drawn) fill(view.root, parts.head, parts.now, h("div.split", { "data-loaded": true }, parts.chart, parts.side), parts.below);
+    if (!drawn) fill(view.root, parts.head, parts.past, parts.now, h("div.split", { "data-loaded": true }, parts.chart, parts.side), parts.below);
     drawn = true;
-    const now = Math.max(Date.now(), detail.run.requested_at);
+    const whole = lines(detail, Math.max(Date.now(), detail.run.requested_at));
+    const at = past.isPast ? past.records[past.index].at : undefined;
+    const shown = past.isPast ? past.cut(detail) : detail;
     view.title(`${detail.run.function} ${detail.run.status}`);
     fill(parts.head, head(detail, look));
-    fill(parts.now, nowOf(detail, look));
-    const all = lines(detail, now);
+    fill(parts.past, past.draw(shown.run.status));
+    fill(parts.now, at === undefined ? nowOf(detail, look) : waitingOf(shown));
+    const all = at === undefined ? whole : lines(shown, at);
     const step = view.query.get("step") ?? "";
     const chosen = all.find((line) => line.key === step) ?? all[0];
-    fill(parts.chart, h("h2.over", { "data-key": "over" }, "Timeline"), waterfall(all, chosen.key, choose));
-    fill(parts.side, selected(detail, chosen, logs));
-    fill(parts.below, relatives(detail));
+    const open = past.opened ? null : h("button.icon", { type: "button", on: { click: () => past.open() } }, "Step through its records");
+    fill(parts.chart, h("h2.over", { "data-key": "over" }, "Timeline", open), waterfall(all, chosen.key, choose, scaleOf(whole), at));
+    const op = (detail.ops ?? []).find((one) => one.op === chosen.op?.op);
+    fill(parts.side, selected(shown, chosen, until(logs, at), op && forkable(op) ? () => forkFrom(detail, op) : null));
+    fill(parts.below, relatives(shown));
   }
+}
+
+/** What had been logged by then. */
+function until(logs, at) {
+  return at === undefined ? logs : { ...logs, lines: logs.lines.filter((one) => one.at <= at) };
 }
 
 /** Reads what was logged since the last time. */
@@ -122,8 +138,17 @@ function nowOf(detail, look) {
       h("pre.block", { tabindex: 0 }, detail.parked ?? ""),
       h("p.hint", null, "Put the code back, or change it so that it fits, and let the run go on; or run it again from its beginning."));
   } // prettier-ignore
-  if (!told.length) return null;
-  return h("div.now", null, h("h2", null, "Now"), h("ul", null, told.map((one) => h("li", null, bdi(words(one.why)), one.until ? h("span.until", null, " · ", when(one.until)) : null))));
+  return told.length ? waits("Now", told) : null;
+}
+
+/** What it did at a moment that is over. */
+function waitingOf({ run, waiting }) {
+  if (ENDED.has(run.status)) return null;
+  return waits("At this moment", waiting.length ? waiting : [{ why: run.status === "running" ? "its code runs" : `it is ${run.status}` }]);
+}
+
+function waits(title, told) {
+  return h("div.now", null, h("h2", null, title), h("ul", null, told.map((one) => h("li", null, bdi(words(one.why)), one.until ? h("span.until", null, " · ", when(one.until)) : null))));
 }
 
 /** A join key reads as a condition: ["paid","data.id","s:7"] is paid where data.id is "7". */
@@ -141,7 +166,7 @@ function words(about) {
   });
 }
 
-function selected(detail, line, logs) {
+function selected(detail, line, logs, fork) {
   const op = line.op;
   const block = (name, value) => (value === undefined ? null : [h("h3", null, name), json(value)]);
   const about = logs.lines.filter((one) => !op || one.op === op.op);
@@ -153,7 +178,7 @@ function selected(detail, line, logs) {
       op ? [
         op.about ? h("p.about", null, bdi(words(op.about))) : null,
         op.run ? h("p", null, h("a", { href: `#/runs/${part(op.run)}` }, "See the run that it started")) : null,
-        forkable(op) ? h("p.actions", null, h("button", { type: "button", on: { click: () => forkFrom(detail, op) } }, "Re-run from here")) : null,
+        fork ? h("p.actions", null, h("button", { type: "button", on: { click: fork } }, "Re-run from here")) : null,
         block("Input", op.input === undefined ? undefined : ofArguments(op.input)), block("Output", op.result), attempts(op), pool(op),
       ] : [
         block("Output", detail.result),

@@ -75,18 +75,25 @@ export function scaleOf(all) {
   if (!bent) return { bent, start, end, of: (at) => (at - start) / length };
   const sizes = gaps.map((gap) => Math.max(gap, 0.5) ** 0.2);
   const total = sizes.reduce((sum, size) => sum + size, 0);
-  const places = new Map([[start, 0]]);
-  let sum = 0;
-  sizes.forEach((size, index) => places.set(moments[index + 1], (sum += size) / total));
-  return { bent, start, end, of: (at) => places.get(at) ?? 0 };
+  const places = [0];
+  for (const size of sizes) places.push(places.at(-1) + size / total);
+  const of = (at) => {
+    const next = moments.findIndex((one) => one >= at);
+    if (next <= 0) return next < 0 ? 1 : 0;
+    const share = (at - moments[next - 1]) / gaps[next - 1];
+    return places[next - 1] + share * (places[next] - places[next - 1]);
+  };
+  return { bent, start, end, of };
 }
 
-/** The lines as buttons; `chosen` is the key of the selected one, `choose` is told of another. */
-export function waterfall(all, chosen, choose) {
-  const scale = scaleOf(all);
+/**
+ * The lines as buttons; `chosen` is the key of the selected one, `choose` is told of another. `at`: the moment that is
+ * shown, where it is not the present.
+ */
+export function waterfall(all, chosen, choose, scale, at) {
   return [
     axis(scale),
-    h("ul.lines", { "data-key": "lines" }, all.map((line) => lineOf(line, scale, line.key === chosen, choose))),
+    h("ul.lines", { "data-key": "lines" }, all.map((line) => lineOf(line, scale, line.key === chosen, choose, at))),
     scale.bent ? h("p.hint", null, "Long waits are drawn short: lengths are not to scale.") : null,
   ]; // prettier-ignore
 }
@@ -103,7 +110,13 @@ function axis(scale) {
   return h("div.axis", { "aria-hidden": "true" }, h("div.track", null, ticks));
 }
 
-function lineOf(line, scale, selected, choose) {
+function momentOf(place) {
+  const mark = h("span.at", { "aria-hidden": "true" });
+  mark.style.setProperty("--x", `${(place * 100).toFixed(3)}%`);
+  return mark;
+}
+
+function lineOf(line, scale, selected, choose, at) {
   const bars = line.bars.map((one) => {
     const box = h("span.bar", { "data-kind": one.kind, title: one.title });
     const from = scale.of(one.from);
@@ -111,12 +124,13 @@ function lineOf(line, scale, selected, choose) {
     box.style.setProperty("--size", `${((scale.of(one.to) - from) * 100).toFixed(3)}%`);
     return box;
   });
+  if (at !== undefined) bars.push(momentOf(scale.of(at)));
   const took = line.to > line.from ? span(line.to - line.from) : "";
   return h("li", { "data-key": line.key || "run" },
     h("button.line", { type: "button", "data-row": true, "data-type": line.type, "aria-current": selected ? "true" : null, on: { click: () => choose(line.key), focus: () => choose(line.key) } },
       h("span.name", null, h("span.kind", null, line.type === "run" ? "run" : NAMES[line.type] ?? line.type), h("bdi", { title: line.name }, line.name)),
       h("span.track", null, bars),
-      h("span.took", { "data-status": line.status }, line.status === "open" && line.type !== "run" ? `${round(line.to - line.from)} …` : took),
+      h("span.took", { "data-status": line.status }, line.status === "open" && line.type !== "run" ? `${(at === undefined ? round : span)(line.to - line.from)} …` : took),
     ),
   ); // prettier-ignore
 }
