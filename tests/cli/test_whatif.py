@@ -60,7 +60,8 @@ async def test_it_tells_what_differs(log: str) -> None:
     assert "… and 1 more: --limit, or --json for all" in short.stdout
     told = json.loads((await perdure("whatif", "changed_shop:app", "--log", log, "--json")).stdout)
     assert [one["what"] for one in told["differences"]] == ["starts_no_longer"] * 2
-    assert [one["event_id"] for one in told["differences"]] == ["o0", "\x1b[31mo2"]
+    # Within one millisecond no order is known of events that came to two partitions.
+    assert {one["event_id"] for one in told["differences"]} == {"o0", "\x1b[31mo2"}
     (function,) = told["functions"]
     assert (function["was"]["started"], function["would"]["started"]) == (3, 1)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.testing import TestEngine
+from perdure import testing
 from tests.past.replays import check_replays
 
 
@@ -19,11 +19,11 @@ def databases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def replays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has happened in an engine is replayed before it closes: all as recorded."""
-    close = TestEngine._close
+    """What has happened in an engine is replayed before it closes: all as recorded. Not every test here has one."""
+    close = testing.TestEngine._close
 
-    async def replay_and_close(engine: TestEngine) -> None:
+    async def replay_and_close(engine: testing.TestEngine) -> None:
         await check_replays(engine)
         await close(engine)
 
-    monkeypatch.setattr(TestEngine, "_close", replay_and_close)
+    monkeypatch.setattr(testing.TestEngine, "_close", replay_and_close)
