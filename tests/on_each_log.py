@@ -55,6 +55,9 @@ ONE_LOG = {
         "tests/past/test_whatif.py::test_it_names_the_event_and_the_reason",
     ),
     "tapes as files, whatever log they were read of": ("tests/past/test_file.py",),
+    "pasts from files, imported into folders; tapes of each log are read beside them": (
+        "tests/past/test_importing.py",
+    ),
     "commands that read the past, and forks under kills; replays, sources and forks are of each log in `tests/past`": (
         "tests/cli/test_fork.py",
         "tests/cli/test_replay.py",

@@ -16,11 +16,13 @@ V = 1
 """The version this code writes in `v`. A reader that meets a higher one halts its partition."""
 
 
-class Orig(Struct, frozen=True, gc=False):
+class Orig(Struct, frozen=True, omit_defaults=True, gc=False):
     """Where and when an imported record stood in the log that it came from."""
 
     offset: int
     at: int
+    past: bool = False
+    """It is here to be looked at: what it made others do is not done again (`perdure import`)."""
 
 
 class Owner(Struct, frozen=True, gc=False):

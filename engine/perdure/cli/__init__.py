@@ -12,6 +12,7 @@ from perdure.cli.fork import fork
 from perdure.cli.functions import functions
 from perdure.cli.gateway import gateway
 from perdure.cli.history import history
+from perdure.cli.importing import import_
 from perdure.cli.keys import keys
 from perdure.cli.letters import dead_letters
 from perdure.cli.logs import logs
@@ -48,7 +49,7 @@ def main() -> None:
 for command in (
     *(dev, serve, worker, gateway, keys),
     *(send, functions, pause, resume, runs, explain, logs),
-    *(replay, check, fork, whatif, backfill, export, state),
+    *(replay, check, fork, whatif, backfill, export, import_, state),
     *(history, topics, dead_letters),
 ):
     main.add_command(command)

@@ -125,8 +125,20 @@ def fold(
         if numbered[1] != inseq.get(numbered[0], 0) + 1:
             return False
         inseq[numbered[0]] = numbered[1]
-    folds[type(record)](view, record, at)
+    if orig is not None and orig.past:
+        _fold_past(view, record, at, folds[type(record)])
+    else:
+        folds[type(record)](view, record, at)
     return True
+
+
+def _fold_past(view: View, record: r.Record, at: int, one: Callable[[View, Any, int], None]) -> None:
+    """What it sends and puts in queues is dropped, numbers and all."""
+    effects, outseq = view.effects, dict(view.meta.outseq)
+    sends, commands = len(effects.sends), len(effects.commands)
+    one(view, record, at)
+    view.meta.outseq = outseq
+    del effects.sends[sends:], effects.commands[commands:]
 
 
 def fold_batch(view: View, values: Sequence[bytes], offset: int, stamp_ms: int, own: "Own | None" = None) -> int:

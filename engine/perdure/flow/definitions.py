@@ -49,6 +49,9 @@ def app_paths(view: View, record: AppPaths, at: int) -> None:
     view.definitions.put(str(record.number), record.definition)
     know_paths(view, record.definition)
     view.meta.known[record.definition.digest] = record.number
+    if view.partition == 0 and record.number > view.meta.last_number:
+        # Of an imported past, which does not have what was numbered: its numbers are taken.
+        view.meta.last_number = record.number
     _number_code(view)
     view.send(0, AppReady(v=V, number=record.number))
 

@@ -8,6 +8,10 @@ State refers to records by offset, and timers are told apart by it; so offsets g
 twice. Whoever writes the copies may write one twice; the second changes nothing and has no place, so that a copy of
 this log has all else where it is here. Time goes on likewise: a record that was copied keeps the time that it had,
 whatever this log's clock said when it was written here.
+
+Records of an imported past (`perdure import`) are copies, too, of a part of a log. They carry no numbers, which are
+dense in the whole log alone, and what they ask of other partitions and of queues is dropped: it stands in the log as
+well, or is not to be done again by whoever looks at it.
 """
 
 import msgspec
@@ -48,7 +52,7 @@ def without_orig(raw: bytes, orig: Orig) -> bytes:
 
 
 def _suffix(orig: Orig) -> bytes:
-    return b',"orig":{"offset":%d,"at":%d}}' % (orig.offset, orig.at)
+    return b',"orig":{"offset":%d,"at":%d%b}}' % (orig.offset, orig.at, b',"past":true' if orig.past else b"")
 
 
 class Origins:

@@ -1,8 +1,9 @@
-"""The past: what is in the log, read again, folded up to a moment, run again. Nothing here writes to a log by itself.
+"""The past: what is in the log, read again, folded up to a moment, run again. No log that engines use is written to.
 
 tape.py       records of chosen runs, beside the definitions that were in force; `view_of` folds them
 reading.py    a tape of an open log
 file.py       a tape as a file, and over HTTP; redaction.py replaces what must not leave the house
+importing.py  a tape as a log of its own, in which nothing goes on
 state.py      what was known of a run, or of a join key, at a moment
 records.py    what each record of a run did, in words
 moments.py    a partition's log folded again, to stand where it stood

@@ -22,6 +22,7 @@ from perdure_schemas.records import (
     OpClosed,
     Opening,
     OpOpened,
+    Orig,
     Queued,
     RerunRun,
     RunAnswered,
@@ -77,7 +78,8 @@ class RunReader:
     def read(self, state: RunState, records: Iterable[tuple[int, AnyRecord]]) -> tuple[OpDetail, ...]:
         """`records`: what the log has of the run, with its log time; see `records_of`."""
         processor = self._processor
-        start = processor.log.start(processor.partition) + processor.view.meta.moved
+        start = processor.log.start(processor.partition)
+        start += processor.view.meta.moved if start else 0
         self.trimmed = state.requested_offset < start
         if self.trimmed:
             # Of a run that lives the state has what its replay needs.
@@ -174,9 +176,10 @@ class RunReader:
 async def records_of(log: Log, partition: int, state: RunState, moved: int) -> list[tuple[int, AnyRecord]]:
     """(log time, record) of every record that names the run, from its request to its end; of those that are kept.
 
-    `moved`: how far the offsets in the state are ahead of the log's own.
+    `moved`: how far the offsets in the state are ahead of the log's own by now. Those of an imported past were less
+    far ahead, since records are left out there: so where the run ended is told by the places that records have.
     """
-    end = state.ended_offset + 1 - moved if state.ended_at is not None else await log.latest(partition)
+    end = await log.latest(partition)
     offset = max(state.requested_offset - moved, log.start(partition))
     found: list[tuple[int, AnyRecord]] = []
     while offset < end:
@@ -189,19 +192,23 @@ async def records_of(log: Log, partition: int, state: RunState, moved: int) -> l
             offset = log.start(partition)  # trimmed since we heard of where it begins
             continue
         for batch in batches:
-            found += named_in(batch, state, end)
+            for at, record, last in named_in(batch, state, moved):
+                found.append((at, record))
+                if last:
+                    return found
             offset = batch.offset + len(batch.values)
     return found
 
 
-def named_in(batch: Batch, state: RunState, end: int) -> Iterator[tuple[int, AnyRecord]]:
-    """(log time, record) of those below `end` that name the run."""
+def named_in(batch: Batch, state: RunState, moved: int) -> Iterator[tuple[int, AnyRecord, bool]]:
+    """(log time, record, whether the run ended with it) of those that are about the run."""
     name = state.id.encode()
-    for raw in batch.values[: max(0, end - batch.offset)]:
+    for offset, raw in enumerate(batch.values, batch.offset):
         if name in raw:
             record = decode(raw)
             if getattr(record, "run", getattr(record, "entity", "")) == state.id:
-                yield record.orig.at if record.orig is not None else batch.timestamp_ms, record
+                orig = record.orig or Orig(offset + moved, batch.timestamp_ms)
+                yield orig.at, record, state.ended_at is not None and orig.offset >= state.ended_offset
 
 
 def about(opening: Opening) -> str:

@@ -52,18 +52,18 @@ def run_of(node: Node, state: RunState, status: RunStatus) -> Run[Any]:
         info = state.error
         error = Failed(info.type, info.message, info.traceback, info.attempts, bases=info.bases)
     types = {step.name: step.spec.returns for step in node.app.steps}
-    records = _records_of(cast("LocalLog", node.log), processor.partition, state)
+    records = _records_of(cast("LocalLog", node.log), processor.partition, state, processor.view.meta.moved)
     ops = RunReader(processor, node.worker).read(state, records)
     steps = [_step(op, types.get(op.name, Any)) for op in ops if op.type == "step"]
     return Run(state.id, status, output, error, steps)
 
 
-def _records_of(log: LocalLog, partition: int, state: RunState) -> Iterator[tuple[int, AnyRecord]]:
+def _records_of(log: LocalLog, partition: int, state: RunState, moved: int) -> Iterator[tuple[int, AnyRecord]]:
     end = log.end(partition)
-    offset = max(state.requested_offset, log.start(partition))
+    offset = max(state.requested_offset - moved, log.start(partition))
     while offset < end:
         for batch in log.read(partition, offset):
-            yield from named_in(batch, state, end)
+            yield from ((at, record) for at, record, _ in named_in(batch, state, moved))
             offset = batch.offset + len(batch.values)
 
 
