@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 from perdure import App, Context, Ended, Engine, Event
 from perdure.cli import main
 from perdure.errors import NonRetriable
+from perdure.history.sqlite import SqliteHistory
+from perdure.history.store import RunQuery
 from perdure.past.file import lines_of, read_file, written
 from perdure.past.importing import REASON, Imported, checked, write
 from perdure.past.reading import Wanted, read_tape
@@ -96,6 +98,9 @@ def shop(*, cron: bool = True) -> App:
             await ctx.sleep("30d")
 
     return app
+
+
+app = shop(cron=False)
 
 
 async def some_past(engine: TestEngine) -> None:
@@ -222,7 +227,6 @@ async def test_a_folder_that_an_engine_opens(file: Path) -> None:
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
     assert (told["app"], told["partitions"], told["left_out"]) == ("shop", read_file(file).partitions, [])
-    app = shop(cron=False)
     async with Engine(app, log="embedded://laptop?retention=forever", partitions=told["partitions"]) as engine:
         event = await engine.send("placed", {"order": "o9"})
         while not (new := await engine.runs(app.functions["ends"], event_id=event)):
@@ -231,6 +235,25 @@ async def test_a_folder_that_an_engine_opens(file: Path) -> None:
     assert set(calls) <= {"charge o9", "handler", "told of a failure"}
     tape = read_file(file)
     run = next(id for id in tape.runs() if production_status(tape, id) == "completed")
+    rebuilt = await asyncio.to_thread(
+        perdure, "history", "rebuild", "shop", "--log", "laptop", "--history-retention", "forever"
+    )
+    assert rebuilt.exit_code == 0, rebuilt.output
+    history = SqliteHistory(Path("laptop/history.db"), writes=False)
+    history.open()
+    try:
+        listed = {one.id: one.status for one in history.runs(RunQuery(limit=500)).runs}
+    finally:
+        history.close()
+    statuses = {id: production_status(tape, id) for id in tape.runs()}
+    living = ("running", "queued")
+    assert {id: listed[id] for id in statuses} == {
+        id: "cancelled" if status in living else status for id, status in statuses.items()
+    }
+    replayed = await asyncio.to_thread(
+        perdure, "replay", run, "tests.past.test_importing:app", "--log", "laptop", "--json"
+    )
+    assert (replayed.exit_code, json.loads(replayed.stdout)["verdict"]) == (0, "as_recorded"), replayed.output
     shown = [
         json.loads((await asyncio.to_thread(perdure, "state", run, *source, "--json")).stdout)
         for source in (("--log", "laptop"), ("--file", "past.ndjson"))

@@ -108,8 +108,9 @@ def last_definition(tape: Tape) -> AppPaths:
 
 
 def _defined_in_state(part: Part) -> dict[int, AppPaths]:
-    rows = part.state.rows if part.state is not None else {}
-    found = {int(key[2:]): row for key, row in rows.items() if key[:2] == b"d/"}
+    if part.state is None:
+        return {}
+    found = {int(key[2:]): row for key, row in part.state.rows.items() if key[:2] == b"d/"}
     return {number: AppPaths(number, _decode_definition(row), v=V) for number, row in found.items()}
 
 
