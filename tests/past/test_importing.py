@@ -18,6 +18,8 @@ from perdure.cli import main
 from perdure.errors import NonRetriable
 from perdure.history.sqlite import SqliteHistory
 from perdure.history.store import RunQuery
+from perdure.log.memory import MemoryLog
+from perdure.partition import snapshots
 from perdure.past.file import lines_of, read_file, written
 from perdure.past.importing import REASON, Imported, checked, write
 from perdure.past.reading import Wanted, read_tape
@@ -26,6 +28,7 @@ from perdure.past.tape import Tape, whole_view_of
 from perdure.sdk.port import RunSummary
 from perdure.testing import TestEngine
 from perdure.testing.port import TestPort
+from tests.partition.test_trimming import LARGE, begin, body, rest
 from tests.past.test_fork import forked, outcome, result
 
 LIVING = {"sleeps", "waits", "calls", "later", "label"}
@@ -204,6 +207,32 @@ async def test_chosen_runs_are_forked_and_go_on_live(function: str) -> None:
             assert (await outcome(laptop, new), calls) == ("by hand", [])
         elif function == "sleeps":
             assert len(calls) == 1
+
+
+async def test_of_a_trimmed_log_there_are_the_runs_whose_records_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "TRIM_MS", 0)
+    log = MemoryLog(3, retention_ms=0)
+    node, port = await begin(log)
+    for n in range(3):
+        await port.send([body("placed", f"e{n}", b'{"cart":%d,"fails":false,"text":"%b"}' % (n, LARGE.encode()))])
+        await rest(node)
+    await port.send([body("placed", "last", b'{"cart":9,"fails":false,"text":"x"}')])
+    while not (found := [run for run in (await port.runs())[0] if run.event_id == "last"]):
+        await asyncio.sleep(0)
+    tape = await read_tape(log)
+    whole = {one.entity for part in tape.parts.values() for one in part.entries if one.kind == "run.requested"}
+    await node.close()
+    target = MemoryLog(3)
+    await target.open()
+    done = await write(checked(tape, "it"), target)
+    assert found[0].id in whole
+    assert set(done.left_out) == set(tape.runs()) - whole
+    assert done.left_out
+    again = await read_tape(target)
+    assert {production_status(again, run) for run in done.cancelled} == {"cancelled"}
+    for partition in range(3):
+        assert whole_view_of(again, partition).meta.current == 1
+    await target.close()
 
 
 def perdure(*args: str) -> Result:
