@@ -1,4 +1,5 @@
-// All runs that fit the filters, cancelled or run again: counted first, done by the engine, watched here.
+// All runs that fit the filters, cancelled or run again, and past events that start a function: counted first, done by
+// the engine, watched here.
 
 import { Problem, ask, part } from "./api.js";
 import { bdi, dialog, fill, h } from "./dom.js";
@@ -7,6 +8,7 @@ import { moment as at, plural } from "./format.js";
 const WORDS = {
   cancel: { title: "Cancel all of these?", act: "Cancel them", doing: "cancelled", note: "Those that have ended stay as they are." },
   rerun: { title: "Re-run all of these?", act: "Re-run them", doing: "begun again", note: "Each becomes a new run, linked with the first." },
+  backfill: { title: "Start it for past events?", act: "Start them", doing: "started", note: "Each event starts it once, however often it is asked for. What came since the event does not count for its waits and cancel rules." },
 }; // prettier-ignore
 const EVERY_MS = 500;
 
@@ -26,6 +28,32 @@ export function bulk(action, filters, look) {
     count(asked, words, body, close, () => start(asked, words, body, over.signal).then(look, () => {}));
     return body;
   }).addEventListener("close", () => over.abort());
+}
+
+const PAST = [["1h", "the last hour"], ["24h", "the last 24 hours"], ["7d", "the last 7 days"], ["30d", "the last 30 days"]]; // prettier-ignore
+
+/** Which past events are to start the function, and how fast. */
+export function backfill(id, look) {
+  dialog(`Backfill ${id}`, (close) => {
+    const since = h("select", { "aria-label": "Events of" }, PAST.map(([value, words]) => h("option", { value }, words)));
+    const where = h("input", { "aria-label": "Condition", placeholder: "event.data.total > 100", spellcheck: "false" });
+    const rate = h("input", { type: "number", min: 1, max: 999_999, value: 50, "aria-label": "Runs a second, at most" });
+    const submit = (event) => {
+      event.preventDefault();
+      const filters = { function: id, since: since.value };
+      if (where.value.trim()) filters.where = where.value.trim();
+      if (rate.value) filters.rate = Number(rate.value);
+      close();
+      bulk("backfill", filters, look);
+    };
+    return h("form", { on: { submit } },
+      h("p.hint", null, "A run for each event that its triggers fit and that has not started it: for a function that is new, or that asks for more than it did."),
+      h("label.field", null, h("span", null, "Events of"), since),
+      h("label.field", null, h("span", null, "Condition, if not all of them"), where),
+      h("label.field", null, h("span", null, "Runs a second, at most; empty for no limit"), rate),
+      h("p.actions", null, h("button", { type: "button", on: { click: close } }, "Close"), h("button.primary", null, "Count them")),
+    ); // prettier-ignore
+  });
 }
 
 /** `7d`, as filters have it, or a moment in full. */

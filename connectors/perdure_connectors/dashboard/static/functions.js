@@ -1,6 +1,7 @@
 // Functions: what starts them, how they are retried, when they fire next; and a way to try them.
 
 import { Problem, ask, number, part } from "./api.js";
+import { backfill } from "./bulk.js";
 import { bdi, fill, h } from "./dom.js";
 import { chip, percent, plural, span, when } from "./format.js";
 import { callFunction, pause, resume, sendEvent } from "./steer.js";
@@ -62,6 +63,7 @@ function card(one, rate, look) {
     one.held ? h("p.hint", null, "Held runs wait for code that this process has not: start the version that they began with, or a newer one.") : null,
     h("p.actions", null,
       triggers.length ? h("button", { type: "button", "aria-label": label("Send an event for"), on: { click: () => sendEvent({ title: `Send an event for ${one.id}`, names: triggers, of: one.id }) } }, "Send a test event") : null,
+      triggers.length && one.kind !== "missing" ? h("button", { type: "button", "aria-label": label("Backfill"), on: { click: () => backfill(one.id, look) } }, "Backfill") : null,
       one.kind === "background" ? h("button", { type: "button", "aria-label": label("Call"), on: { click: () => callFunction(one.id) } }, "Call it") : null,
       one.kind === "missing" ? null : one.paused_since
         ? h("button.primary", { type: "button", "aria-label": label("Resume"), on: { click: () => resume(one.id, look) } }, "Resume")
