@@ -68,7 +68,8 @@ async def test_a_failure_is_read_and_the_run_goes_again_with_another_event(page:
 
 async def test_a_run_goes_again_from_a_step_on_with_another_result(page: Page, url: str) -> None:
     await send(page, url, '{"order": "o-7"}')
-    await status(page, "waiting")
+    # It waits before each retry, too.
+    await expect(page.get_by_text("it waits for an event")).to_be_visible()
     first = page.url
     side = page.get_by_role("region", name="Selected")
     await page.get_by_role("button", name=re.compile("step charge")).click()
