@@ -9,11 +9,12 @@ import pytest
 
 from perdure.flow import UnreadableRecord, decode, fold, fold_batch
 from perdure.flow.imported import NoRecord, Origins, orig_of, with_orig, without_orig
+from perdure.flow.routing import run_id
 from perdure.flow.view import View
-from perdure_schemas.records import Orig, RunRequested, TimerFired, V
+from perdure_schemas.records import AppDefined, AppPaths, Orig, Record, RunRequested, TimerFired, V
 from tests.flow.storm import seeds
 from tests.flow.test_storm_anything import played
-from tests.flow.world import DictStore
+from tests.flow.world import DictStore, called, definition_of, on, put_in_queue
 
 LATER_MS = 1 << 40
 """What the clock of the other log says: later than everything in the story."""
@@ -129,3 +130,38 @@ def test_orig_stands_at_the_end_and_is_taken_off_again() -> None:
     for nonsense in (b"", b"{}", b"[]", b"\xff", b"7"):
         with pytest.raises(NoRecord):
             orig_of(nonsense)
+
+
+def past(record: Record, offset: int, at: int = 5) -> bytes:
+    return with_orig(msgspec.json.encode(record), Orig(offset, at, past=True))
+
+
+def test_what_an_imported_past_asks_for_is_not_asked_again() -> None:
+    """Neither by its own records, nor by numbers that what comes after it would leave out."""
+    view, run, child = View(0, 1), run_id("run"), run_id("child")
+    records: list[Record] = [
+        RunRequested(run, "work", "enqueue", v=V),
+        called(run, "0/child#1", child),
+        put_in_queue(run, "0/draw#1"),
+    ]
+    for offset, record in enumerate(records):
+        raw = past(record, 40 + offset)
+        fold(view, decode(raw), raw, offset, LATER_MS)
+    assert (view.effects.sends, view.effects.commands, view.meta.outseq) == ([], [], {})
+    state = view.runs.get(run)
+    assert state is not None
+    assert set(state.open) == {"0/child#1", "0/draw#1"}
+    raw = msgspec.json.encode(called(run, "0/child#2", child))
+    fold(view, decode(raw), raw, len(records), LATER_MS)
+    assert [(partition, b'"from":[0,1]' in sent) for partition, sent in view.effects.sends] == [(0, True)]
+
+
+def test_definitions_of_an_imported_past_have_their_numbers() -> None:
+    """Partition 0 has not numbered them itself: what is defined there next is another."""
+    view, old, new = View(0, 1), definition_of(on("placed", "order")), definition_of(on("paid", "order"))
+    raw = past(AppPaths(7, old, v=V), 3)
+    fold(view, decode(raw), raw, 0, LATER_MS)
+    assert view.meta.last_number == 7
+    raw = msgspec.json.encode(AppDefined(new, v=V))
+    fold(view, decode(raw), raw, 1, LATER_MS)
+    assert view.meta.numbers == {new.digest: 8}
