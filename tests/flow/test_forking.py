@@ -88,6 +88,15 @@ def test_lines_of_a_run_that_is_no_fork_or_not_known_change_nothing(world: World
         assert lines_of(world, run) == []
 
 
+def test_what_is_open_already_is_not_recalled(world: World) -> None:
+    """Nobody opens ops before the run begins; whoever did would have two outcomes of one."""
+    run = forked(world, 1)
+    world.to_run(run, slept(run, "0/sleep#1", 5_000))
+    fired = TimerFired(run, "0/sleep#1", 7, v=V)
+    assert of_kind(world.to_run(run, recalled(run, 0, fired)), Recalled) == []
+    assert (world.run(run).status, set(world.run(run).open)) == ("running", {"0/sleep#1"})
+
+
 def test_what_was_recalled_is_not_done_again(world: World) -> None:
     """No timer, no child, no event, no subscription: the other run had them."""
     run, child = forked(world, 6), run_id("child")
