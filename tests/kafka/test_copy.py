@@ -33,6 +33,7 @@ from perdure.partition import snapshots, transfer
 from perdure.partition.snapshots import state_of
 from perdure.sdk.port import RunSummary
 from perdure_schemas.records import TimerFired, V
+from tests.kafka.keeping import keep_events
 from tests.kafka.test_topics_commands import produce
 from tests.system.engine_process import environment
 
@@ -244,6 +245,8 @@ async def test_the_engine_goes_on_with_a_copy(
         monkeypatch.setattr(snapshots, "ROUND_MS", 1)
         monkeypatch.setattr(snapshots, "TRIM_MS", 1)
         url += f"{'&' if '?' in url else '?'}retention=1ms"
+        if source == "kafka":
+            await keep_events(url, PARTITIONS)
 
     async def until_trimmed(log: Log) -> None:
         async with asyncio.timeout(60):

@@ -13,15 +13,18 @@ import pytest
 
 from perdure import App, Context, Engine, Event
 from perdure.partition import snapshots
+from tests.kafka.keeping import keep_events
 from tests.log.tools import fetch_all
 
 PARTITIONS = 2
 
 
 @pytest.fixture
-def url(kafka: str, tmp_path: Path) -> str:
+async def url(kafka: str, tmp_path: Path) -> str:
     """Nothing is kept for people, so that a journal is trimmed as soon as a snapshot has what it held."""
-    return f"kafka://{kafka}/test-{uuid4().hex[:12]}?session=2s&retention=1ms&data={tmp_path}"
+    own = f"kafka://{kafka}/test-{uuid4().hex[:12]}?session=2s&retention=1ms&data={tmp_path}"
+    await keep_events(own, PARTITIONS)
+    return own
 
 
 def pod(app: App, url: str, name: str) -> Engine:
